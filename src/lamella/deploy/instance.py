@@ -1,0 +1,276 @@
+"""One running copy of a function: a limited process, its socket, its state, and why it ended.
+
+States go spawning -> importing -> mapping -> ready <-> busy -> draining -> gone; every change is an event with its time.
+The worker reports the times of its own start when it is ready, so the phases before are dated afterwards.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import lamella
+from lamella.channels import messages as wire
+from lamella.errors import (
+    FunctionTimeout,
+    InputRefused,
+    InstanceCrashed,
+    InstanceLost,
+    ModelError,
+    OutOfMemory,
+    WireError,
+)
+from lamella.limits import Limiter
+
+
+class State(enum.StrEnum):
+    """Where an instance is in its life."""
+
+    SPAWNING = "spawning"
+    IMPORTING = "importing"
+    MAPPING = "mapping"
+    READY = "ready"
+    BUSY = "busy"
+    DRAINING = "draining"
+    GONE = "gone"
+
+
+NEXT: dict[State, frozenset[State]] = {
+    State.SPAWNING: frozenset({State.IMPORTING, State.GONE}),
+    State.IMPORTING: frozenset({State.MAPPING, State.GONE}),
+    State.MAPPING: frozenset({State.READY, State.GONE}),
+    State.READY: frozenset({State.BUSY, State.DRAINING, State.GONE}),
+    State.BUSY: frozenset({State.READY, State.GONE}),
+    State.DRAINING: frozenset({State.GONE}),
+    State.GONE: frozenset(),
+}
+"""The legal transitions."""
+
+
+class ColdStart(NamedTuple):
+    """A start split into its phases, ms."""
+
+    spawn: float
+    imports: float
+    map: float
+    session: float
+    first_run: float
+
+    @property
+    def total(self) -> float:
+        """From spawn to ready, ms."""
+        return sum(self)
+
+
+class Instance:
+    """A worker process. Not thread-safe: one request at a time, as on the platforms we rehearse."""
+
+    def __init__(
+        self, name: str, directory: Path, limiter: Limiter, *, memory_mb: int | None, vcpu: float, period_ms: int = 10
+    ) -> None:
+        """Spawn the process under its limits; `ready()` waits for it."""
+        self.name = name
+        self.memory_mb = memory_mb
+        self.events: list[tuple[float, State]] = []
+        self.segments: set[int] = set()
+        self.cold: ColdStart | None = None
+        self._group = limiter.create(name, memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._sock = ours
+        self._stderr = tempfile.TemporaryFile()
+        self.spawned = time.monotonic()
+        self._enter(State.SPAWNING, self.spawned)
+        try:
+            argv = [sys.executable, "-m", "lamella.runtime.worker", str(theirs.fileno()), str(directory)]
+            self._process = subprocess.Popen(
+                self._group.command(argv),
+                pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
+                stderr=self._stderr,
+                env=_environment(),
+                start_new_session=True,
+            )
+        except BaseException:
+            ours.close()
+            self._group.remove()
+            raise
+        finally:
+            theirs.close()
+        if self._group.affinity:
+            os.sched_setaffinity(self._process.pid, self._group.affinity)
+
+    @property
+    def state(self) -> State:
+        """The present state."""
+        return self.events[-1][1]
+
+    @property
+    def pid(self) -> int:
+        """The worker's process id."""
+        return self._process.pid
+
+    def _enter(self, state: State, at: float | None = None) -> None:
+        if self.events:
+            assert state in NEXT[self.state], (self.state, state)
+        self.events.append((time.monotonic() if at is None else at, state))
+
+    def ready(self, timeout_s: float = 120.0) -> ColdStart:
+        """Wait until the worker can serve; how long each phase of its start took.
+
+        Raises:
+            OutOfMemory, InstanceCrashed, FunctionTimeout: it did not get there.
+            ModelError: the runtime refused its files.
+        """
+        if self.cold:
+            return self.cold
+        message = self._receive(timeout_s, "start")
+        if isinstance(message, wire.Failed):
+            self.kill()
+            raise ModelError(message.message, where=f"function {self.name}")
+        if not isinstance(message, wire.Ready):
+            raise WireError(f"function {self.name} began with {type(message).__name__}")
+        self._enter(State.IMPORTING, message.started)
+        self._enter(State.MAPPING, message.imported)
+        self._enter(State.READY, message.warmed)
+        marks = [self.spawned, message.started, message.imported, message.mapped, message.opened, message.warmed]
+        self.cold = ColdStart(*((b - a) * 1000 for a, b in zip(marks, marks[1:], strict=False)))
+        return self.cold
+
+    def attach(self, segment: int, size: int, fd: int) -> None:
+        """Hand a shared segment to the worker."""
+        if segment in self.segments:
+            return
+        try:
+            wire.send(self._sock, wire.Attach(segment, size))
+            wire.send_descriptor(self._sock, fd)
+        except OSError:
+            raise self._lost("attach a segment") from None
+        self.segments.add(segment)
+
+    def detach(self, segment: int) -> None:
+        """Let the worker forget a segment."""
+        if segment in self.segments:
+            self.segments.discard(segment)
+            wire.send(self._sock, wire.Detach(segment))
+
+    def run(
+        self, request: wire.Run, payload: tuple[memoryview, ...] = (), timeout_s: float = 60.0
+    ) -> tuple[wire.Done, bytearray]:
+        """One request.
+
+        Raises:
+            InputRefused: the function cannot take these tensors; it stays ready.
+            FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
+        """
+        self._enter(State.BUSY)
+        try:
+            self._sock.settimeout(timeout_s)
+            wire.send(self._sock, request, payload)
+            message, data = wire.receive(self._sock)
+        except TimeoutError:
+            self.kill()
+            raise FunctionTimeout(
+                f"function {self.name} did not answer within {timeout_s:g} s and was killed",
+                where=f"function {self.name}",
+                try_="plan with more vCPU, or raise the timeout",
+            ) from None
+        except (EOFError, OSError):
+            raise self._lost("run") from None
+        self._enter(State.READY)
+        if isinstance(message, wire.Failed):
+            raise InputRefused(message.message, where=f"function {self.name}")
+        if not isinstance(message, wire.Done):
+            raise WireError(f"function {self.name} answered with {type(message).__name__}")
+        return message, data
+
+    def report(self) -> wire.Memory:
+        """Its memory and fault counters."""
+        wire.send(self._sock, wire.Report())
+        message = self._receive(10.0, "report")
+        if not isinstance(message, wire.Memory):
+            raise WireError(f"function {self.name} reported {type(message).__name__}")
+        return message
+
+    def throttled_s(self) -> float:
+        """Time the quota held it back so far, seconds; NaN where unknown."""
+        return self._group.throttled_s()
+
+    def stop(self, timeout_s: float = 2.0) -> None:
+        """Let it finish and leave; kill it when it does not."""
+        if self.state is State.READY:
+            self._enter(State.DRAINING)
+            try:
+                wire.send(self._sock, wire.Stop())
+                self._process.wait(timeout_s)
+            except (OSError, subprocess.TimeoutExpired):
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """End it now; idempotent. Its group is removed and its memory freed when this returns."""
+        if self.state is State.GONE:
+            return
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._group.kill()
+        self._group.remove()
+        self._sock.close()
+        self._stderr.close()
+        self._enter(State.GONE)
+
+    def _receive(self, timeout_s: float, doing: str) -> wire.Message:
+        self._sock.settimeout(timeout_s)
+        try:
+            return wire.receive(self._sock)[0]
+        except TimeoutError:
+            self.kill()
+            raise FunctionTimeout(
+                f"function {self.name} did not {doing} within {timeout_s:g} s and was killed",
+                where=f"function {self.name}",
+                try_="give it more vCPU or memory",
+            ) from None
+        except (EOFError, OSError):
+            raise self._lost(doing) from None
+
+    def _lost(self, doing: str) -> InstanceLost:
+        """Why the process ended; it is buried first."""
+        try:
+            code = self._process.wait(2.0)
+        except subprocess.TimeoutExpired:
+            code = None
+        kills = self._group.oom_kills()
+        self._stderr.seek(0)
+        said = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
+        self.kill()
+        where = f"function {self.name}"
+        if kills:
+            return OutOfMemory(
+                f"function {self.name} was killed by the kernel at its memory limit of {self.memory_mb} MB ({doing})",
+                where=where,
+                try_="lamella plan again on this machine: the profile asks for enough",
+            )
+        if code is None:
+            how = "closed its socket and went on"
+        elif code < 0:
+            how = f"was ended by {signal.Signals(-code).name}"
+        else:
+            how = f"left with exit code {code}"
+        tail = f": {said[0]}" if said else ""
+        return InstanceCrashed(f"function {self.name} {how} ({doing}){tail}", where=where)
+
+
+def _environment() -> dict[str, str]:
+    """The worker's environment: ours, one BLAS thread, this lamella."""
+    env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    home = str(Path(lamella.__file__).parent.parent)
+    env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])
+    return env

@@ -1,0 +1,225 @@
+"""From what the user gives to an imported graph, once: the result is cached by the content of the file.
+
+The cache entry is a directory with the skeleton `graph.onnx`, the mapped `weights.bin` and `graph.json` (operators,
+tensors, shapes). It is written under a temporary name and renamed, so an interrupted import leaves nothing behind that a
+later one could mistake for a model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+from onnx import ModelProto, TensorProto
+
+from lamella.documents import cache_dir
+from lamella.errors import ModelError, UnboundShape
+from lamella.graph.model import BATCH, Dim, Graph, Operator, Tensor, Weight
+from lamella.graph.normalise import normalise
+from lamella.graph.shapes import analyse
+from lamella.graph.weights import disk_error, read_external, write_weights
+from lamella.zoo import InputSpec, get, materialise
+
+IMPORT_VERSION = "3"
+"""Part of the cache key: raise it when the importer changes."""
+
+Shapes = Mapping[str, Sequence[Dim]]
+
+
+class _Stored(msgspec.Struct):
+    """`graph.json`."""
+
+    operators: tuple[Operator, ...]
+    tensors: dict[str, Tensor]
+    weights: dict[str, Weight]
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def resolve(model: str) -> tuple[Path, str, tuple[InputSpec, ...]]:
+    """The ONNX file of `MODEL`, its display name, and what is known of its inputs.
+
+    Raises:
+        ModelError: no such file, or no such model in the zoo.
+    """
+    if model.startswith("zoo:"):
+        entry = get(model.removeprefix("zoo:"))
+        return materialise(entry.name, cache_dir() / "zoo"), entry.name, entry.inputs
+    path = Path(model)
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise ModelError(f"model file {model!r} {what}", try_="give a path to an .onnx file, or zoo:NAME (zoo:vgg19)")
+    return path, path.stem, ()
+
+
+def import_model(model: str, shapes: Shapes | None = None) -> Graph:
+    """The normalised graph of `MODEL`, a path to an .onnx file or `zoo:NAME`, with its request shapes bound.
+
+    Args:
+        model: what the user gave.
+        shapes: for each input its dimensions; `N` on the first axis keeps the batch axis free.
+
+    Raises:
+        ModelError: not ONNX, truncated, NaN weights, unknown operators, missing external data.
+        UnboundShape: an input has a symbolic dimension that `shapes` does not bind.
+        StorageError: the cache's disk is full.
+    """
+    path, name, specs = resolve(model)
+    bound: dict[str, tuple[Dim, ...]] = {s.name: tuple(s.shape) for s in specs}
+    bound.update({k: tuple(v) for k, v in (shapes or {}).items()})
+    proto = _parse(path)
+    digest = hashlib.sha256(repr((IMPORT_VERSION, sorted(bound.items()))).encode())
+    for file in [path, *external_files(proto, path)]:
+        _hash_file(digest, file)
+    key = digest.hexdigest()[:24]
+    directory = cache_dir() / "models" / f"{name}-{key}"
+    if not (directory / "graph.json").is_file():
+        _import(proto, path, bound, specs, directory)
+    stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
+    return Graph(name=name, hash=key, directory=directory, source=path, **msgspec.structs.asdict(stored))
+
+
+def _parse(path: Path) -> ModelProto:
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except Exception as error:  # protobuf raises its own kinds, and OSError for unreadable files
+        raise ModelError(
+            f"{path.name} is not an ONNX model, or it is cut short ({path.stat().st_size} bytes): {error}",
+            where=str(path),
+            try_="copy or export the file again",
+        ) from error
+    if not proto.graph.node or not proto.graph.output:
+        raise ModelError(f"{path.name} holds no graph: is it an ONNX model?", where=str(path))
+    return proto
+
+
+def external_files(proto: ModelProto, path: Path) -> list[Path]:
+    """Files with the model's external data, those that exist, each once."""
+    locations = dict.fromkeys(
+        e.value
+        for t in proto.graph.initializer
+        if t.data_location == TensorProto.EXTERNAL
+        for e in t.external_data
+        if e.key == "location"
+    )
+    return [p for p in (path.parent / name for name in locations) if p.is_file()]
+
+
+def _hash_file(digest: hashlib._Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+
+
+def _import(
+    proto: ModelProto, path: Path, bound: Mapping[str, Sequence[Dim]], specs: Sequence[InputSpec], directory: Path
+) -> None:
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=directory.parent))
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    try:
+        proto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+        weights = _take_weights(proto, path)
+        _bind(proto, weights, bound)
+        proto = normalise(proto, weights)
+        _check_values(weights)
+        table, initialisers = write_weights(scratch / "weights.bin", weights)
+        weights.clear()
+        proto.graph.initializer.extend(initialisers)
+        (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
+        operators, tensors = analyse(proto, scratch, table, specs)
+        (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
+        stored = _Stored(
+            operators=operators,
+            tensors=tensors,
+            weights=table,
+            inputs=tuple(i.name for i in proto.graph.input),
+            outputs=tuple(o.name for o in proto.graph.output),
+        )
+        (scratch / "graph.json").write_bytes(msgspec.json.encode(stored))
+        if directory.exists():  # half an import of an older crash, or another process was faster
+            shutil.rmtree(directory)
+        os.replace(scratch, directory)
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _take_weights(proto: ModelProto, path: Path) -> dict[str, np.ndarray]:
+    """The initialisers as arrays, removed from the model."""
+    weights: dict[str, np.ndarray] = {}
+    for tensor in proto.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            weights[tensor.name] = read_external(tensor, path.parent)
+        else:
+            try:
+                weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
+            except (ValueError, TypeError) as error:
+                raise ModelError(f"weight {tensor.name!r} cannot be read: {error}", where=str(path)) from error
+    del proto.graph.initializer[:]
+    inputs = [i for i in proto.graph.input if i.name not in weights]
+    del proto.graph.input[:]
+    proto.graph.input.extend(inputs)
+    return weights
+
+
+def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[str, Sequence[Dim]]) -> None:
+    """Write the request shapes into the graph's inputs; drop inputs nobody reads."""
+    known = {i.name for i in proto.graph.input}
+    for name in bound:
+        if name not in known:
+            raise UnboundShape(
+                f"the model has no input {name!r}; its inputs are {', '.join(sorted(known))}",
+                try_=f"--shape {sorted(known)[0] if known else 'name'}=1,3,224,224",
+            )
+    for value in proto.graph.input:
+        dims = value.type.tensor_type.shape.dim
+        given = bound.get(value.name)
+        if given is None:
+            unbound = [d.dim_param or "?" for d in dims if not d.HasField("dim_value") or d.dim_value < 1]
+            if unbound or not value.type.tensor_type.HasField("shape"):
+                shape = ",".join(str(d.dim_value) if d.dim_value > 0 else (d.dim_param or "?") for d in dims)
+                raise UnboundShape(
+                    f"input {value.name!r} has the shape [{shape}] with nothing bound to {', '.join(unbound) or 'it'}",
+                    where=f"input {value.name!r}",
+                    try_=f"--shape {value.name}=" + ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims),
+                )
+            continue
+        if value.type.tensor_type.HasField("shape") and len(given) != len(dims):
+            raise UnboundShape(
+                f"input {value.name!r} has {len(dims)} dimensions, --shape gives {len(given)}",
+                where=f"input {value.name!r}",
+            )
+        for axis, dim in enumerate(given):
+            if isinstance(dim, str) and (dim != BATCH or axis != 0):
+                raise UnboundShape(
+                    f"input {value.name!r}: dimension {axis} is {dim!r}; only N on the first axis may stay free",
+                    try_=f"--shape {value.name}=" + ",".join(str(d) if isinstance(d, int) else "1" for d in given),
+                )
+            if isinstance(dim, int) and dim < 1:
+                raise UnboundShape(f"input {value.name!r}: dimension {axis} is {dim}, it must be at least 1")
+        del dims[:]
+        for dim in given:
+            value.type.tensor_type.shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
+
+
+def _check_values(weights: Mapping[str, np.ndarray]) -> None:
+    for name, array in weights.items():
+        if array.dtype.kind == "f":
+            bad = int(np.isnan(array).sum()) if not np.isfinite(np.sum(array, dtype=np.float64)) else 0
+            if bad:
+                raise ModelError(
+                    f"weight {name!r} holds {bad} NaN of {array.size} values",
+                    where=f"weight {name!r}, shape {list(array.shape)}",
+                    try_="export the model again from a checkpoint that is whole",
+                )

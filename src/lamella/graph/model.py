@@ -1,0 +1,181 @@
+"""Our view of a model: operators in topological order, the tensors between them, the weights in one mapped file.
+
+The graph is immutable and holds no weight bytes: a `Weight` is an offset into `weights.bin` next to `graph.onnx`. The
+ONNX file beside it (the *skeleton*) refers to the same bytes as external data, so weights never pass through protobuf
+again after import. Everything the planner asks about a model is answered from these values alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+Dim = int | str
+"""A bound dimension, or a multiple of the free batch axis written `N` or `12*N`."""
+
+BATCH = "N"
+
+
+def dim_at(dim: Dim, batch: int) -> int:
+    """The value of a dimension when the free batch axis is `batch`."""
+    if isinstance(dim, int):
+        return dim
+    factor, _, _ = dim.rpartition("*")
+    return int(factor or 1) * batch
+
+
+def numpy_dtype(name: str) -> np.dtype[np.generic]:
+    """The numpy dtype of a tensor; bfloat16 and float8 come from ml-dtypes."""
+    try:
+        return np.dtype(name)
+    except TypeError:
+        import ml_dtypes
+
+        return np.dtype(getattr(ml_dtypes, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An activation, or a graph input: what a hop may carry."""
+
+    name: str
+    dtype: str
+    shape: tuple[Dim, ...]
+    dynamic: bool = False
+    """Its shape depends on the data, so it can neither be planned for nor cross a cut."""
+    portable: bool = True
+    """False for sequences, maps and strings, which no hop carries."""
+
+    def shape_at(self, batch: int = 1) -> tuple[int, ...]:
+        """The shape for a batch."""
+        return tuple(dim_at(d, batch) for d in self.shape)
+
+    def bytes_at(self, batch: int = 1) -> int:
+        """Its size for a batch, bytes."""
+        size = numpy_dtype(self.dtype).itemsize if self.portable else 0
+        for dim in self.shape:
+            size *= dim_at(dim, batch)
+        return size
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """A constant of the model: a range of bytes in `weights.bin`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Operator:
+    """One node. `inputs` are activations only (captured ones included), `weights` the constants it reads."""
+
+    index: int
+    name: str
+    kind: str
+    inputs: tuple[str, ...]
+    weights: tuple[str, ...]
+    outputs: tuple[str, ...]
+    flops: int
+    """Multiply-accumulates count two; at batch 1."""
+    has_subgraph: bool = False
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A normalised model. `directory` holds `graph.onnx` and `weights.bin`."""
+
+    name: str
+    hash: str
+    directory: Path
+    operators: tuple[Operator, ...]
+    tensors: dict[str, Tensor] = field(repr=False)
+    weights: dict[str, Weight] = field(repr=False)
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    source: Path
+    """The file the user gave."""
+
+    @property
+    def skeleton(self) -> Path:
+        """The ONNX file without weights."""
+        return self.directory / "graph.onnx"
+
+    @property
+    def weights_file(self) -> Path:
+        """Every weight, aligned, in one file."""
+        return self.directory / "weights.bin"
+
+    @cached_property
+    def batchable(self) -> bool:
+        """Whether the batch axis is free."""
+        return any(isinstance(d, str) for name in self.inputs for d in self.tensors[name].shape)
+
+    @cached_property
+    def producer(self) -> dict[str, int]:
+        """For each tensor the index of the operator that makes it, -1 for a graph input."""
+        made = {name: -1 for name in self.inputs}
+        for op in self.operators:
+            made.update({name: op.index for name in op.outputs})
+        return made
+
+    @cached_property
+    def last_use(self) -> dict[str, int]:
+        """For each tensor the index of the last operator that reads it; its producer where none does."""
+        last = dict(self.producer)
+        for op in self.operators:
+            last.update({name: op.index for name in op.inputs})
+        return last
+
+    @cached_property
+    def request_constants(self) -> frozenset[str]:
+        """Tensors made from the request by operators without weights, such as an attention mask."""
+        known = set(self.inputs)
+        for op in self.operators:
+            if not op.weights and not op.has_subgraph and all(i in known for i in op.inputs):
+                known.update(op.outputs)
+        return frozenset(known)
+
+    def weight_bytes(self, first: int, last: int) -> int:
+        """Bytes of the distinct weights that operators `first` to `last - 1` read."""
+        names = {w for op in self.operators[first:last] for w in op.weights}
+        return sum(self.weights[w].bytes for w in names)
+
+    def live_bytes(self, first: int, last: int, batch: int = 1) -> int:
+        """Peak of live activations while operators `first` to `last - 1` run as one function, bytes.
+
+        Inputs and outputs of the function live from its first to its last operator: they are its hop buffers.
+        """
+        takes, gives = self.border(first, last)
+        hops = set(takes) | set(gives)
+        floor = sum(self.tensors[name].bytes_at(batch) for name in hops)
+        peak = live = floor
+        ends: dict[int, list[str]] = {}
+        for op in self.operators[first:last]:
+            for name in op.outputs:
+                if name not in hops:
+                    live += self.tensors[name].bytes_at(batch)
+                    ends.setdefault(min(self.last_use[name], last - 1), []).append(name)
+            peak = max(peak, live)
+            live -= sum(self.tensors[name].bytes_at(batch) for name in ends.pop(op.index, ()))
+        return peak
+
+    def border(self, first: int, last: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """What operators `first` to `last - 1` take from outside and give to the outside, in a fixed order."""
+        inside = self.operators[first:last]
+        made = {name for op in inside for name in op.outputs}
+        takes = dict.fromkeys(name for op in inside for name in op.inputs if name not in made)
+        out = set(self.outputs)
+        gives = [n for op in inside for n in op.outputs if n in out or self.last_use[n] >= last]
+        return tuple(takes), tuple(gives)
+
+    def ancestors_free(self) -> Iterator[str]:
+        """Outputs that are graph inputs passed through unchanged (allowed by ONNX, served without a function)."""
+        yield from (name for name in self.outputs if name in self.inputs)

@@ -1,0 +1,61 @@
+"""Optimise a slice offline, once, so that no cold start does it again.
+
+The runtime's own optimiser runs at level ALL and dumps the fused graph with convolution weights already in the blocked
+layout of this CPU. Loading that dump with the optimiser off gives the same speed, 6-10x faster load, and weights that
+stay mapped instead of copied.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from onnx import ModelProto, TensorProto
+
+from lamella.errors import ModelError
+from lamella.graph.weights import INLINE_BYTES, read_external
+
+
+def optimise(path: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
+    """The optimised model without large initialisers, and those as mapped arrays.
+
+    Args:
+        path: an ONNX slice with its external data beside it. `optimised.onnx` and `optimised.bin` are written there.
+
+    Raises:
+        ModelError: the runtime refuses the slice.
+    """
+    dump = path.parent / "optimised.onnx"
+    data = path.parent / "optimised.bin"
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 4
+    options.optimized_model_filepath = os.fspath(dump)
+    options.add_session_config_entry("session.optimized_model_external_initializers_file_name", data.name)
+    options.add_session_config_entry(
+        "session.optimized_model_external_initializers_min_size_in_bytes", str(INLINE_BYTES)
+    )
+    options.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # the binding's exceptions share no base
+        if "No space" in str(error):
+            raise OSError(28, "No space left on device") from error
+        raise ModelError(f"the runtime refuses the slice: {str(error).splitlines()[0][:400]}") from error
+    return split_weights(onnx.load(dump, load_external_data=False), path.parent)
+
+
+def split_weights(proto: ModelProto, directory: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
+    """Take the external initialisers out of `proto`; mapped arrays by name."""
+    large = {
+        t.name: read_external(t, directory)
+        for t in proto.graph.initializer
+        if t.data_location == TensorProto.EXTERNAL
+    }
+    small = [t for t in proto.graph.initializer if t.name not in large]
+    del proto.graph.initializer[:]
+    proto.graph.initializer.extend(small)
+    return proto, large

@@ -1,0 +1,6 @@
+"""What ships: per function an optimised graph, its weights in one mapped file, and a manifest with hashes."""
+
+from lamella.package.build import build, build_function, verify
+from lamella.package.manifest import Manifest
+
+__all__ = ["Manifest", "build", "build_function", "verify"]

@@ -1,0 +1,173 @@
+"""Build a package from a plan: cut each slice out, optimise it offline, lay its weights out for mapping, hash it all."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import onnx
+
+from lamella import documents
+from lamella.errors import LawBroken, PackageError
+from lamella.graph.extract import Extractor, link_or_copy
+from lamella.graph.load import external_files
+from lamella.graph.model import Graph
+from lamella.graph.optimise import optimise, split_weights
+from lamella.graph.weights import disk_error
+from lamella.machine import this_machine
+from lamella.package.layout import WeightsFile
+from lamella.package.manifest import Manifest
+from lamella.plan.document import FunctionPlan, Plan
+from lamella.runtime.function import Function, TensorSpec
+
+
+def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], None] = lambda _: None) -> Manifest:
+    """Write the package of `plan` into `directory`, whole or not at all; its manifest.
+
+    Raises:
+        LawBroken: the plan is for another model.
+        PackageError: the directory holds something that is not a package.
+        StorageError: the disk is full or refuses.
+    """
+    if plan.model.hash != graph.hash:
+        raise LawBroken(
+            f"the plan is for model {plan.model.name} {plan.model.hash[:8]}, this is {graph.name} {graph.hash[:8]}",
+            try_="lamella plan MODEL again, or give the plan's own model",
+        )
+    if directory.exists() and any(directory.iterdir()) and not (directory / "manifest.json").exists():
+        raise PackageError(f"{directory} is not empty and holds no package", try_="choose another -o DIR")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    try:
+        extractor = Extractor(graph)
+        hashes = {}
+        for function in plan.functions:
+            progress(function.name)
+            build_function(extractor, function, scratch / function.name)
+            hashes[function.name] = sha256(scratch / function.name / "function.json")
+        manifest = Manifest(
+            model=graph.name,
+            model_hash=graph.hash,
+            planner=plan.planner,
+            platform=plan.platform,
+            functions=tuple(f.name for f in plan.functions),
+            machine=this_machine(),
+            sha256=hashes,
+        )
+        documents.write(scratch / "manifest.json", manifest)
+        documents.write(scratch / "plan.json", plan)
+        if directory.exists():
+            shutil.rmtree(directory)
+        scratch.chmod(0o755)
+        scratch.replace(directory)
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return manifest
+
+
+def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *, portable: bool = True) -> Function:
+    """Write one function's files into `directory`; its manifest, written as `function.json` too."""
+    directory.mkdir(parents=True)
+    graph = extractor.graph
+    takes, gives = graph.border(plan.first, plan.last)
+    whole = plan.kind in ("plain", "default")
+    files = _whole(graph, directory) if whole else _slice(extractor, plan, directory, portable)
+    function = Function(
+        name=plan.name,
+        kind=plan.kind,
+        graph="model.onnx" if whole else "graph.onnx",
+        weights="" if whole else "weights.bin",
+        portable="portable.onnx" if portable and not whole else "",
+        inputs=_specs(graph, takes),
+        outputs=_specs(graph, gives),
+        threads=plan.threads,
+        prepack=plan.prepack,
+        machine=this_machine(),
+        sha256={name: sha256(directory / name) for name in files},
+    )
+    documents.write(directory / "function.json", function)
+    return function
+
+
+def _specs(graph: Graph, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(t.name, t.dtype, t.shape, t.dynamic) for t in (graph.tensors[n] for n in names))
+
+
+def _whole(graph: Graph, directory: Path) -> list[str]:
+    """The user's file as it is, and its external data."""
+    proto = onnx.load(graph.source, load_external_data=False)
+    names = ["model.onnx"]
+    link_or_copy(graph.source, directory / "model.onnx")
+    for path in external_files(proto, graph.source):
+        name = str(path.relative_to(graph.source.parent))
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, directory / name)
+        names.append(name)
+    return names
+
+
+def _slice(extractor: Extractor, plan: FunctionPlan, directory: Path, portable: bool) -> list[str]:
+    scratch = directory / ".work"
+    try:
+        path = extractor.write(plan.first, plan.last, scratch)
+        graph, weights = optimise(path)
+        with WeightsFile(directory / "weights.bin") as file:
+            file.attach(graph, weights)
+            (directory / "graph.onnx").write_bytes(graph.SerializeToString())
+            if portable:
+                plain, own = split_weights(extractor.slice(plan.first, plan.last), scratch)
+                file.attach(plain, own)
+                (directory / "portable.onnx").write_bytes(plain.SerializeToString())
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return ["graph.onnx", "weights.bin", *(["portable.onnx"] if portable else [])]
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def verify(directory: Path) -> tuple[Manifest, Plan]:
+    """The manifest and plan of a package whose every byte is as it was written.
+
+    Raises:
+        PackageError: not a package, a file is missing, or a byte changed.
+    """
+    if not (directory / "manifest.json").is_file():
+        raise PackageError(f"{directory} holds no package", try_="lamella package plan.json -o DIR")
+    manifest = documents.read(directory / "manifest.json", Manifest, made_by="lamella package plan.json -o DIR")
+    for name in manifest.functions:
+        path = directory / name / "function.json"
+        _check(path, manifest.sha256[name], directory)
+        function = msgspec.json.decode(path.read_bytes(), type=Function)
+        for file, expected in function.sha256.items():
+            _check(path.parent / file, expected, directory)
+    plan = documents.read(directory / "plan.json", Plan, made_by="lamella package plan.json -o DIR")
+    return manifest, plan
+
+
+def _check(path: Path, expected: str, directory: Path) -> None:
+    if not path.is_file():
+        raise PackageError(
+            f"{path.relative_to(directory)} is missing from the package",
+            where=str(directory),
+            try_="lamella package plan.json -o DIR",
+        )
+    found = sha256(path)
+    if found != expected:
+        raise PackageError(
+            f"{path.relative_to(directory)} changed since it was packaged (hash {found[:12]}, manifest {expected[:12]})",
+            where=str(directory),
+            try_="lamella package plan.json -o DIR",
+        )

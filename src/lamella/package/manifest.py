@@ -1,0 +1,19 @@
+"""The package's own document: which functions, in which order, made from what, for which machine."""
+
+from __future__ import annotations
+
+from lamella.documents import Document
+from lamella.machine import Machine
+
+
+class Manifest(Document, frozen=True, kw_only=True):
+    """`manifest.json`. Each function has a directory of its name with `function.json` and its files."""
+
+    model: str
+    model_hash: str
+    planner: str
+    platform: str
+    functions: tuple[str, ...]
+    machine: Machine
+    sha256: dict[str, str]
+    """Hash of each `function.json`, by function."""

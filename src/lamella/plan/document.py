@@ -1,0 +1,118 @@
+"""The plan: what to run where, what it is predicted to cost, why each choice was made and why each loser lost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+
+from lamella import documents
+from lamella.documents import Document
+from lamella.machine import Machine
+from lamella.runtime.function import Kind
+
+
+class ModelRef(msgspec.Struct, frozen=True):
+    """Which model, imported how: enough to find it again and to refuse another one."""
+
+    given: str
+    """What the user gave: a path or zoo:NAME."""
+    name: str
+    hash: str
+    shapes: dict[str, tuple[int | str, ...]]
+    """Request shapes of every input; N where the batch axis is free."""
+    outputs: tuple[str, ...]
+
+
+class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """One function: operators `first` to `last - 1`, its resources, what it is predicted to need."""
+
+    name: str
+    first: int
+    last: int
+    kind: Kind
+    memory_mb: int
+    """Allocation: what the platform sells and bills."""
+    vcpu: float
+    threads: int
+    prepack: bool
+    peak_mb: float
+    """Predicted VmHWM."""
+    floor_mb: float
+    """What law 4 demands: runtime floor, full weights, prepacked copies, live activations."""
+    run_ms: float
+    """Predicted time of one run."""
+    cost_usd: float
+    """Predicted cost of one run."""
+    package_mb: float
+    why: str
+
+
+class Hop(msgspec.Struct, frozen=True, kw_only=True):
+    """What goes from one function to the next: all tensors that cross the cut."""
+
+    position: int
+    tensors: tuple[str, ...]
+    side: tuple[str, ...]
+    """Request constants delivered beside them."""
+    bytes: int
+    channel: str
+    codec: str
+    time_ms: float
+    cost_usd: float
+    why: str
+
+
+class Predicted(msgspec.Struct, frozen=True):
+    """Per request. `memory_mb` is the sum of the functions' allocations."""
+
+    latency_ms: float
+    memory_mb: float
+    cost_usd_per_million: float
+
+
+class Loser(msgspec.Struct, frozen=True):
+    """A candidate that was not chosen."""
+
+    candidate: str
+    stages: int
+    latency_ms: float
+    cost_usd_per_million: float
+    why: str
+
+
+class Slack(msgspec.Struct, frozen=True):
+    """A constraint, what it allows and what the plan uses."""
+
+    constraint: str
+    limit: float
+    used: float
+    unit: str
+
+
+class Plan(Document, frozen=True, kw_only=True):
+    """`plan.json`."""
+
+    model: ModelRef
+    machine: Machine
+    """Where the profile behind it was measured."""
+    platform: str
+    planner: str
+    slo_ms: float | None
+    batch: int
+    functions: tuple[FunctionPlan, ...]
+    hops: tuple[Hop, ...]
+    predicted: Predicted
+    slack: tuple[Slack, ...]
+    losers: tuple[Loser, ...]
+    why: str
+
+    @property
+    def stages(self) -> int:
+        """Number of functions in the chain."""
+        return len(self.functions)
+
+
+def read_plan(path: Path) -> Plan:
+    """The plan in `path`; ConfigError where it is none."""
+    return documents.read(path, Plan, made_by="lamella plan MODEL --platform openfaas -o plan.json")

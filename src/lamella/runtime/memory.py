@@ -1,0 +1,42 @@
+"""A process's own memory, from /proc: what an instance reports about itself. MB are MiB."""
+
+from __future__ import annotations
+
+import resource
+from pathlib import Path
+from typing import NamedTuple
+
+
+class Counters(NamedTuple):
+    """Resident memory now and at its peak, and page faults that went to disk."""
+
+    peak_mb: float
+    resident_mb: float
+    anonymous_mb: float
+    major_faults: int
+
+
+def read_counters() -> Counters:
+    """Counters of this process; NaN where /proc is absent."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return Counters(float("nan"), float("nan"), float("nan"), 0)
+    fields = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
+    faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
+    kb = [int(fields.get(name, 0)) / 1024 for name in ("VmHWM", "VmRSS", "RssAnon")]
+    return Counters(*kb, faults)
+
+
+def weights_resident_mb(path: Path) -> float:
+    """How much of a mapped file is resident in this process."""
+    total, inside = 0, False
+    target = str(path.resolve())
+    with open("/proc/self/smaps") as file:
+        for line in file:
+            head = line.split(maxsplit=5)
+            if "-" in head[0] and not head[0].endswith(":"):
+                inside = len(head) == 6 and head[5].rstrip("\n") == target
+            elif inside and line.startswith("Rss:"):
+                total += int(head[1])
+    return total / 1024

