@@ -82,7 +82,8 @@ class Memory(msgspec.Struct, frozen=True, tag=True):
     weights_mb: float
     """Resident part of the mapped weight file."""
     load_peak_mb: float
-    load_resident_mb: float
+    """Peak until the session was open, before the first run."""
+    load_anonymous_mb: float
     floor_mb: float
     """Resident before the model was opened."""
     floor_anonymous_mb: float

@@ -19,12 +19,12 @@ import numpy as np
 
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
-from lamella.deploy.instance import ColdStart, Instance, State
 from lamella.errors import InputRefused, InstanceCrashed, OutOfMemory
 from lamella.graph.model import dim_at, numpy_dtype
 from lamella.limits import Limiter, detect
 from lamella.package import verify
 from lamella.runtime.function import Function, TensorSpec
+from lamella.runtime.instance import ColdStart, Instance, State
 
 Channel = Literal["shared-memory", "socket"]
 

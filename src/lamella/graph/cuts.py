@@ -20,6 +20,10 @@ ELEMENTWISE = frozenset(
 """Operators that a planner folds into their producer: they move or touch each element once."""
 
 
+IDLE = 1e-3
+"""A cut that leaves less than this share of the model's load on one side saves nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Cut:
     """A legal place to divide. `tensors` carry the model's state, `side` are request constants beside it."""
@@ -77,8 +81,8 @@ def plan_cuts(graph: Graph, limit: int = 48) -> list[Cut]:
     admitted. At most `limit` cuts are kept, the lightest in each stretch of equal load, so that huge graphs stay
     plannable.
     """
-    cuts = [c for c in legal_cuts(graph)[0] if c.tensors]  # before the first weight nothing is saved by cutting
     load = _load(graph)
+    cuts = [c for c in legal_cuts(graph)[0] if c.tensors and IDLE < load[c.position] < 1 - IDLE]
     useful = [c for c, after in zip(cuts, [*cuts[1:], None], strict=True) if not _folds(graph, c, after)]
     return _thin(_collapse(useful, load, 0.0, 1.0, 1), load, limit)
 
@@ -93,12 +97,13 @@ def _folds(graph: Graph, cut: Cut, after: Cut | None) -> bool:
 def _load(graph: Graph) -> list[float]:
     """For each position the share of the model's load before it: half by FLOPs, half by weight bytes."""
     flops = sum(op.flops for op in graph.operators) or 1
-    weights = sum(w.bytes for w in graph.weights.values()) or 1
+    weights = graph.weight_bytes(0, len(graph.operators)) or 1
     seen, share, load = set[str](), 0.0, [0.0]
     for op in graph.operators:
         new = [w for w in op.weights if w not in seen]
         seen.update(new)
-        share += 0.5 * op.flops / flops + 0.5 * sum(graph.weights[w].bytes for w in new) / weights
+        held = op.inner_bytes + sum(graph.weights[w].bytes for w in new)
+        share += 0.5 * op.flops / flops + 0.5 * held / weights
         load.append(share)
     return load
 

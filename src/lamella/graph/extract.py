@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, ValueInfoProto, helper
 
+from lamella.graph.load import external_files
 from lamella.graph.model import Graph
 from lamella.graph.normalise import reads
 
@@ -72,3 +73,16 @@ def link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
+
+
+def link_model(graph: Graph, directory: Path) -> list[str]:
+    """The user's own file, as it is, under the name `model.onnx`, and its external data; the file names."""
+    proto = onnx.load(graph.source, load_external_data=False)
+    names = ["model.onnx"]
+    link_or_copy(graph.source, directory / "model.onnx")
+    for path in external_files(proto, graph.source):
+        name = str(path.relative_to(graph.source.parent))
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        link_or_copy(path, directory / name)
+        names.append(name)
+    return names

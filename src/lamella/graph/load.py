@@ -27,7 +27,7 @@ from lamella.graph.shapes import analyse
 from lamella.graph.weights import disk_error, read_external, write_weights
 from lamella.zoo import InputSpec, get, materialise
 
-IMPORT_VERSION = "3"
+IMPORT_VERSION = "4"
 """Part of the cache key: raise it when the importer changes."""
 
 Shapes = Mapping[str, Sequence[Dim]]
@@ -83,7 +83,7 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
     if not (directory / "graph.json").is_file():
         _import(proto, path, bound, specs, directory)
     stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
-    return Graph(name=name, hash=key, directory=directory, source=path, **msgspec.structs.asdict(stored))
+    return Graph(name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored))
 
 
 def _parse(path: Path) -> ModelProto:

@@ -7,17 +7,21 @@ again after import. Everything the planner asks about a model is answered from t
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
+from lamella.zoo import InputSpec
+
 Dim = int | str
 """A bound dimension, or a multiple of the free batch axis written `N` or `12*N`."""
 
 BATCH = "N"
+
+TINY_BYTES = 1024
+"""Constants up to this size (scalars, axes, shapes) are no weights worth speaking of."""
 
 
 def dim_at(dim: Dim, batch: int) -> int:
@@ -86,6 +90,9 @@ class Operator:
     flops: int
     """Multiply-accumulates count two; at batch 1."""
     has_subgraph: bool = False
+    """If, Loop or Scan: indivisible, together with what it captures."""
+    inner_bytes: int = 0
+    """Constants inside its subgraphs, bytes."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +109,8 @@ class Graph:
     outputs: tuple[str, ...]
     source: Path
     """The file the user gave."""
+    input_specs: tuple[InputSpec, ...] = ()
+    """Value ranges of the inputs, where known (zoo models)."""
 
     @property
     def skeleton(self) -> Path:
@@ -136,17 +145,19 @@ class Graph:
 
     @cached_property
     def request_constants(self) -> frozenset[str]:
-        """Tensors made from the request by operators without weights, such as an attention mask."""
+        """Tensors made from the request by operators without real weights, such as an attention mask."""
         known = set(self.inputs)
         for op in self.operators:
-            if not op.weights and not op.has_subgraph and all(i in known for i in op.inputs):
+            light = sum(self.weights[w].bytes for w in op.weights) <= TINY_BYTES
+            if light and not op.has_subgraph and all(i in known for i in op.inputs):
                 known.update(op.outputs)
         return frozenset(known)
 
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the distinct weights that operators `first` to `last - 1` read."""
         names = {w for op in self.operators[first:last] for w in op.weights}
-        return sum(self.weights[w].bytes for w in names)
+        inner = sum(op.inner_bytes for op in self.operators[first:last])
+        return inner + sum(self.weights[w].bytes for w in names)
 
     def live_bytes(self, first: int, last: int, batch: int = 1) -> int:
         """Peak of live activations while operators `first` to `last - 1` run as one function, bytes.
@@ -175,7 +186,3 @@ class Graph:
         out = set(self.outputs)
         gives = [n for op in inside for n in op.outputs if n in out or self.last_use[n] >= last]
         return tuple(takes), tuple(gives)
-
-    def ancestors_free(self) -> Iterator[str]:
-        """Outputs that are graph inputs passed through unchanged (allowed by ONNX, served without a function)."""
-        yield from (name for name in self.outputs if name in self.inputs)

@@ -53,6 +53,16 @@ def captured(node: NodeProto) -> list[str]:
     return list(names)
 
 
+def constant_bytes(graph: GraphProto) -> int:
+    """Bytes of the constants inside a subgraph, at any depth."""
+    total = sum(t.ByteSize() for t in graph.initializer)
+    for node in graph.node:
+        if node.op_type == "Constant":
+            total += node.ByteSize()
+        total += sum(constant_bytes(sub) for sub in subgraphs(node))
+    return total
+
+
 def reads(node: NodeProto) -> list[str]:
     """Everything a node reads: its inputs and what its subgraphs capture, each once."""
     return list(dict.fromkeys([*(n for n in node.input if n), *captured(node)]))

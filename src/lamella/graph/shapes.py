@@ -17,7 +17,7 @@ from onnx import ModelProto, NodeProto, helper
 from lamella.errors import ModelError, UnboundShape
 from lamella.graph.flops import flops
 from lamella.graph.model import BATCH, Dim, Operator, Tensor, Weight
-from lamella.graph.normalise import reads, subgraphs
+from lamella.graph.normalise import constant_bytes, reads, subgraphs
 from lamella.zoo import InputSpec
 
 DATA_DEPENDENT = frozenset(
@@ -244,4 +244,5 @@ def _operator(
         outputs=outputs,
         flops=flops(node.op_type, [shape(n) for n in node.input], [shape(n) for n in node.output], attributes),
         has_subgraph=any(True for _ in subgraphs(node)),
+        inner_bytes=sum(constant_bytes(sub) for sub in subgraphs(node)),
     )

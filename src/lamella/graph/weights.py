@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from onnx import StringStringEntryProto, TensorProto, helper, numpy_helper
 
-from lamella.errors import StorageError
-from lamella.graph.model import Weight
+from lamella.errors import ModelError, StorageError
+from lamella.graph.model import TINY_BYTES, Weight
 
-INLINE_BYTES = 1024
+INLINE_BYTES = TINY_BYTES
 """Constants up to this size stay in the skeleton."""
 
 
@@ -74,8 +74,6 @@ def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
     Raises:
         ModelError: the data file is missing or too short.
     """
-    from lamella.errors import ModelError
-
     entry = {e.key: e.value for e in proto.external_data}
     path = directory / entry["location"]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))

@@ -9,12 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
-import onnx
 
 from lamella import documents
 from lamella.errors import LawBroken, PackageError
-from lamella.graph.extract import Extractor, link_or_copy
-from lamella.graph.load import external_files
+from lamella.graph.extract import Extractor, link_model
 from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise, split_weights
 from lamella.graph.weights import disk_error
@@ -80,7 +78,7 @@ def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *,
     graph = extractor.graph
     takes, gives = graph.border(plan.first, plan.last)
     whole = plan.kind in ("plain", "default")
-    files = _whole(graph, directory) if whole else _slice(extractor, plan, directory, portable)
+    files = link_model(graph, directory) if whole else _slice(extractor, plan, directory, portable)
     function = Function(
         name=plan.name,
         kind=plan.kind,
@@ -100,19 +98,6 @@ def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *,
 
 def _specs(graph: Graph, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(t.name, t.dtype, t.shape, t.dynamic) for t in (graph.tensors[n] for n in names))
-
-
-def _whole(graph: Graph, directory: Path) -> list[str]:
-    """The user's file as it is, and its external data."""
-    proto = onnx.load(graph.source, load_external_data=False)
-    names = ["model.onnx"]
-    link_or_copy(graph.source, directory / "model.onnx")
-    for path in external_files(proto, graph.source):
-        name = str(path.relative_to(graph.source.parent))
-        (directory / name).parent.mkdir(parents=True, exist_ok=True)
-        link_or_copy(path, directory / name)
-        names.append(name)
-    return names
 
 
 def _slice(extractor: Extractor, plan: FunctionPlan, directory: Path, portable: bool) -> list[str]:

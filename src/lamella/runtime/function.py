@@ -2,7 +2,8 @@
 
 Three ways to open a model, one per kind of plan: `packaged` (optimised offline, weights mapped, nothing left to do at
 load), `plain` (what people deploy today: the user's file, one `InferenceSession`, spinning off) and `default` (the same
-with every default). `portable` is the fallback of a package on a CPU or runtime version it was not optimised for.
+with every default). `portable` is the fallback of a package on a CPU or runtime version it was not optimised for; `reference` is the
+graph unoptimised, which law 3 compares with.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from lamella.documents import Document
 from lamella.errors import ModelError, PackageError
 from lamella.machine import Machine
 
-Kind = Literal["packaged", "portable", "plain", "default"]
+Kind = Literal["packaged", "portable", "plain", "default", "reference"]
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -67,13 +68,13 @@ def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    if kind in ("packaged", "portable"):
+    if kind in ("packaged", "portable", "reference"):
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
         options.graph_optimization_level = (
-            ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-            if kind == "packaged"
-            else ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+            ort.GraphOptimizationLevel.ORT_ENABLE_ALL
+            if kind == "portable"
+            else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         )
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -171,7 +171,7 @@ class Worker:
             anonymous_mb=now.anonymous_mb,
             weights_mb=weights_resident_mb(self._weights) if self._weights else 0.0,
             load_peak_mb=self._loaded.peak_mb,
-            load_resident_mb=self._loaded.resident_mb,
+            load_anonymous_mb=self._loaded.anonymous_mb,
             floor_mb=self._floor.resident_mb,
             floor_anonymous_mb=self._floor.anonymous_mb,
             major_faults=now.major_faults,

@@ -7,6 +7,7 @@ The worker reports the times of its own start when it is ready, so the phases be
 from __future__ import annotations
 
 import enum
+import itertools
 import os
 import signal
 import socket
@@ -70,6 +71,9 @@ class ColdStart(NamedTuple):
         return sum(self)
 
 
+_numbers = itertools.count()
+
+
 class Instance:
     """A worker process. Not thread-safe: one request at a time, as on the platforms we rehearse."""
 
@@ -82,7 +86,7 @@ class Instance:
         self.events: list[tuple[float, State]] = []
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
-        self._group = limiter.create(name, memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
+        self._group = limiter.create(f"{next(_numbers)}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._sock = ours
         self._stderr = tempfile.TemporaryFile()

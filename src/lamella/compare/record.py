@@ -1,0 +1,110 @@
+"""The run record: what `lamella compare` measured, as one document. Times in ms, memory in MB (MiB)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lamella.documents import Document
+from lamella.machine import Machine
+from lamella.plan.document import Predicted
+
+
+class FunctionRecord(msgspec.Struct, frozen=True):
+    """A function as it was deployed: the measured allocation, its CPU, and what was seen."""
+
+    name: str
+    memory_mb: int
+    cpu: float
+    peak_mb: float
+    predicted_peak_mb: float
+    planned_mb: int
+    run_ms: float
+    predicted_run_ms: float
+
+
+class Latency(msgspec.Struct, frozen=True):
+    """From the intended send time. `cold` is the first request with no instance running."""
+
+    p50: float
+    p95: float
+    cold: float
+    p50_low: float
+    """95 % interval of the median."""
+    p50_high: float
+
+
+class ColdSplit(msgspec.Struct, frozen=True):
+    """The slowest function's start, ms."""
+
+    spawn: float
+    imports: float
+    map: float
+    session: float
+    first_run: float
+
+
+class MemoryTime(msgspec.Struct, frozen=True):
+    """MB-seconds per request."""
+
+    billed: float
+    resident: float
+    used: float
+    used_without_floor: float
+
+
+class Efficiency(msgspec.Struct, frozen=True):
+    """Used over billed, and used over resident memory-time."""
+
+    billed: float
+    resident: float
+
+
+class OutputError(msgspec.Struct, frozen=True):
+    """Against the whole model unoptimised: largest difference, and relative to the output's range."""
+
+    max_abs: float
+    max_rel: float
+
+
+class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """One plan's row."""
+
+    planner: str
+    stages: int
+    functions: tuple[FunctionRecord, ...]
+    latency_ms: Latency
+    cold_split_ms: ColdSplit
+    cost_usd_per_million: float
+    cost_low: float
+    """95 % interval of the cost."""
+    cost_high: float
+    vcpu_s: float
+    memory_time_mb_s: MemoryTime
+    efficiency: Efficiency
+    peak_memory_mb: float
+    """Sum over the functions of VmHWM."""
+    major_faults: int
+    output_error: OutputError
+    limits: str
+    """`enforced` or `unlimited`."""
+    emulated: str
+    """What was added from the catalogue instead of measured; empty where nothing was."""
+    predicted: Predicted
+    why: str
+    rounds: int
+    rounds_rejected: int
+
+
+class Comparison(Document, frozen=True, kw_only=True):
+    """`lamella compare --json`."""
+
+    model: str
+    platform: str
+    machine: Machine
+    limits_reason: str
+    """Why limits are not enforced; empty where they are."""
+    date: str
+    slo_ms: float | None
+    plans: tuple[PlanRecord, ...]
+    failed: dict[str, str] = {}
+    """Planners that made no plan, and why."""

@@ -1,0 +1,87 @@
+"""Interleaved rounds: every plan takes its turn in every round, a known load before and after tells a noisy round."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.deploy.local import Answer, Deployment
+from lamella.profile.timing import known_load
+
+NOISY = 1.15
+"""A round is rejected when the known load beside it took this much longer than the fastest seen."""
+
+
+class Sample(NamedTuple):
+    """One request: end to end, and per stage the run and its CPU time; ms."""
+
+    round: int
+    latency_ms: float
+    stage_ms: tuple[float, ...]
+    cpu_ms: float
+
+
+class Rounds(NamedTuple):
+    """Samples of kept rounds by plan, and how many rounds were kept and rejected."""
+
+    samples: dict[str, list[Sample]]
+    kept: int
+    rejected: int
+
+
+def run_rounds(
+    deployments: Mapping[str, Deployment],
+    requests: Callable[[], dict[str, np.ndarray]],
+    *,
+    rounds: int,
+    per_round: int,
+    tick: Callable[[float], None],
+    max_rejected: int | None = None,
+) -> Rounds:
+    """Send `per_round` fresh requests to every plan in each of `rounds` rounds.
+
+    A noisy round is repeated, at most `max_rejected` times in all (as many as rounds by default); after that noisy
+    rounds are kept, and counted as rejected all the same: their figures then carry the noise, and say so.
+    """
+    limit = rounds if max_rejected is None else max_rejected
+    samples: dict[str, list[Sample]] = {name: [] for name in deployments}
+    loads = [known_load() for _ in range(5)]
+    kept = rejected = 0
+    order = list(deployments)
+    while kept < rounds:
+        drawn: dict[str, list[Sample]] = {}
+        before = known_load()
+        for name in order:
+            drawn[name] = [_send(deployments[name], requests(), kept) for _ in range(per_round)]
+        after = known_load()
+        loads += [before, after]
+        order = order[1:] + order[:1]  # no plan always runs after the same one
+        if max(before, after) > NOISY * min(loads):
+            rejected += 1
+            if rejected <= limit:
+                continue
+        for name, found in drawn.items():
+            samples[name] += found
+        kept += 1
+        tick(kept / rounds)
+    return Rounds(samples, kept, rejected)
+
+
+def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int) -> Sample:
+    answer: Answer = deployment.infer(inputs, sent=time.monotonic())
+    return Sample(
+        round_, answer.latency_ms, tuple(s.run_ms for s in answer.stages), sum(s.cpu_ms for s in answer.stages)
+    )
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """95 % bootstrap interval of the mean of round values; (value, value) for fewer than three rounds."""
+    array = np.asarray(values, float)
+    if len(array) < 3:
+        return float(array.min()), float(array.max())
+    draws = np.random.default_rng(0).choice(array, (2000, len(array))).mean(axis=1)
+    return float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))
+

@@ -1,0 +1,251 @@
+"""The allocation of a function, by measurement: one rule for every plan, the plain baseline included.
+
+The smallest size the platform sells that holds the instance's VmHWM (and what law 4 demands) and at which, under the
+enforced limit and with the package's files evicted from the page cache first, a cold start takes at most 1.25x and the
+median run at most 1.05x of the run without a memory limit, and steady runs have no major faults. The CPU quota is the
+same in both runs. A cold start goes from spawn to the end of the first run, since mapped weights are read by it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from lamella import documents
+from lamella.channels import messages as wire
+from lamella.channels.segments import Segment, create
+from lamella.documents import Document
+from lamella.errors import InfeasiblePlan, InstanceLost
+from lamella.graph.model import dim_at, numpy_dtype
+from lamella.limits import Limiter
+from lamella.limits.pagecache import evict
+from lamella.machine import this_machine
+from lamella.package import verify
+from lamella.package.build import sha256
+from lamella.plan.document import FunctionPlan
+from lamella.platforms import Platform
+from lamella.runtime.function import Function
+from lamella.runtime.instance import Instance
+
+LOAD_FACTOR = 1.25
+RUN_FACTOR = 1.05
+GRAIN_MS = 0.1
+"""Runs far below a millisecond differ by this much for nothing."""
+PRECISION = 0.01
+"""Bisection ends when the size is known to this share, or to the platform's step."""
+
+
+class Trial(NamedTuple):
+    """One size tried: cold start and median run in ms, peak in MB, steady major faults per run."""
+
+    memory_mb: int | None
+    cold_ms: float
+    run_ms: float
+    peak_mb: float
+    faults: int
+
+
+class Allocation(Document, frozen=True, kw_only=True):
+    """What the rule found for one function."""
+
+    memory_mb: int
+    peak_mb: float
+    cold_ms: float
+    run_ms: float
+    tried: tuple[tuple[int, str], ...]
+    """Sizes tried and why each was refused, or `ok`."""
+
+
+def allocate(
+    package: Path,
+    inputs: Mapping[str, np.ndarray],
+    platform: Platform,
+    limiter: Limiter,
+    *,
+    runs: int = 7,
+) -> dict[str, Allocation]:
+    """The allocation of each function of a package, measured in the chain's order on real tensors.
+
+    Where limits cannot be enforced the size rests on VmHWM alone. Results are cached by the package's content.
+    """
+    manifest, plan = verify(package)
+    values = dict(inputs)
+    found = {}
+    for planned in plan.functions:
+        directory = package / planned.name
+        key = f"{sha256(directory / 'function.json')[:24]}-{platform.name}-{planned.vcpu:.3f}-{limiter.mode}"
+        path = documents.cache_dir() / "sizes" / f"{key}-{this_machine().key}.json"
+        with _Bench(directory, values, platform, limiter, planned.vcpu, runs) as bench:
+            if path.exists():
+                found[planned.name] = documents.read(path, Allocation, made_by="lamella compare")
+                values |= bench.outputs()
+                continue
+            found[planned.name] = _search(bench, planned, platform, limiter.enforced)
+            values |= bench.outputs()
+        documents.write(path, found[planned.name])
+    return found
+
+
+def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: bool) -> Allocation:
+    free = bench.reference()
+    need = max(free.peak_mb, planned.floor_mb)
+    if platform.cpu.mb_per_vcpu:  # memory was chosen for its CPU
+        need = max(need, planned.memory_mb)
+    size = platform.allocation_mb(need)
+    if size is None:
+        raise InfeasiblePlan(
+            f"memory: {planned.name} peaks at {free.peak_mb:.0f} MB, the largest size of {platform.name} is "
+            f"{platform.memory.max_mb.value:.0f} MB",
+            where=f"function {planned.name}",
+        )
+    if not enforced:
+        return Allocation(
+            memory_mb=size, peak_mb=free.peak_mb, cold_ms=free.cold_ms, run_ms=free.run_ms, tried=((size, "not enforced"),)
+        )
+    tried: list[tuple[int, str]] = []
+    refused = 0
+    while True:
+        verdict = bench.judge(size, free)
+        tried.append((size, verdict))
+        if verdict == "ok":
+            break
+        refused = size
+        larger = platform.allocation_mb(max(size * 1.06, size + platform.memory.step_mb.value))
+        if larger is None:
+            raise InfeasiblePlan(f"memory: {planned.name} runs badly at {size} MB ({verdict})", where=planned.name)
+        size = larger
+    while refused and (size - refused) > max(platform.memory.step_mb.value, size * PRECISION):
+        middle = platform.allocation_mb((refused + size) / 2)
+        if middle is None or middle in (refused, size):
+            break
+        verdict = bench.judge(middle, free)
+        tried.append((middle, verdict))
+        if verdict == "ok":
+            size = middle
+        else:
+            refused = middle
+    return Allocation(
+        memory_mb=size, peak_mb=free.peak_mb, cold_ms=free.cold_ms, run_ms=free.run_ms, tried=tuple(tried)
+    )
+
+
+class _Bench:
+    """Starts one function again and again, at one size after another, on the same tensors."""
+
+    def __init__(
+        self,
+        directory: Path,
+        values: Mapping[str, np.ndarray],
+        platform: Platform,
+        limiter: Limiter,
+        vcpu: float,
+        runs: int,
+    ) -> None:
+        self.function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
+        self._directory, self._platform, self._limiter = directory, platform, limiter
+        self._vcpu, self._runs = vcpu, runs
+        self._files = [directory / name for name in self.function.sha256]
+        self._held: list[tuple[int, Segment]] = []
+        self._outputs: dict[str, np.ndarray] = {}
+        batch = 1
+        takes = [self._hold(n.name, values[n.name]) for n in self.function.inputs]
+        for spec in self.function.inputs:
+            if spec.shape and isinstance(spec.shape[0], str):
+                batch = values[spec.name].shape[0] // dim_at(spec.shape[0], 1)
+        gives = []
+        for out in self.function.outputs:
+            shape = tuple(dim_at(d, batch) for d in out.shape)
+            if out.dynamic:
+                gives.append(wire.TensorRef(out.name, out.dtype, shape))
+            else:
+                gives.append(self._hold(out.name, np.zeros(shape, numpy_dtype(out.dtype))))
+        self._request = wire.Run(tuple(takes), tuple(gives))
+
+    def _hold(self, name: str, array: np.ndarray) -> wire.TensorRef:
+        segment, fd = create(array.nbytes)
+        segment.view(array.dtype.name, array.shape)[...] = array
+        self._held.append((fd, segment))
+        return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1)
+
+    def __enter__(self) -> _Bench:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for fd, _ in self._held:
+            os.close(fd)
+
+    def outputs(self) -> dict[str, np.ndarray]:
+        """The function's outputs; it is run once if it was not yet."""
+        if not self._outputs:
+            self.trial(None, runs=1, cold=False)
+        return self._outputs
+
+    def trial(self, memory_mb: int | None, *, runs: int, cold: bool = True) -> Trial:
+        """Start the function at a size, its files evicted first where `cold`, and run it."""
+        if cold:
+            evict(self._files)
+        instance = Instance(
+            self.function.name,
+            self._directory,
+            self._limiter,
+            memory_mb=memory_mb,
+            vcpu=self._vcpu,
+            period_ms=int(self._platform.cpu.period_ms.value),
+        )
+        try:
+            start = instance.ready()
+            for number, (fd, segment) in enumerate(self._held):
+                instance.attach(number, segment.size, fd)
+            instance.run(self._request)
+            before = instance.report().major_faults
+            times = [instance.run(self._request)[0].run_s * 1000 for _ in range(runs)]
+            report = instance.report()
+            self._outputs = {
+                ref.name: np.array(self._held[ref.segment][1].view(ref.dtype, ref.shape))
+                for ref in self._request.outputs
+                if ref.segment >= 0
+            }
+            return Trial(
+                memory_mb, start.total, float(np.median(times)), report.peak_mb, report.major_faults - before
+            )
+        finally:
+            instance.stop()
+
+    def reference(self) -> Trial:
+        """Without a memory limit: the better of two starts."""
+        trials = [self.trial(None, runs=self._runs) for _ in range(2)]
+        return Trial(
+            None,
+            min(t.cold_ms for t in trials),
+            min(t.run_ms for t in trials),
+            max(t.peak_mb for t in trials),
+            0,
+        )
+
+    def judge(self, size: int, free: Trial) -> str:
+        """`ok`, or why the size is refused. Noise only ever slows, so the best of three starts counts."""
+        said = ""
+        for _ in range(3):
+            try:
+                tried = self.trial(size, runs=self._runs)
+            except InstanceLost as error:
+                return error.code
+            said = _refusal(tried, free)
+            if not said:
+                return "ok"
+        return said
+
+
+def _refusal(tried: Trial, free: Trial) -> str:
+    if tried.faults:
+        return f"{tried.faults} major faults in steady runs"
+    if tried.cold_ms > LOAD_FACTOR * free.cold_ms:
+        return f"cold start {tried.cold_ms / free.cold_ms:.2f}x of unlimited"
+    if tried.run_ms > RUN_FACTOR * free.run_ms + GRAIN_MS:
+        return f"p50 {tried.run_ms / free.run_ms:.2f}x of unlimited"
+    return ""

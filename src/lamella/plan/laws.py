@@ -1,0 +1,163 @@
+"""The laws a plan must keep (docs/architecture.md), checked after every planning and by `lamella check`."""
+
+from __future__ import annotations
+
+import math
+
+from lamella.errors import LamellaError, LawBroken, PlatformLimit
+from lamella.graph.model import Graph
+from lamella.plan.document import Plan
+from lamella.platforms import Platform
+
+TOLERANCE = 1e-6
+
+
+def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaError]:
+    """Everything the plan breaks, in the order of the laws; empty for a plan that may run."""
+    found: list[LamellaError] = []
+    if plan.model.hash != graph.hash:
+        found.append(
+            LawBroken(
+                f"the plan is for model {plan.model.hash[:12]}, {graph.name} is {graph.hash[:12]}: the file or its "
+                "shapes changed",
+                try_="lamella plan again",
+            )
+        )
+        return found
+    found += _covers(plan, graph)
+    if not found:
+        found += _borders(plan, graph)
+    found += _memory(plan, platform)
+    found += _limits(plan, platform)
+    found += _sums(plan, platform)
+    return found
+
+
+def check(plan: Plan, graph: Graph, platform: Platform) -> None:
+    """Raise the first broken law."""
+    for error in broken_laws(plan, graph, platform):
+        raise error
+
+
+def _covers(plan: Plan, graph: Graph) -> list[LamellaError]:
+    """Law 1: the slices cover every operator exactly once, in order."""
+    at = 0
+    for f in plan.functions:
+        if f.first != at or f.last <= f.first:
+            return [LawBroken(f"law 1: {f.name} begins at operator {f.first}, {at} is next", where=f.name)]
+        at = f.last
+    if at != len(graph.operators):
+        return [LawBroken(f"law 1: the slices end at operator {at} of {len(graph.operators)}")]
+    return []
+
+
+def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
+    """Law 2: what a function takes was given before it or comes with the request, and each hop lists what crosses."""
+    known = set(graph.inputs)
+    found: list[LamellaError] = []
+    for f in plan.functions:
+        takes, gives = graph.border(f.first, f.last)
+        found += [
+            LawBroken(f"law 2: {f.name} takes {name!r}, which nothing gives", where=f.name)
+            for name in takes
+            if name not in known
+        ]
+        known.update(gives)
+    for hop, f in zip(plan.hops, plan.functions[1:], strict=False):
+        if hop.position != f.first:
+            found.append(LawBroken(f"law 2: a hop stands at {hop.position}, {f.name} begins at {f.first}", where=f.name))
+            continue
+        made, last = graph.producer, graph.last_use
+        crossing = {n for n in made if made[n] < hop.position <= last[n]}
+        if crossing != {*hop.tensors, *hop.side}:
+            found.append(
+                LawBroken(
+                    f"law 2: the hop to {f.name} lists {len(hop.tensors) + len(hop.side)} tensors, "
+                    f"{len(crossing)} cross there",
+                    where=f.name,
+                )
+            )
+    if len(plan.hops) != len(plan.functions) - 1:
+        found.append(LawBroken(f"law 2: {len(plan.functions)} functions have {len(plan.hops)} hops"))
+    return found
+
+
+def _memory(plan: Plan, platform: Platform) -> list[LamellaError]:
+    """Law 4: the allocation is a size the platform sells, and holds what the function needs."""
+    found: list[LamellaError] = []
+    for f in plan.functions:
+        need = max(f.peak_mb, f.floor_mb)
+        if f.memory_mb < need - 0.5:
+            found.append(
+                LawBroken(f"law 4: {f.name} is given {f.memory_mb} MB and needs {need:.0f} MB", where=f.name)
+            )
+        if platform.allocation_mb(f.memory_mb) != f.memory_mb:
+            found.append(
+                PlatformLimit(
+                    f"{f.name}: {platform.name} does not sell {f.memory_mb} MB (from {platform.memory.min_mb.value:g} to "
+                    f"{platform.memory.max_mb.value:g} MB in steps of {platform.memory.step_mb.value:g})",
+                    where=f.name,
+                )
+            )
+        sold = platform.vcpu(f.memory_mb, f.vcpu)
+        if not math.isclose(sold, f.vcpu, rel_tol=1e-3):
+            found.append(
+                PlatformLimit(f"{f.name}: {f.memory_mb} MB buy {sold:.2f} vCPU on {platform.name}, not {f.vcpu:.2f}")
+            )
+    return found
+
+
+def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
+    """Law 5: payloads, packages and run times within the platform's limits."""
+    found: list[LamellaError] = []
+    limits = platform.limits
+    for f in plan.functions:
+        if f.package_mb > limits.package_mb.value:
+            found.append(
+                PlatformLimit(
+                    f"law 5: the package of {f.name} is {f.package_mb:.0f} MB, the limit {limits.package_mb.value:g}"
+                )
+            )
+        if f.run_ms / 1000 > limits.timeout_s.value:
+            found.append(
+                PlatformLimit(
+                    f"law 5: {f.name} runs {f.run_ms / 1000:.1f} s, the timeout is {limits.timeout_s.value:g} s"
+                )
+            )
+    for hop in plan.hops:
+        payload = platform.payload_mb(hop.bytes)
+        if payload > limits.payload_mb.value:
+            found.append(
+                PlatformLimit(
+                    f"law 5: the hop at operator {hop.position} carries {payload:.1f} MB on the wire, "
+                    f"the limit of {platform.name} is {limits.payload_mb.value:g}"
+                )
+            )
+    return found
+
+
+def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
+    """Law 6: cost is the sum of its parts, each by the platform's own prices; latency covers every function and hop."""
+    found: list[LamellaError] = []
+    for f in plan.functions:
+        cost = platform.cost_usd(f.memory_mb, f.run_ms)
+        if not math.isclose(cost, f.cost_usd, rel_tol=1e-4):
+            found.append(LawBroken(f"law 6: {f.name} costs ${cost:.3g} a run by the price list, the plan says ${f.cost_usd:.3g}"))
+    cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
+    if not math.isclose(cost * 1e6, plan.predicted.cost_usd_per_million, rel_tol=1e-4):
+        found.append(
+            LawBroken(
+                f"law 6: the parts cost ${cost * 1e6:.4f} per million, the plan says "
+                f"${plan.predicted.cost_usd_per_million:.4f}"
+            )
+        )
+    least = sum(f.run_ms for f in plan.functions) + sum(h.time_ms for h in plan.hops)
+    if plan.predicted.latency_ms < least - TOLERANCE * max(1.0, least):
+        found.append(
+            LawBroken(f"law 6: functions and hops take {least:.2f} ms, the plan says {plan.predicted.latency_ms:.2f}")
+        )
+    if plan.slo_ms is not None and plan.predicted.latency_ms > plan.slo_ms * (1 + TOLERANCE):
+        found.append(
+            LawBroken(f"the plan takes {plan.predicted.latency_ms:.1f} ms, its SLO is {plan.slo_ms:g} ms")
+        )
+    return found

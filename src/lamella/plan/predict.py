@@ -1,0 +1,186 @@
+"""What a slice would take, from the profile alone: time, memory and cost of units i to j-1 as one function.
+
+Time: units less the savings at inner cuts (see `profile.timing`), plus the call; below one vCPU the CPU quota stretches
+it. Memory: the runtime floor, every weight in full, prepacked copies, and the highest unit's live peak beside the
+slice's own hop buffers. No slice is ever run for a prediction, so any of the n*n/2 slices can be priced in O(1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+import numpy as np
+
+from lamella.graph.model import Graph
+from lamella.platforms import Platform
+from lamella.platforms.platform import threads as threads_for
+from lamella.profile.document import Profile, UnitMemory, Variant
+
+MB = 2**20
+PHASES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One way to run a slice: units `first` to `last - 1`. MB, ms, USD per run."""
+
+    first: int
+    last: int
+    memory_mb: int
+    vcpu: float
+    threads: int
+    prepack: bool
+    peak_mb: float
+    floor_mb: float
+    run_ms: float
+    cost_usd: float
+
+
+@lru_cache(maxsize=65536)
+def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
+    """Wall time of a one-thread run of `cpu_ms` under a quota below one vCPU, averaged over where in a period it starts.
+
+    The kernel grants `vcpu * period` of CPU time in each period and holds the process back when it is spent. An idle
+    process starts with its grant unspent.
+    """
+    if vcpu >= 1:
+        return cpu_ms
+    grant = vcpu * period_ms
+    total = 0.0
+    for phase in range(PHASES):
+        left_in_period = period_ms * (1 - (phase + 0.5) / PHASES)
+        first = min(grant, left_in_period, cpu_ms)
+        rest = cpu_ms - first
+        if rest <= 0:
+            total += first
+            continue
+        full, tail = divmod(rest, grant)
+        if tail == 0:
+            full, tail = full - 1, grant
+        total += left_in_period + full * period_ms + tail
+    return total / PHASES
+
+
+class SliceModel:
+    """Prices slices of one model on one platform."""
+
+    def __init__(self, graph: Graph, profile: Profile, platform: Platform, *, batch: int, vcpu: float) -> None:
+        """Args: the model, its profile, where it runs, rows per request, the vCPU asked per function where free."""
+        self.graph, self.profile, self.platform = graph, profile, platform
+        self.batch, self.vcpu = batch, vcpu
+        self.units = len(profile.units)
+
+    @cached_property
+    def _prefix(self) -> dict[Variant, tuple[np.ndarray, np.ndarray]]:
+        """Per variant the prefix sums of unit times and of savings."""
+        table = {}
+        for k, variant in enumerate(self.profile.variants):
+            times = [u.times[k].median_ms for u in self.profile.units]
+            saved = [0.0, *(c.savings[k].ms for c in self.profile.cuts)]
+            table[variant] = (np.concatenate([[0.0], np.cumsum(times)]), np.cumsum(saved))
+        return table
+
+    def compute_ms(self, first: int, last: int, *, prepack: bool, threads: int) -> float:
+        """Unthrottled time of the slice's operators, ms."""
+        variant = Variant(self.batch, prepack, threads)
+        if variant not in self._prefix:  # larger batches are measured on one thread: scale as batch 1 does
+            one = self._sum(first, last, Variant(self.batch, prepack, 1))
+            return one * self._sum(first, last, Variant(1, prepack, threads)) / self._sum(first, last, Variant(1, prepack, 1))
+        return self._sum(first, last, variant)
+
+    def _sum(self, first: int, last: int, variant: Variant) -> float:
+        times, saved = self._prefix[variant]
+        return max(0.001, float(times[last] - times[first] - (saved[last - 1] - saved[first])))
+
+    def run_ms(self, first: int, last: int, *, prepack: bool, vcpu: float) -> float:
+        """Time of one run of the function under its CPU share, ms."""
+        threads = min(threads_for(vcpu), self.profile.machine.cores)
+        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.profile.hop.call_ms
+        if vcpu < 1:
+            return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
+        if 1 < vcpu < threads:
+            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.profile.hop.call_ms
+            return max(busy, min(alone, alone / vcpu))
+        return busy
+
+    def _memory(self, unit: int, prepack: bool) -> UnitMemory:
+        return next(m for m in self.profile.units[unit].memory if m.prepack == prepack)
+
+    def span(self, first: int, last: int) -> tuple[int, int]:
+        """The operators of units `first` to `last - 1`."""
+        return self.profile.units[first].first, self.profile.units[last - 1].last
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - a model lives as long as one planning run
+    def memory_mb(self, first: int, last: int, *, prepack: bool) -> tuple[float, float]:
+        """Predicted VmHWM, and what law 4 demands, MB."""
+        span = self.span(first, last)
+        parts = [self._memory(u, prepack) for u in range(first, last)]
+        base = min(self._memory(u, prepack).private_mb for u in range(self.units))
+        weights = sum(p.weights_mb for p in parts)
+        private = base + sum(p.private_mb - base for p in parts)
+        takes, gives = self.graph.border(*span)
+        size = {n: self.graph.tensors[n].bytes_at(1) / MB for n in (*takes, *gives)}
+        into, out = sum(size[n] for n in takes), sum(size[n] for n in gives)
+        live = max(
+            p.live_mb + (into if i else 0.0) + (out if i < len(parts) - 1 else 0.0) for i, p in enumerate(parts)
+        )
+        more = (self.graph.live_bytes(*span, self.batch) - self.graph.live_bytes(*span, 1)) / MB
+        floor = self.profile.floor.resident_mb
+        peak = max(
+            floor + weights + private + live + more,
+            floor + private + max(p.load_extra_mb for p in parts),
+        )
+        full = self.graph.weight_bytes(*span) / MB
+        law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
+        return peak, law
+
+    def choices(self, first: int, last: int) -> list[Choice]:
+        """Every sensible way to run the slice on the platform: none dominates another in cost and time."""
+        found: list[Choice] = []
+        for prepack in (False, True):
+            peak, law = self.memory_mb(first, last, prepack=prepack)
+            need = self.platform.allocation_mb(max(peak, law))
+            if need is None or self.graph.weight_bytes(*self.span(first, last)) / MB > self.platform.limits.package_mb.value:
+                continue
+            for size in self.sizes(need):
+                vcpu = self.platform.vcpu(size, self.vcpu)
+                run = self.run_ms(first, last, prepack=prepack, vcpu=vcpu)
+                if run / 1000 > self.platform.limits.timeout_s.value:
+                    continue
+                threads = min(threads_for(vcpu), self.profile.machine.cores)
+                cost = self.platform.cost_usd(size, run)
+                found.append(Choice(first, last, size, vcpu, threads, prepack, peak, law, run, cost))
+        found.sort(key=lambda c: (c.run_ms, c.cost_usd))
+        kept: list[Choice] = []
+        for choice in found:
+            if not kept or choice.cost_usd < kept[-1].cost_usd * (1 - 1e-12):
+                kept.append(choice)
+        return kept
+
+    def sizes(self, need: int) -> list[int]:
+        """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread up to what this machine measures."""
+        per_vcpu = self.platform.cpu.mb_per_vcpu
+        if per_vcpu is None:
+            return [need]
+        most = min(per_vcpu.value * self.profile.machine.cores, self.platform.memory.max_mb.value)
+        marks = [per_vcpu.value * share for share in (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)]
+        sizes = {need, *(size for m in marks if need < m <= most and (size := self.platform.allocation_mb(m)))}
+        return sorted(sizes)
+
+    def hop(self, unit: int) -> tuple[float, float, int]:
+        """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes."""
+        cut = self.profile.cuts[unit - 1]
+        size = cut.bytes * self.batch
+        time = self.platform.hop_ms(size) + self.profile.hop.fixed_ms + self.profile.hop.per_mb_ms * size / MB
+        return time, self.platform.hop.usd.value, size
+
+    def fits_payload(self, unit: int) -> bool:
+        """Whether what crosses before a unit may travel on the platform."""
+        size = self.profile.cuts[unit - 1].bytes * self.batch
+        return self.platform.payload_mb(size) <= self.platform.limits.payload_mb.value
+
+    @property
+    def entry_ms(self) -> float:
+        """Reaching the first function, ms."""
+        return self.profile.hop.fixed_ms

@@ -1,0 +1,125 @@
+"""The profile: what was measured of a model on a machine, per unit and per cut. Times in ms, memory in MB (MiB)."""
+
+from __future__ import annotations
+
+import msgspec
+
+from lamella.documents import Document
+from lamella.machine import Machine
+
+
+class Variant(msgspec.Struct, frozen=True, order=True):
+    """A way to run a unit. One thread means one vCPU; below one vCPU time follows from the CPU time."""
+
+    batch: int
+    prepack: bool
+    threads: int
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Time of one run of a unit by itself, its input just made, its weights as cold as in the whole model."""
+
+    variant: Variant
+    median_ms: float
+    p95_ms: float
+
+
+class UnitMemory(msgspec.Struct, frozen=True):
+    """What a process holding only this unit adds to the runtime floor, at batch 1."""
+
+    prepack: bool
+    weights_mb: float
+    """Resident part of the mapped weights after runs."""
+    private_mb: float
+    """Anonymous memory added by loading: session, and prepacked copies where on."""
+    live_mb: float
+    """Peak beyond that while running: activations, workspace, code pages, hop buffers."""
+    load_extra_mb: float
+    """Peak of loading beyond what stays."""
+    steady_mb: float
+    """Resident memory beyond the floor after runs."""
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """The smallest run of operators the planner will not divide: operators `first` to `last - 1`."""
+
+    first: int
+    last: int
+    kinds: str
+    flops: int
+    weight_bytes: int
+    live_bytes: int
+    times: tuple[Timing, ...] = ()
+    memory: tuple[UnitMemory, ...] = ()
+
+
+class Saving(msgspec.Struct, frozen=True):
+    """What running the two units beside a cut in one session saves against two (reorders, fusions, call)."""
+
+    variant: Variant
+    ms: float
+
+
+class CodecResult(msgspec.Struct, frozen=True):
+    """A codec on the real activations that cross a cut."""
+
+    codec: str
+    ratio: float
+    encode_ms: float
+    decode_ms: float
+    max_rel: float
+    """Largest error over the range of the tensor."""
+
+
+class CutProfile(msgspec.Struct, frozen=True, kw_only=True):
+    """A planning cut: what crosses and what it costs to divide there."""
+
+    position: int
+    tensors: tuple[str, ...]
+    side: tuple[str, ...]
+    bytes: int
+    savings: tuple[Saving, ...] = ()
+    codecs: tuple[CodecResult, ...] = ()
+
+
+class Floor(msgspec.Struct, frozen=True):
+    """A worker without a model: resident MB after imports, and the start of its process, ms."""
+
+    resident_mb: float
+    anonymous_mb: float
+    start_ms: float
+
+
+class HopCost(msgspec.Struct, frozen=True):
+    """What a request to a function costs on shared memory beyond its operators, ms."""
+
+    fixed_ms: float
+    per_mb_ms: float
+    call_ms: float
+    """What a function's own run takes beyond its operators: reading the request, binding tensors."""
+
+
+class Noise(msgspec.Struct, frozen=True):
+    """A known load before and after measuring, ms; `worst` is the slowest over the fastest seen."""
+
+    before_ms: float
+    after_ms: float
+    worst: float
+
+
+class Profile(Document, frozen=True, kw_only=True):
+    """`profile.json`."""
+
+    model: str
+    model_hash: str
+    machine: Machine
+    floor: Floor
+    hop: HopCost
+    noise: Noise
+    units: tuple[Unit, ...]
+    cuts: tuple[CutProfile, ...]
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """What was measured."""
+        return tuple(t.variant for t in self.units[0].times)

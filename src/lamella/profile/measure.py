@@ -1,0 +1,269 @@
+"""Measure a model: a list of steps, each saved when it is done.
+
+The state of a profile lives in the cache under the model's hash, the machine and the runtime version. An interrupted
+run (Ctrl-C at any time) goes on at the first step that is missing, and asking for more (another batch, more threads)
+measures only what is new. What is computed once is never computed again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from lamella import documents
+from lamella.codecs import CODECS
+from lamella.documents import Document
+from lamella.errors import ConfigError
+from lamella.graph.cuts import Cut, plan_cuts
+from lamella.graph.extract import Extractor
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.machine import this_machine
+from lamella.profile.document import (
+    CodecResult,
+    CutProfile,
+    Floor,
+    HopCost,
+    Noise,
+    Profile,
+    Saving,
+    Timing,
+    Unit,
+    UnitMemory,
+    Variant,
+)
+from lamella.profile.probes import floor_and_hop, unit_memory
+from lamella.profile.timing import Span, border_values, known_load, time_units
+
+PROFILE_VERSION = "3"
+"""Part of the cache key: raise it when measuring changes."""
+
+Progress = Callable[[float, str], None]
+"""Called with the share that is done, 0 to 1, and what is going on."""
+
+
+class _Timed(msgspec.Struct, frozen=True):
+    """A variant's results, one entry per unit or cut."""
+
+    variant: Variant
+    median_ms: tuple[float, ...]
+    p95_ms: tuple[float, ...]
+    saving_ms: tuple[float, ...]
+
+
+class _State(Document, frozen=True, kw_only=True):
+    """What is measured so far."""
+
+    floor: Floor | None = None
+    hop: HopCost | None = None
+    timed: tuple[_Timed, ...] = ()
+    memory: dict[str, tuple[UnitMemory, ...]] = {}
+    codecs: dict[str, tuple[CodecResult, ...]] = {}
+    loads_ms: tuple[float, ...] = ()
+
+
+def units_of(graph: Graph) -> tuple[list[Span], list[Cut]]:
+    """The spans of operators between planning cuts, and those cuts."""
+    cuts = plan_cuts(graph)
+    marks = [0, *(c.position for c in cuts), len(graph.operators)]
+    return list(zip(marks, marks[1:], strict=False)), cuts
+
+
+def variants_for(graph: Graph, batches: Sequence[int], threads: Sequence[int]) -> list[Variant]:
+    """What to run: prepacking off and on; larger batches on one thread only.
+
+    Raises:
+        ConfigError: a batch above 1 is asked of a model whose batch axis is bound.
+    """
+    if max(batches) > 1 and not graph.batchable:
+        raise ConfigError(
+            f"batch {max(batches)} needs a free batch axis, {graph.name} has none",
+            try_="--shape NAME=N,... on its inputs",
+        )
+    cores = this_machine().cores
+    grid = [Variant(b, p, t) for b in batches for t in threads if t <= cores and (b == 1 or t == 1) for p in (False, True)]
+    return sorted(set(grid))
+
+
+def cache_path(graph: Graph) -> Path:
+    """Where the state of this model's profile on this machine lies."""
+    return documents.cache_dir() / "profiles" / f"{graph.name}-{graph.hash}-{this_machine().key}-v{PROFILE_VERSION}.json"
+
+
+def measure(
+    graph: Graph,
+    *,
+    batches: Sequence[int] = (1,),
+    threads: Sequence[int] = (1,),
+    budget_s: float = 6.0,
+    progress: Progress = lambda share, what: None,
+    ranges: Mapping[str, tuple[float, float]] | None = None,
+) -> Profile:
+    """The profile of a model on this machine; measures only what the cache does not hold.
+
+    Args:
+        graph: the model.
+        batches: 1, and others where the batch axis is free.
+        threads: intra-op threads to try; those beyond the machine's cores are left out.
+        budget_s: time for the rounds of one variant; at least five rounds are run (three of a larger batch).
+        progress: told how far it is.
+        ranges: value ranges of integer inputs, by name.
+    """
+    path = cache_path(graph)
+    state = documents.read(path, _State, made_by="lamella profile MODEL") if path.exists() else _State()
+    units, cuts = units_of(graph)
+    wanted = [v for v in variants_for(graph, batches, threads) if v not in {t.variant for t in state.timed}]
+    steps: list[tuple[str, float, Callable[[_State, Callable[[float], None]], _State]]] = []
+    scratch = Path(tempfile.mkdtemp(prefix=".profile-", dir=graph.directory))
+    rng = np.random.default_rng(0)
+    try:
+        if state.hop is None:
+            steps.append(("runtime floor and hops", 1.5, lambda s, tick: _floor(s, scratch)))
+        for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
+            group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
+            steps.append(
+                (
+                    f"times, batch {batch}, {count} thread{'s' * (count > 1)}",
+                    budget_s * (1 + 0.5 * batch),
+                    lambda s, tick, g=group: _time(
+                        s, graph, units, g, request(graph, rng, g[0].batch, ranges), scratch, budget_s, tick
+                    ),
+                )
+            )
+        todo = [span for span in units if str(span[0]) not in state.memory]
+        if todo or (not state.codecs and cuts):
+            values = border_values(graph, units, request(graph, rng, 1, ranges))
+            extractor = Extractor(graph)
+            steps += [
+                (f"memory of unit {span[0]}", 0.9, lambda s, tick, span=span: _memory(s, extractor, span, values, scratch))
+                for span in todo
+            ]
+            if not state.codecs and cuts:
+                steps.append(("codecs", 0.02 * len(cuts), lambda s, tick: _codecs(s, cuts, values)))
+        total = sum(weight for _, weight, _ in steps) or 1.0
+        done = 0.0
+        for what, weight, step in steps:
+            progress(done / total, what)
+            before = known_load()
+            state = step(state, lambda share, d=done, w=weight, m=what: progress((d + share * w) / total, m))
+            state = msgspec.structs.replace(state, loads_ms=(*state.loads_ms, before, known_load())[-400:])
+            documents.write(path, state)
+            done += weight
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    progress(1.0, "done")
+    return _assemble(graph, units, cuts, state)
+
+
+def _floor(state: _State, scratch: Path) -> _State:
+    floor, hop = floor_and_hop(scratch)
+    return msgspec.structs.replace(state, floor=floor, hop=hop)
+
+
+def _time(
+    state: _State,
+    graph: Graph,
+    units: list[Span],
+    variants: list[Variant],
+    inputs: dict[str, np.ndarray],
+    scratch: Path,
+    budget_s: float,
+    tick: Callable[[float], None],
+) -> _State:
+    least = 5 if variants[0].batch == 1 else 3
+    results = time_units(graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick)
+    timed = [
+        _Timed(
+            variant,
+            tuple(np.median(times.alone, axis=0).tolist()),
+            tuple(np.percentile(times.alone, 95, axis=0).tolist()),
+            tuple(np.median(times.savings, axis=0).tolist()),
+        )
+        for variant, times in zip(variants, results, strict=True)
+    ]
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed))
+
+
+def _memory(
+    state: _State, extractor: Extractor, span: Span, values: Mapping[str, np.ndarray], scratch: Path
+) -> _State:
+    found = unit_memory(extractor, *span, values, scratch / f"unit-{span[0]}")
+    return msgspec.structs.replace(state, memory={**state.memory, str(span[0]): found})
+
+
+def _codecs(state: _State, cuts: Sequence[Cut], values: Mapping[str, np.ndarray]) -> _State:
+    results = {str(cut.position): tuple(_codec(name, cut, values) for name in CODECS) for cut in cuts}
+    return msgspec.structs.replace(state, codecs=results)
+
+
+def _codec(name: str, cut: Cut, values: Mapping[str, np.ndarray]) -> CodecResult:
+    """A codec on the tensors of one cut, best of three."""
+    codec = CODECS[name]
+    tensors = [np.ascontiguousarray(values[n]) for n in (*cut.tensors, *cut.side)]
+    encode = decode = float("inf")
+    for _ in range(3):
+        start = time.perf_counter()
+        coded = [codec.encode(t) for t in tensors]
+        middle = time.perf_counter()
+        back = [codec.decode(c, t.dtype.name, t.shape) for c, t in zip(coded, tensors, strict=True)]
+        encode = min(encode, (middle - start) * 1000)
+        decode = min(decode, (time.perf_counter() - middle) * 1000)
+    worst = max(
+        float(np.max(np.abs(b - t), initial=0.0)) / (float(np.ptp(t)) or 1.0)
+        for b, t in zip(back, tensors, strict=True)
+        if t.dtype.kind == "f"
+    ) if any(t.dtype.kind == "f" for t in tensors) else 0.0
+    return CodecResult(name, sum(t.nbytes for t in tensors) / sum(c.nbytes for c in coded), encode, decode, worst)
+
+
+def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -> Profile:
+    assert state.floor and state.hop
+    by_unit = [
+        Unit(
+            first=first,
+            last=last,
+            kinds=_kinds(graph, first, last),
+            flops=sum(op.flops for op in graph.operators[first:last]),
+            weight_bytes=graph.weight_bytes(first, last),
+            live_bytes=graph.live_bytes(first, last),
+            times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i]) for t in state.timed),
+            memory=state.memory[str(first)],
+        )
+        for i, (first, last) in enumerate(units)
+    ]
+    by_cut = [
+        CutProfile(
+            position=cut.position,
+            tensors=cut.tensors,
+            side=cut.side,
+            bytes=cut.bytes,
+            savings=tuple(Saving(t.variant, t.saving_ms[i]) for t in state.timed),
+            codecs=state.codecs[str(cut.position)],
+        )
+        for i, cut in enumerate(cuts)
+    ]
+    loads = state.loads_ms
+    return Profile(
+        model=graph.name,
+        model_hash=graph.hash,
+        machine=this_machine(),
+        floor=state.floor,
+        hop=state.hop,
+        noise=Noise(loads[0], loads[-1], max(loads) / min(loads)),
+        units=tuple(by_unit),
+        cuts=tuple(by_cut),
+    )
+
+
+def _kinds(graph: Graph, first: int, last: int) -> str:
+    """The operators with weights, or the first ones, for a reader."""
+    ops = graph.operators[first:last]
+    heavy = [op.kind for op in ops if graph.weight_bytes(op.index, op.index + 1) > 4096] or [op.kind for op in ops]
+    names = list(dict.fromkeys(heavy))
+    return "+".join(names[:3])

@@ -1,0 +1,152 @@
+"""What needs a process of its own: the memory of a unit, the runtime floor, the price of a hop."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from lamella import documents
+from lamella.channels import messages as wire
+from lamella.channels.segments import create
+from lamella.graph.extract import Extractor
+from lamella.graph.optimise import optimise
+from lamella.limits.unlimited import Unlimited
+from lamella.machine import this_machine
+from lamella.profile.document import Floor, HopCost, UnitMemory
+from lamella.runtime.function import Function, TensorSpec
+from lamella.runtime.instance import Instance
+
+RUNS = 4
+
+
+def _write_function(directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], prepack: bool) -> None:
+    weights = "optimised.bin" if (directory / "optimised.bin").exists() else ""
+    function = Function(
+        name=directory.name,
+        kind="packaged",
+        graph="optimised.onnx",
+        weights=weights,
+        portable="",
+        inputs=inputs,
+        outputs=outputs,
+        threads=1,
+        prepack=prepack,
+        machine=this_machine(),
+        sha256={},
+    )
+    documents.write(directory / "function.json", function)
+
+
+def unit_memory(
+    extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path
+) -> tuple[UnitMemory, ...]:
+    """Memory of a process that holds operators `first` to `last - 1`, prepacking off and on.
+
+    Args:
+        extractor: of the model.
+        first: first operator.
+        last: one past the last operator.
+        values: the real tensors at the unit's border, by name.
+        scratch: an empty directory to work in; removed afterwards.
+    """
+    graph = extractor.graph
+    takes, gives = graph.border(first, last)
+    found = []
+    try:
+        optimise(extractor.write(first, last, scratch))
+        for prepack in (False, True):
+            specs = [tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names) for names in (takes, gives)]
+            _write_function(scratch, specs[0], specs[1], prepack)
+            with Probe(scratch, values, takes, gives) as probe:
+                for _ in range(RUNS):
+                    probe.run()
+                found.append(_memory(probe.instance.report(), prepack))
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return tuple(found)
+
+
+def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
+    private = report.load_anonymous_mb - report.floor_anonymous_mb
+    stays = report.floor_mb + report.weights_mb + private
+    return UnitMemory(
+        prepack=prepack,
+        weights_mb=report.weights_mb,
+        private_mb=private,
+        live_mb=max(0.0, report.peak_mb - stays if report.peak_mb > report.load_peak_mb else report.resident_mb - stays),
+        load_extra_mb=report.load_peak_mb - report.floor_mb - private,
+        steady_mb=report.resident_mb - report.floor_mb,
+    )
+
+
+class Probe:
+    """A worker without limits, its border tensors in shared segments."""
+
+    def __init__(
+        self, directory: Path, values: Mapping[str, np.ndarray], takes: tuple[str, ...], gives: tuple[str, ...]
+    ) -> None:
+        self.instance = Instance("probe", directory, Unlimited("profiling"), memory_mb=None, vcpu=1.0)
+        self._fds = []
+        self.cold = self.instance.ready()
+        refs = []
+        for number, name in enumerate((*takes, *gives)):
+            array = values[name]
+            segment, fd = create(array.nbytes)
+            self._fds.append(fd)
+            if name in takes:
+                segment.view(array.dtype.name, array.shape)[...] = array
+            self.instance.attach(number, segment.size, fd)
+            refs.append(wire.TensorRef(name, array.dtype.name, array.shape, number))
+        self._request = wire.Run(tuple(refs[: len(takes)]), tuple(refs[len(takes) :]))
+
+    def __enter__(self) -> Probe:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.instance.stop()
+        for fd in self._fds:
+            os.close(fd)
+
+    def run(self) -> tuple[float, float]:
+        """One request: round trip and the function's own run, ms."""
+        start = time.perf_counter()
+        done, _ = self.instance.run(self._request)
+        return (time.perf_counter() - start) * 1000, done.run_s * 1000
+
+
+def floor_and_hop(scratch: Path) -> tuple[Floor, HopCost]:
+    """The runtime floor and the price of a hop, from workers that do next to nothing."""
+    overheads, calls = [], []
+    sizes_mb = (1 / 64, 4.0)
+    floor = Floor(0.0, 0.0, 0.0)
+    for size_mb in sizes_mb:
+        shape = (int(size_mb * 2**18),)
+        directory = scratch / f"echo-{size_mb}"
+        directory.mkdir(parents=True)
+        specs = (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
+        graph = helper.make_graph(
+            [helper.make_node("Relu", ["x"], ["y"])],
+            "echo",
+            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+        onnx.save(model, directory / "optimised.onnx")
+        _write_function(directory, *specs, prepack=False)
+        values = {n: np.ones(shape, np.float32) for n in ("x", "y")}
+        with Probe(directory, values, ("x",), ("y",)) as probe:
+            trips = [probe.run() for _ in range(60)][10:]
+            report = probe.instance.report()
+            floor = Floor(report.floor_mb, report.floor_anonymous_mb, probe.cold.spawn + probe.cold.imports)
+        overheads.append(float(np.median([trip - run for trip, run in trips])))
+        calls.append(float(np.median([run for _, run in trips])))
+        shutil.rmtree(directory)
+    slope = max(0.0, (overheads[1] - overheads[0]) / (sizes_mb[1] - sizes_mb[0]))
+    return floor, HopCost(overheads[0], slope, calls[0])
