@@ -1,30 +1,31 @@
-"""The control protocol between a driver and a worker: small msgpack messages over a Unix stream socket.
+"""The control protocol between a driver and a worker: one small msgpack message per packet of a Unix socket.
 
-A frame is 4 bytes of header length, 8 bytes of payload length, the header, the payload. Tensors travel in shared
-segments (the header names them) or, on the plain socket channel, as the payload.
+Control goes over a SEQPACKET socket, so a message is one system call on each side and needs no framing. Tensors travel
+in shared segments that messages name; on the plain socket channel their bytes go over a stream socket beside it.
 """
 
 from __future__ import annotations
 
 import socket
-import struct
+from collections.abc import Iterable
 
 import msgspec
 
 from lamella.errors import WireError
 
-_FRAME = struct.Struct("<IQ")
-HEADER_LIMIT = 1 << 20
+PACKET_LIMIT = 1 << 16
 
 
 class TensorRef(msgspec.Struct, frozen=True, array_like=True):
-    """Where a tensor lies: in a segment, or (-1) in the payload, in order."""
+    """Where a tensor lies: in a segment, or (-1) on the stream socket, in order."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     segment: int = -1
     codec: str = "none"
+    size: int = 0
+    """Bytes on the stream socket."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -66,9 +67,11 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Run. `outputs` give shapes; seconds the function ran, and of CPU time."""
+    """The answer to Run. `outputs` where they did not all go in place; when it started (CLOCK_MONOTONIC), seconds it
+    ran, and of CPU time."""
 
     outputs: tuple[TensorRef, ...]
+    started: float
     run_s: float
     cpu_s: float
 
@@ -103,34 +106,55 @@ _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)
 
 
-def send(sock: socket.socket, message: Message, payload: tuple[memoryview, ...] = ()) -> None:
-    """Send one message, with the bytes of tensors behind it."""
-    header = _encoder.encode(message)
-    size = sum(p.nbytes for p in payload)
-    sock.sendall(_FRAME.pack(len(header), size) + header)
-    for part in payload:
-        sock.sendall(part)
+def encode(message: Message) -> bytes:
+    """The message's packet.
+
+    Raises:
+        WireError: it names more tensors than fit one packet.
+    """
+    packet = _encoder.encode(message)
+    if len(packet) > PACKET_LIMIT:
+        raise WireError(f"a control message of {len(packet)} bytes; the limit is {PACKET_LIMIT}")
+    return packet
 
 
-def receive(sock: socket.socket) -> tuple[Message, bytearray]:
-    """The next message and its payload.
+def decode(packet: bytes) -> Message:
+    """The message in a packet.
 
     Raises:
         WireError: not a message of this protocol.
-        EOFError: the other side closed.
-        TimeoutError: the socket has a timeout and it passed.
+        EOFError: the packet is empty, which is how a closed socket reads.
     """
-    length, size = _FRAME.unpack(_exactly(sock, _FRAME.size))
-    if length > HEADER_LIMIT:
-        raise WireError(f"a header of {length} bytes; the limit is {HEADER_LIMIT}")
+    if not packet:
+        raise EOFError
     try:
-        message = _decoder.decode(_exactly(sock, length))
+        return _decoder.decode(packet)
     except msgspec.MsgspecError as error:
         raise WireError(f"a message that is not of this protocol: {error}") from error
-    return message, _exactly(sock, size)
 
 
-def _exactly(sock: socket.socket, size: int) -> bytearray:
+def send(sock: socket.socket, message: Message) -> None:
+    """Send one message."""
+    sock.send(encode(message))
+
+
+def receive(sock: socket.socket) -> Message:
+    """The next message; see `decode` for what it raises, and TimeoutError where the socket has a timeout."""
+    return decode(sock.recv(PACKET_LIMIT))
+
+
+def send_bytes(sock: socket.socket, parts: Iterable[memoryview]) -> None:
+    """Send tensors over the stream socket."""
+    for part in parts:
+        sock.sendall(part)
+
+
+def receive_bytes(sock: socket.socket, size: int) -> bytearray:
+    """Exactly `size` bytes of the stream socket.
+
+    Raises:
+        EOFError: the other side closed before.
+    """
     data = bytearray(size)
     view = memoryview(data)
     while view:
@@ -142,7 +166,7 @@ def _exactly(sock: socket.socket, size: int) -> bytearray:
 
 
 def send_descriptor(sock: socket.socket, fd: int) -> None:
-    """Hand over a descriptor, right after Attach."""
+    """Hand over a descriptor: the packet right after Attach."""
     socket.send_fds(sock, [b"\0"], [fd])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,7 @@ from lamella.graph.model import Graph
 from lamella.graph.requests import request, unknown_ranges
 from lamella.limits import Limiter, detect
 from lamella.limits.pagecache import evict
+from lamella.machine import on_cores
 from lamella.package import build
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
@@ -99,7 +101,9 @@ def compare(
 
     plans, failed = _plans(graph, profile, platform, planners, given, slo_ms, max_stages, batch, vcpu, ranges, progress)
     per_round = 4 if requests >= 12 else 1
-    with _workspace() as space, ExitStack() as stack:
+    everywhere = frozenset(os.sched_getaffinity(0))
+    cores = max((f.threads for p in plans.values() for f in p.functions), default=1)
+    with _workspace() as space, on_cores(cores) as cpus, ExitStack() as stack:
         packages = {}
         for k, (name, plan) in enumerate(plans.items()):
             progress(0.1 + 0.2 * k / len(plans), f"packaging {name}")
@@ -121,6 +125,7 @@ def compare(
                     sizes=given_sizes if limiter.enforced else {f: Size(None, s.vcpu) for f, s in given_sizes.items()},
                     period_ms=int(platform.cpu.period_ms.value),
                     timeout_s=platform.limits.timeout_s.value,
+                    cpus=everywhere if plan.functions[0].kind == "default" else cpus,
                 )
             )
             colds[name] = _cold(deployments[name], packages[name], draw())

@@ -164,13 +164,14 @@ class _Bench:
                 gives.append(wire.TensorRef(out.name, out.dtype, shape))
             else:
                 gives.append(self._hold(out.name, np.zeros(shape, numpy_dtype(out.dtype))))
-        self._request = wire.Run(tuple(takes), tuple(gives))
+        self._gives = tuple(gives)
+        self._request = wire.encode(wire.Run(tuple(takes), self._gives))
 
     def _hold(self, name: str, array: np.ndarray) -> wire.TensorRef:
         segment, fd = create(array.nbytes)
         segment.view(array.dtype.name, array.shape)[...] = array
         self._held.append((fd, segment))
-        return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1)
+        return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1, size=array.nbytes)
 
     def __enter__(self) -> _Bench:
         return self
@@ -207,7 +208,7 @@ class _Bench:
             report = instance.report()
             self._outputs = {
                 ref.name: np.array(self._held[ref.segment][1].view(ref.dtype, ref.shape))
-                for ref in self._request.outputs
+                for ref in self._gives
                 if ref.segment >= 0
             }
             return Trial(

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import msgspec
 import numpy as np
 
 from lamella.graph.model import Graph
@@ -19,6 +20,7 @@ from lamella.profile.document import Profile, UnitMemory, Variant
 
 MB = 2**20
 PHASES = 32
+INERT_MB = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +74,37 @@ class SliceModel:
         self.units = len(profile.units)
 
     @cached_property
+    def _inert(self) -> list[bool]:
+        """Units on which prepacking does nothing: no private copy appears."""
+        return [
+            abs(self._memory(u, True).private_mb - self._memory(u, False).private_mb) < INERT_MB
+            for u in range(self.units)
+        ]
+
+    @cached_property
     def _prefix(self) -> dict[Variant, tuple[np.ndarray, np.ndarray]]:
-        """Per variant the prefix sums of unit times and of savings."""
+        """Per variant the prefix sums of unit times and of savings.
+
+        Where prepacking does nothing its two measurements are of the same thing: their mean is used for both, or the
+        planner would pick the luckier one, slice after slice. A saving below zero is noise.
+        """
+        raw = {
+            v: (
+                np.array([u.times[k].median_ms for u in self.profile.units]),
+                np.array([c.savings[k].ms for c in self.profile.cuts]),
+            )
+            for k, v in enumerate(self.profile.variants)
+        }
+        same_units = np.array(self._inert)
+        same_cuts = same_units[:-1] & same_units[1:]
         table = {}
-        for k, variant in enumerate(self.profile.variants):
-            times = [u.times[k].median_ms for u in self.profile.units]
-            saved = [0.0, *(c.savings[k].ms for c in self.profile.cuts)]
-            table[variant] = (np.concatenate([[0.0], np.cumsum(times)]), np.cumsum(saved))
+        for variant, (times, savings) in raw.items():
+            other = raw.get(msgspec.structs.replace(variant, prepack=not variant.prepack))
+            if other:
+                times = np.where(same_units, (times + other[0]) / 2, times)
+                savings = np.where(same_cuts, (savings + other[1]) / 2, savings)
+            saved = np.cumsum([0.0, *np.maximum(savings, 0.0)])
+            table[variant] = (np.concatenate([[0.0], np.cumsum(times)]), saved)
         return table
 
     def compute_ms(self, first: int, last: int, *, prepack: bool, threads: int) -> float:

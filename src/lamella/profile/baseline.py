@@ -18,7 +18,7 @@ from lamella.documents import Document
 from lamella.graph.extract import link_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
-from lamella.machine import this_machine
+from lamella.machine import on_cores, this_machine
 from lamella.profile.probes import RUNS, Probe
 from lamella.runtime.function import Function, TensorSpec
 
@@ -65,7 +65,8 @@ def measure_whole(
         documents.write(scratch / "function.json", function)
         values = request(graph, np.random.default_rng(0), batch, ranges)
         values |= {t.name: np.zeros(t.shape_at(batch), t.dtype) for t in tensors[1]}
-        with Probe(scratch, values, graph.inputs, graph.outputs) as probe:
+        cores = threads if kind == "plain" else this_machine().cores
+        with on_cores(cores), Probe(scratch, values, graph.inputs, graph.outputs) as probe:
             runs = [probe.run()[1] for _ in range(RUNS + 1)][1:]
             whole = Whole(
                 peak_mb=probe.instance.report().peak_mb, run_ms=float(np.median(runs)), cold_ms=probe.cold.total

@@ -24,7 +24,7 @@ from lamella.graph.cuts import Cut, plan_cuts
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
-from lamella.machine import this_machine
+from lamella.machine import on_cores, this_machine
 from lamella.profile.document import (
     CodecResult,
     CutProfile,
@@ -41,7 +41,7 @@ from lamella.profile.document import (
 from lamella.profile.probes import floor_and_hop, unit_memory
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "3"
+PROFILE_VERSION = "6"
 """Part of the cache key: raise it when measuring changes."""
 
 Progress = Callable[[float, str], None]
@@ -101,7 +101,7 @@ def measure(
     *,
     batches: Sequence[int] = (1,),
     threads: Sequence[int] = (1,),
-    budget_s: float = 6.0,
+    budget_s: float = 10.0,
     progress: Progress = lambda share, what: None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Profile:
@@ -124,7 +124,7 @@ def measure(
     rng = np.random.default_rng(0)
     try:
         if state.hop is None:
-            steps.append(("runtime floor and hops", 1.5, lambda s, tick: _floor(s, scratch)))
+            steps.append(("runtime floor and hops", 3.0, lambda s, tick: _floor(s, scratch)))
         for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
             group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
             steps.append(
@@ -162,7 +162,8 @@ def measure(
 
 
 def _floor(state: _State, scratch: Path) -> _State:
-    floor, hop = floor_and_hop(scratch)
+    with on_cores(1):
+        floor, hop = floor_and_hop(scratch)
     return msgspec.structs.replace(state, floor=floor, hop=hop)
 
 
@@ -177,7 +178,8 @@ def _time(
     tick: Callable[[float], None],
 ) -> _State:
     least = 5 if variants[0].batch == 1 else 3
-    results = time_units(graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick)
+    with on_cores(max(v.threads for v in variants)):
+        results = time_units(graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick)
     timed = [
         _Timed(
             variant,

@@ -15,6 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -78,38 +80,51 @@ class Instance:
     """A worker process. Not thread-safe: one request at a time, as on the platforms we rehearse."""
 
     def __init__(
-        self, name: str, directory: Path, limiter: Limiter, *, memory_mb: int | None, vcpu: float, period_ms: int = 10
+        self,
+        name: str,
+        directory: Path,
+        limiter: Limiter,
+        *,
+        memory_mb: int | None,
+        vcpu: float,
+        period_ms: int = 10,
+        cpus: frozenset[int] | None = None,
     ) -> None:
-        """Spawn the process under its limits; `ready()` waits for it."""
+        """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it."""
         self.name = name
         self.memory_mb = memory_mb
-        self.events: list[tuple[float, State]] = []
+        self.events: deque[tuple[float, State]] = deque(maxlen=256)
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
+        self._timeout_s = -1.0
         self._group = limiter.create(f"{next(_numbers)}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._sock = ours
+        self._sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._stream, stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         self._stderr = tempfile.TemporaryFile()
         self.spawned = time.monotonic()
         self._enter(State.SPAWNING, self.spawned)
         try:
-            argv = [sys.executable, "-m", "lamella.runtime.worker", str(theirs.fileno()), str(directory)]
+            descriptors = [control.fileno(), stream.fileno()]
+            argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, descriptors), str(directory)]
             self._process = subprocess.Popen(
                 self._group.command(argv),
-                pass_fds=[theirs.fileno()],
+                pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,
                 env=_environment(),
                 start_new_session=True,
             )
         except BaseException:
-            ours.close()
+            self._sock.close()
+            self._stream.close()
             self._group.remove()
             raise
         finally:
-            theirs.close()
-        if self._group.affinity:
-            os.sched_setaffinity(self._process.pid, self._group.affinity)
+            control.close()
+            stream.close()
+        pinned = cpus or self._group.affinity
+        if pinned:
+            os.sched_setaffinity(self._process.pid, pinned)
 
     @property
     def state(self) -> State:
@@ -166,9 +181,12 @@ class Instance:
             wire.send(self._sock, wire.Detach(segment))
 
     def run(
-        self, request: wire.Run, payload: tuple[memoryview, ...] = (), timeout_s: float = 60.0
-    ) -> tuple[wire.Done, bytearray]:
-        """One request.
+        self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()
+    ) -> tuple[wire.Done, list[bytearray]]:
+        """One request: an encoded `Run`, and the tensors that go over the stream socket.
+
+        Returns:
+            The answer, and the bytes of outputs that came over the stream, in order.
 
         Raises:
             InputRefused: the function cannot take these tensors; it stays ready.
@@ -176,9 +194,18 @@ class Instance:
         """
         self._enter(State.BUSY)
         try:
-            self._sock.settimeout(timeout_s)
-            wire.send(self._sock, request, payload)
-            message, data = wire.receive(self._sock)
+            if self._timeout_s != timeout_s:
+                self._timeout_s = timeout_s
+                self._sock.settimeout(timeout_s)
+                self._stream.settimeout(timeout_s)
+            self._sock.send(request)
+            wire.send_bytes(self._stream, parts)
+            message = wire.receive(self._sock)
+            data = (
+                [wire.receive_bytes(self._stream, ref.size) for ref in message.outputs if ref.segment < 0]
+                if isinstance(message, wire.Done)
+                else []
+            )
         except TimeoutError:
             self.kill()
             raise FunctionTimeout(
@@ -228,13 +255,15 @@ class Instance:
         self._group.kill()
         self._group.remove()
         self._sock.close()
+        self._stream.close()
         self._stderr.close()
         self._enter(State.GONE)
 
     def _receive(self, timeout_s: float, doing: str) -> wire.Message:
+        self._timeout_s = timeout_s
         self._sock.settimeout(timeout_s)
         try:
-            return wire.receive(self._sock)[0]
+            return wire.receive(self._sock)
         except TimeoutError:
             self.kill()
             raise FunctionTimeout(
