@@ -18,7 +18,8 @@ class Codec(Protocol):
     """Encode and decode one tensor."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What plans and profiles call it."""
 
     @property
     def bound(self) -> float:

@@ -67,8 +67,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Run. `outputs` where they did not all go in place; when it started (CLOCK_MONOTONIC), seconds it
-    ran, and of CPU time."""
+    """The answer to Run: outputs unless all went in place, when it started (CLOCK_MONOTONIC), seconds run and of CPU."""
 
     outputs: tuple[TensorRef, ...]
     started: float
@@ -128,9 +127,10 @@ def decode(packet: bytes) -> Message:
     if not packet:
         raise EOFError
     try:
-        return _decoder.decode(packet)
+        message: Message = _decoder.decode(packet)
     except msgspec.MsgspecError as error:
         raise WireError(f"a message that is not of this protocol: {error}") from error
+    return message
 
 
 def send(sock: socket.socket, message: Message) -> None:

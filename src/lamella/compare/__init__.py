@@ -1,0 +1,1 @@
+"""Deploy several plans for real and measure them side by side."""

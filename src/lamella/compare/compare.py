@@ -279,15 +279,23 @@ def _record(
     added = sum(platform.hop_ms(h.bytes) for h in plan.hops)
     latency = np.array([s.latency_ms for s in samples]) + added
     stages = np.array([s.stage_ms for s in samples])
-    costs = [
-        sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 for s in samples
-    ]
+    costs = [sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 for s in samples]
     hop_usd = sum(h.cost_usd for h in plan.hops) * 1e6
-    billed = float(np.mean([sum(m * platform.billed_ms(t) for m, t in zip(sizes, s.stage_ms, strict=True)) for s in samples])) / 1000
+    billed = (
+        float(
+            np.mean([sum(m * platform.billed_ms(t) for m, t in zip(sizes, s.stage_ms, strict=True)) for s in samples])
+        )
+        / 1000
+    )
     resident = float(sum(sizes) * np.mean(latency)) / 1000
     used, bare = used_memory_time(plan, graph, profile, stages.mean(axis=0))
     p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added))
-    cost_low, cost_high = interval(_by_round(samples, lambda s: sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 + hop_usd))
+    cost_low, cost_high = interval(
+        _by_round(
+            samples,
+            lambda s: sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 + hop_usd,
+        )
+    )
     medians = np.median(stages, axis=0)
     return PlanRecord(
         planner=plan.planner,
@@ -364,9 +372,7 @@ def load_inputs(path: Path, graph: Graph) -> list[dict[str, np.ndarray]]:
     missing = [n for n in graph.inputs if n not in arrays]
     if missing:
         raise InputRefused(f"{path} lacks {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
-    rows = min(
-        len(arrays[n]) // (graph.tensors[n].shape_at(1)[0] or 1) for n in graph.inputs if graph.tensors[n].shape
-    )
+    rows = min(len(arrays[n]) // (graph.tensors[n].shape_at(1)[0] or 1) for n in graph.inputs if graph.tensors[n].shape)
     found = []
     for row in range(max(1, rows)):
         feed = {}

@@ -106,5 +106,5 @@ class Comparison(Document, frozen=True, kw_only=True):
     date: str
     slo_ms: float | None
     plans: tuple[PlanRecord, ...]
-    failed: dict[str, str] = {}
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
     """Planners that made no plan, and why."""

@@ -84,4 +84,3 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
         return float(array.min()), float(array.max())
     draws = np.random.default_rng(0).choice(array, (2000, len(array))).mean(axis=1)
     return float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))
-

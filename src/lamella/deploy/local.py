@@ -119,6 +119,10 @@ class Deployment:
         made = {o.name for f in self.functions for o in f.outputs}
         return {s.name: s for f in self.functions for s in f.inputs if s.name not in made}
 
+    def pin(self, cpus: frozenset[int]) -> None:
+        """Keep instances started from now on to these cores."""
+        self._cpus = cpus
+
     def start(self) -> dict[str, ColdStart]:
         """Start what is not running, all at once; the cold start of each function that was started."""
         new = [f.name for f in self.functions if f.name not in self.instances]
@@ -195,7 +199,7 @@ class Deployment:
     def _stage(self, function: Function, values: dict[str, np.ndarray], batch: int) -> StageTime:
         instance = self.instances[function.name]
         call = self._call(function, instance, values, batch)
-        parts = [memoryview(np.ascontiguousarray(values[n]).reshape(-1).view(np.uint8)) for n in call.streamed]
+        parts = [np.ascontiguousarray(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
         done, data = instance.run(call.packet, self._timeout_s, parts)
         self._used[function.name] = time.monotonic()
         values.update(call.views)

@@ -73,7 +73,7 @@ def allocate(
 
     Where limits cannot be enforced the size rests on VmHWM alone. Results are cached by the package's content.
     """
-    manifest, plan = verify(package)
+    plan = verify(package)[1]
     values = dict(inputs)
     found = {}
     for planned in plan.functions:
@@ -105,7 +105,11 @@ def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: 
         )
     if not enforced:
         return Allocation(
-            memory_mb=size, peak_mb=free.peak_mb, cold_ms=free.cold_ms, run_ms=free.run_ms, tried=((size, "not enforced"),)
+            memory_mb=size,
+            peak_mb=free.peak_mb,
+            cold_ms=free.cold_ms,
+            run_ms=free.run_ms,
+            tried=((size, "not enforced"),),
         )
     tried: list[tuple[int, str]] = []
     refused = 0
@@ -211,9 +215,7 @@ class _Bench:
                 for ref in self._gives
                 if ref.segment >= 0
             }
-            return Trial(
-                memory_mb, start.total, float(np.median(times)), report.peak_mb, report.major_faults - before
-            )
+            return Trial(memory_mb, start.total, float(np.median(times)), report.peak_mb, report.major_faults - before)
         finally:
             instance.stop()
 

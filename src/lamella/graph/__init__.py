@@ -1,0 +1,1 @@
+"""A model as a graph: import, shapes, cuts, slices, offline optimisation."""

@@ -76,21 +76,23 @@ def legal_cuts(graph: Graph) -> tuple[list[Cut], list[Refusal]]:
 def plan_cuts(graph: Graph, limit: int = 48) -> list[Cut]:
     """The cuts a planner considers: element-wise operators folded into producers, branches collapsed.
 
-    A branch (residual, inception, attention) is collapsed by keeping the cuts that a single tensor crosses; only where a
-    stretch between two of them holds more than a sixth of the model's load are cuts of two, three, ... tensors
+    A branch (residual, inception, attention) is collapsed by keeping the cuts that a single tensor crosses; only where
+    a stretch between two of them holds more than a sixth of the model's load are cuts of two, three, ... tensors
     admitted. At most `limit` cuts are kept, the lightest in each stretch of equal load, so that huge graphs stay
     plannable.
     """
     load = _load(graph)
     cuts = [c for c in legal_cuts(graph)[0] if c.tensors and IDLE < load[c.position] < 1 - IDLE]
-    useful = [c for c, after in zip(cuts, [*cuts[1:], None], strict=True) if not _folds(graph, c, after)]
+    useful = [c for i, c in enumerate(cuts) if not _folds(graph, c, cuts[i + 1] if i + 1 < len(cuts) else None)]
     return _thin(_collapse(useful, load, 0.0, 1.0, 1), load, limit)
 
 
 def _folds(graph: Graph, cut: Cut, after: Cut | None) -> bool:
-    """Whether the operator behind the cut belongs to its producer: it is cheap, and cutting after it carries no more."""
+    """Whether the operator behind the cut belongs to its producer: cheap, and cutting after it carries no more."""
     op = graph.operators[cut.position]
     cheap = op.kind in ELEMENTWISE or not op.weights
+    if cheap and cut.position == len(graph.operators) - 1:
+        return True
     return cheap and after is not None and after.position == cut.position + 1 and after.bytes <= cut.bytes
 
 
@@ -110,7 +112,7 @@ def _load(graph: Graph) -> list[float]:
 
 def _collapse(cuts: list[Cut], load: list[float], start: float, end: float, width: int) -> list[Cut]:
     """Cuts at most `width` tensors wide; wider ones only inside stretches that carry more than a sixth of the load."""
-    if not cuts or end - start <= 1 / 6 and width > 1:
+    if not cuts or (end - start <= 1 / 6 and width > 1):
         return []
     narrow = [c for c in cuts if len(c.tensors) <= width]
     edges = [start, *(load[c.position] for c in narrow), end]

@@ -37,7 +37,7 @@ class Extractor:
         nodes = self._proto.graph.node[first:last]
         names = {n for node in nodes for n in reads(node)}
         inside = {n for node in nodes for n in node.output if n} - set(gives)
-        proto = helper.make_model(
+        return helper.make_model(
             helper.make_graph(
                 nodes,
                 f"{self.graph.name}[{first}:{last}]",
@@ -49,7 +49,6 @@ class Extractor:
             opset_imports=self._proto.opset_import,
             ir_version=self._proto.ir_version,
         )
-        return proto
 
     def write(self, first: int, last: int, directory: Path) -> Path:
         """Write the slice into `directory` beside a link to the weights; the path of the ONNX file."""

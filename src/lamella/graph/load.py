@@ -1,8 +1,8 @@
 """From what the user gives to an imported graph, once: the result is cached by the content of the file.
 
 The cache entry is a directory with the skeleton `graph.onnx`, the mapped `weights.bin` and `graph.json` (operators,
-tensors, shapes). It is written under a temporary name and renamed, so an interrupted import leaves nothing behind that a
-later one could mistake for a model.
+tensors, shapes). It is written under a temporary name and renamed, so an interrupted import leaves nothing behind that
+a later one could mistake for a model.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
+from onnx.inliner import inline_local_functions
 
 from lamella.documents import cache_dir
 from lamella.errors import ModelError, UnboundShape
@@ -83,7 +84,9 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
     if not (directory / "graph.json").is_file():
         _import(proto, path, bound, specs, directory)
     stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
-    return Graph(name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored))
+    return Graph(
+        name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored)
+    )
 
 
 def _parse(path: Path) -> ModelProto:
@@ -127,7 +130,7 @@ def _import(
     except OSError as error:
         raise disk_error(error, directory) from error
     try:
-        proto = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+        proto = inline_local_functions(proto) if proto.functions else proto
         weights = _take_weights(proto, path)
         _bind(proto, weights, bound)
         proto = normalise(proto, weights)
@@ -192,7 +195,8 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
                 raise UnboundShape(
                     f"input {value.name!r} has the shape [{shape}] with nothing bound to {', '.join(unbound) or 'it'}",
                     where=f"input {value.name!r}",
-                    try_=f"--shape {value.name}=" + ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims),
+                    try_=f"--shape {value.name}="
+                    + ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims),
                 )
             continue
         if value.type.tensor_type.HasField("shape") and len(given) != len(dims):

@@ -39,7 +39,8 @@ def numpy_dtype(name: str) -> np.dtype[np.generic]:
     except TypeError:
         import ml_dtypes
 
-        return np.dtype(getattr(ml_dtypes, name))
+        made: np.dtype[np.generic] = np.dtype(getattr(ml_dtypes, name))
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +131,9 @@ class Graph:
     @cached_property
     def producer(self) -> dict[str, int]:
         """For each tensor the index of the operator that makes it, -1 for a graph input."""
-        made = {name: -1 for name in self.inputs}
+        made = dict.fromkeys(self.inputs, -1)
         for op in self.operators:
-            made.update({name: op.index for name in op.outputs})
+            made.update(dict.fromkeys(op.outputs, op.index))
         return made
 
     @cached_property
@@ -140,7 +141,7 @@ class Graph:
         """For each tensor the index of the last operator that reads it; its producer where none does."""
         last = dict(self.producer)
         for op in self.operators:
-            last.update({name: op.index for name in op.inputs})
+            last.update(dict.fromkeys(op.inputs, op.index))
         return last
 
     @cached_property

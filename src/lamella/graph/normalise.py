@@ -55,7 +55,7 @@ def captured(node: NodeProto) -> list[str]:
 
 def constant_bytes(graph: GraphProto) -> int:
     """Bytes of the constants inside a subgraph, at any depth."""
-    total = sum(t.ByteSize() for t in graph.initializer)
+    total: int = sum(t.ByteSize() for t in graph.initializer)
     for node in graph.node:
         if node.op_type == "Constant":
             total += node.ByteSize()

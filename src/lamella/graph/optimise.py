@@ -51,9 +51,7 @@ def optimise(path: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
 def split_weights(proto: ModelProto, directory: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
     """Take the external initialisers out of `proto`; mapped arrays by name."""
     large = {
-        t.name: read_external(t, directory)
-        for t in proto.graph.initializer
-        if t.data_location == TensorProto.EXTERNAL
+        t.name: read_external(t, directory) for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL
     }
     small = [t for t in proto.graph.initializer if t.name not in large]
     del proto.graph.initializer[:]

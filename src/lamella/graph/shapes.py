@@ -163,9 +163,7 @@ def _batch_shapes(
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Shapes at batch 2, after checking that row 0 of the batch gets the answer it gets alone."""
     other = example_inputs(proto, specs, 1, rng)
-    fixed = {
-        i.name for i in proto.graph.input if not any(d.dim_param for d in i.type.tensor_type.shape.dim)
-    }
+    fixed = {i.name for i in proto.graph.input if not any(d.dim_param for d in i.type.tensor_type.shape.dim)}
     two = {n: one[n] if n in fixed else np.concatenate([one[n], other[n]]) for n in one}
     values = _exposed_run(proto, directory, two)
     for out in proto.graph.output:
@@ -223,9 +221,7 @@ def _plain(dim: Dim) -> int | str:
     return dim if isinstance(dim, int) else dim.replace("*", "x")
 
 
-def _operator(
-    index: int, node: NodeProto, tensors: Mapping[str, Tensor], weights: Mapping[str, Weight]
-) -> Operator:
+def _operator(index: int, node: NodeProto, tensors: Mapping[str, Tensor], weights: Mapping[str, Weight]) -> Operator:
     names = reads(node)
 
     def shape(name: str) -> tuple[int, ...]:

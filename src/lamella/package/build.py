@@ -1,4 +1,4 @@
-"""Build a package from a plan: cut each slice out, optimise it offline, lay its weights out for mapping, hash it all."""
+"""Build a package from a plan: cut each slice out, optimise it offline, lay its weights out for mapping, hash all."""
 
 from __future__ import annotations
 
@@ -152,7 +152,7 @@ def _check(path: Path, expected: str, directory: Path) -> None:
     found = sha256(path)
     if found != expected:
         raise PackageError(
-            f"{path.relative_to(directory)} changed since it was packaged (hash {found[:12]}, manifest {expected[:12]})",
+            f"{path.relative_to(directory)} changed since it was packaged (hash {found[:12]}, was {expected[:12]})",
             where=str(directory),
             try_="lamella package plan.json -o DIR",
         )

@@ -42,7 +42,7 @@ class WeightsFile:
         """
         for name, array in weights.items():
             flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            digest = hashlib.sha256(flat).digest()
+            digest = hashlib.sha256(flat.data).digest()
             offset = self._offsets.get(digest)
             if offset is None:
                 offset = self._append(flat)

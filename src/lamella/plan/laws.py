@@ -65,7 +65,9 @@ def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
         known.update(gives)
     for hop, f in zip(plan.hops, plan.functions[1:], strict=False):
         if hop.position != f.first:
-            found.append(LawBroken(f"law 2: a hop stands at {hop.position}, {f.name} begins at {f.first}", where=f.name))
+            found.append(
+                LawBroken(f"law 2: a hop stands at {hop.position}, {f.name} begins at {f.first}", where=f.name)
+            )
             continue
         made, last = graph.producer, graph.last_use
         crossing = {n for n in made if made[n] < hop.position <= last[n]}
@@ -88,14 +90,12 @@ def _memory(plan: Plan, platform: Platform) -> list[LamellaError]:
     for f in plan.functions:
         need = max(f.peak_mb, f.floor_mb)
         if f.memory_mb < need - 0.5:
-            found.append(
-                LawBroken(f"law 4: {f.name} is given {f.memory_mb} MB and needs {need:.0f} MB", where=f.name)
-            )
+            found.append(LawBroken(f"law 4: {f.name} is given {f.memory_mb} MB and needs {need:.0f} MB", where=f.name))
         if platform.allocation_mb(f.memory_mb) != f.memory_mb:
             found.append(
                 PlatformLimit(
-                    f"{f.name}: {platform.name} does not sell {f.memory_mb} MB (from {platform.memory.min_mb.value:g} to "
-                    f"{platform.memory.max_mb.value:g} MB in steps of {platform.memory.step_mb.value:g})",
+                    f"{f.name}: {platform.name} does not sell {f.memory_mb} MB (from {platform.memory.min_mb.value:g} "
+                    f"to {platform.memory.max_mb.value:g} MB in steps of {platform.memory.step_mb.value:g})",
                     where=f.name,
                 )
             )
@@ -142,7 +142,9 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
     for f in plan.functions:
         cost = platform.cost_usd(f.memory_mb, f.run_ms)
         if not math.isclose(cost, f.cost_usd, rel_tol=1e-4):
-            found.append(LawBroken(f"law 6: {f.name} costs ${cost:.3g} a run by the price list, the plan says ${f.cost_usd:.3g}"))
+            found.append(
+                LawBroken(f"law 6: {f.name} costs ${cost:.3g} a run by the price list, the plan says ${f.cost_usd:.3g}")
+            )
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     if not math.isclose(cost * 1e6, plan.predicted.cost_usd_per_million, rel_tol=1e-4):
         found.append(
@@ -157,7 +159,5 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
             LawBroken(f"law 6: functions and hops take {least:.2f} ms, the plan says {plan.predicted.latency_ms:.2f}")
         )
     if plan.slo_ms is not None and plan.predicted.latency_ms > plan.slo_ms * (1 + TOLERANCE):
-        found.append(
-            LawBroken(f"the plan takes {plan.predicted.latency_ms:.1f} ms, its SLO is {plan.slo_ms:g} ms")
-        )
+        found.append(LawBroken(f"the plan takes {plan.predicted.latency_ms:.1f} ms, its SLO is {plan.slo_ms:g} ms"))
     return found

@@ -83,9 +83,7 @@ def _document(model: SliceModel, decision: Decision, name: str, given: str, slo_
         batch=model.batch,
         functions=functions,
         hops=hops,
-        predicted=Predicted(
-            chosen.latency_ms, float(sum(f.memory_mb for f in functions)), chosen.cost_usd * 1e6
-        ),
+        predicted=Predicted(chosen.latency_ms, float(sum(f.memory_mb for f in functions)), chosen.cost_usd * 1e6),
         slack=_slack(model, chosen, slo_ms),
         losers=tuple(
             Loser(c.name + _details(c), len(c.choices), c.latency_ms, c.cost_usd * 1e6, why)
@@ -189,9 +187,10 @@ def _baseline(
 ) -> Plan:
     """The user's file as it is, its size tuned over the platform's sizes by running it."""
     kind = BASELINES[name]
-    law = profile.floor.resident_mb + (
-        graph.weight_bytes(0, len(graph.operators)) + graph.live_bytes(0, len(graph.operators), batch)
-    ) / MB
+    law = (
+        profile.floor.resident_mb
+        + (graph.weight_bytes(0, len(graph.operators)) + graph.live_bytes(0, len(graph.operators), batch)) / MB
+    )
     model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
     peak = measure_whole(graph, kind, 1, batch, ranges).peak_mb
     need = platform.allocation_mb(max(peak, law))
@@ -207,9 +206,7 @@ def _baseline(
         threads = min(threads_for(share), this_machine().cores)
         whole = measure_whole(graph, kind, threads, batch, ranges)
         run = throttled_ms(round(whole.run_ms, 3), round(share, 4), platform.cpu.period_ms.value)
-        choice = Choice(
-            0, model.units, size, share, threads, True, peak, law, run, platform.cost_usd(size, run)
-        )
+        choice = Choice(0, model.units, size, share, threads, True, peak, law, run, platform.cost_usd(size, run))
         candidates.append(Candidate(name, (choice,), model.entry_ms + run, choice.cost_usd))
     feasible = [c for c in candidates if slo_ms is None or c.latency_ms <= slo_ms]
     if not feasible:
@@ -222,7 +219,6 @@ def _baseline(
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"
     plan = _document(model, Decision(chosen, why, ()), name, given, slo_ms)
-    only = plan.functions[0]
     function = msgspec.structs.replace(
         plan.functions[0],
         kind=cast(Kind, kind),

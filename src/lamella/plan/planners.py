@@ -1,7 +1,7 @@
 """The planners: pure functions of a priced model, each a frozen value with a name.
 
 `mopar` re-implements the vertical half of MOPAR (arXiv 2404.02445): similar units merged, then dynamic programming over
-the remaining cuts on memory-time plus hops, under the caller's SLO or, without one, 2 % above the single function's
+the remaining cuts on memory-time plus hops, under the caller's SLO or, without one, 1 % above the single function's
 latency. `single` is a candidate of every planner that divides, so no plan is worse than it by the model.
 """
 
@@ -16,8 +16,8 @@ from lamella.plan.predict import Choice, SliceModel
 from lamella.plan.search import Front, Label, cheapest, divide
 from lamella.plan.simplify import merge_similar
 
-LATENCY_MARGIN = 1.02
-"""Without an SLO a divided plan may take this much of the single function's latency."""
+LATENCY_MARGIN = 1.01
+"""Without an SLO a divided plan may take this much of the single function's predicted latency: half of what we allow."""
 
 
 class Request(NamedTuple):
@@ -48,7 +48,8 @@ class Planner(Protocol):
     """Decides how to divide."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """What the command line and the plan call it."""
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The division to use; InfeasiblePlan with the nearest feasible one where the request cannot be met."""
@@ -134,14 +135,12 @@ class Mopar:
         if not alone:
             return math.inf, "no SLO"
         cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
-        return cap, f"latency at most {cap:.1f} ms (2 % above the single function, no SLO given)"
+        return cap, f"latency at most {cap:.1f} ms (1 % above the single function, no SLO given)"
 
 
 def singles(model: SliceModel) -> list[Candidate]:
     """The model as one function, every size that is not dominated; empty where none fits."""
-    return [
-        Candidate("single", (c,), model.entry_ms + c.run_ms, c.cost_usd) for c in model.choices(0, model.units)
-    ]
+    return [Candidate("single", (c,), model.entry_ms + c.run_ms, c.cost_usd) for c in model.choices(0, model.units)]
 
 
 def cheapest_of(candidates: list[Candidate]) -> Candidate:
@@ -184,14 +183,12 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
     """Which constraint binds, by how much, and the nearest feasible plan."""
     if not candidates:
         peak, law = model.memory_mb(0, model.units, prepack=False)
-        worst = max(
-            (max(model.memory_mb(u, u + 1, prepack=False)), u) for u in range(model.units)
-        )
+        worst = max((max(model.memory_mb(u, u + 1, prepack=False)), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
         most = model.platform.memory.max_mb.value
         return InfeasiblePlan(
-            f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its largest "
-            f"unit, the largest size of {model.platform.name} is {most:.0f} MB",
+            f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
+            f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",
             where=f"unit {worst[1]} ({unit.kinds}, operators {unit.first} to {unit.last - 1})",
             try_="another --platform, or shards (not built yet)",
         )
@@ -202,7 +199,8 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
         f"{nearest.latency_ms:.1f} ms ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
         f"{len(nearest.choices)} function(s) for ${nearest.cost_usd * 1e6:.2f} per million",
         where="--slo-ms",
-        try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}" + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
+        try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}"
+        + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
     )
 
 

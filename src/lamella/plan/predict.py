@@ -41,7 +41,7 @@ class Choice:
 
 @lru_cache(maxsize=65536)
 def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
-    """Wall time of a one-thread run of `cpu_ms` under a quota below one vCPU, averaged over where in a period it starts.
+    """Wall time of a one-thread run of `cpu_ms` under a quota below one vCPU, averaged over its phase in a period.
 
     The kernel grants `vcpu * period` of CPU time in each period and holds the process back when it is spent. An idle
     process starts with its grant unspent.
@@ -112,7 +112,11 @@ class SliceModel:
         variant = Variant(self.batch, prepack, threads)
         if variant not in self._prefix:  # larger batches are measured on one thread: scale as batch 1 does
             one = self._sum(first, last, Variant(self.batch, prepack, 1))
-            return one * self._sum(first, last, Variant(1, prepack, threads)) / self._sum(first, last, Variant(1, prepack, 1))
+            return (
+                one
+                * self._sum(first, last, Variant(1, prepack, threads))
+                / self._sum(first, last, Variant(1, prepack, 1))
+            )
         return self._sum(first, last, variant)
 
     def _sum(self, first: int, last: int, variant: Variant) -> float:
@@ -148,9 +152,7 @@ class SliceModel:
         takes, gives = self.graph.border(*span)
         size = {n: self.graph.tensors[n].bytes_at(1) / MB for n in (*takes, *gives)}
         into, out = sum(size[n] for n in takes), sum(size[n] for n in gives)
-        live = max(
-            p.live_mb + (into if i else 0.0) + (out if i < len(parts) - 1 else 0.0) for i, p in enumerate(parts)
-        )
+        live = max(p.live_mb + (into if i else 0.0) + (out if i < len(parts) - 1 else 0.0) for i, p in enumerate(parts))
         more = (self.graph.live_bytes(*span, self.batch) - self.graph.live_bytes(*span, 1)) / MB
         floor = self.profile.floor.resident_mb
         peak = max(
@@ -167,7 +169,10 @@ class SliceModel:
         for prepack in (False, True):
             peak, law = self.memory_mb(first, last, prepack=prepack)
             need = self.platform.allocation_mb(max(peak, law))
-            if need is None or self.graph.weight_bytes(*self.span(first, last)) / MB > self.platform.limits.package_mb.value:
+            if (
+                need is None
+                or self.graph.weight_bytes(*self.span(first, last)) / MB > self.platform.limits.package_mb.value
+            ):
                 continue
             for size in self.sizes(need):
                 vcpu = self.platform.vcpu(size, self.vcpu)
@@ -185,7 +190,7 @@ class SliceModel:
         return kept
 
     def sizes(self, need: int) -> list[int]:
-        """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread up to what this machine measures."""
+        """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread as far as this machine measures."""
         per_vcpu = self.platform.cpu.mb_per_vcpu
         if per_vcpu is None:
             return [need]

@@ -107,5 +107,3 @@ def cheapest(fronts: dict[int, Front]) -> Label | None:
     least = min(label.cost_usd for label in labels)
     near = [label for label in labels if label.cost_usd <= least * (1 + NEAR)]
     return min(near, key=lambda label: (label.latency_ms, label.cost_usd))
-
-

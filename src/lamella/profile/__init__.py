@@ -1,0 +1,1 @@
+"""Measure a model on this machine, per unit and per cut."""

@@ -1,6 +1,7 @@
 """What people deploy today, measured whole: the user's file in one plain `InferenceSession`.
 
-The baselines are not what lamella predicts from units, so they are simply run once; no target on prediction counts them.
+The baselines are not what lamella predicts from units, so they are simply run once; no figure on prediction counts
+them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,11 @@ def measure_whole(
     ranges: Mapping[str, tuple[float, float]] | None = None,
 ) -> Whole:
     """Memory and time of the plain session, from the cache where known."""
-    path = documents.cache_dir() / "profiles" / f"{graph.name}-{graph.hash}-{this_machine().key}-{kind}-{threads}-{batch}.json"
+    path = (
+        documents.cache_dir()
+        / "profiles"
+        / f"{graph.name}-{graph.hash}-{this_machine().key}-{kind}-{threads}-{batch}.json"
+    )
     if path.exists():
         return documents.read(path, Whole, made_by="lamella compare MODEL --planners ort")
     scratch = Path(tempfile.mkdtemp(prefix=".whole-", dir=graph.directory))

@@ -24,11 +24,11 @@ from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import Instance
 
 RUNS = 4
-REST_S = 0.02
-"""Pause before a timed hop: about what a stage waits for the others."""
 
 
-def _write_function(directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], prepack: bool) -> None:
+def _write_function(
+    directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], prepack: bool
+) -> None:
     weights = "optimised.bin" if (directory / "optimised.bin").exists() else ""
     function = Function(
         name=directory.name,
@@ -64,7 +64,9 @@ def unit_memory(
     try:
         optimise(extractor.write(first, last, scratch))
         for prepack in (False, True):
-            specs = [tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names) for names in (takes, gives)]
+            specs = [
+                tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names) for names in (takes, gives)
+            ]
             _write_function(scratch, specs[0], specs[1], prepack)
             with Probe(scratch, values, takes, gives) as probe:
                 for _ in range(RUNS):
@@ -82,7 +84,9 @@ def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
         prepack=prepack,
         weights_mb=report.weights_mb,
         private_mb=private,
-        live_mb=max(0.0, report.peak_mb - stays if report.peak_mb > report.load_peak_mb else report.resident_mb - stays),
+        live_mb=max(
+            0.0, report.peak_mb - stays if report.peak_mb > report.load_peak_mb else report.resident_mb - stays
+        ),
         load_extra_mb=report.load_peak_mb - report.floor_mb - private,
         steady_mb=report.resident_mb - report.floor_mb,
     )
@@ -123,9 +127,9 @@ class Probe:
         return (time.perf_counter() - start) * 1000, done.run_s * 1000
 
 
-def _rested(probe: Probe) -> tuple[float, float]:
-    """A request after a pause: in a chain an instance waits for its turn, and wakes with cold caches."""
-    time.sleep(REST_S)
+def _rested(probe: Probe, other_work: np.ndarray) -> tuple[float, float]:
+    """A request after other work: in a chain an instance waits for its turn, and wakes with cold caches."""
+    other_work += 1.0
     return probe.run()
 
 
@@ -134,6 +138,7 @@ def floor_and_hop(scratch: Path) -> tuple[Floor, HopCost]:
     overheads, calls = [], []
     sizes_mb = (1 / 64, 4.0)
     floor = Floor(0.0, 0.0, 0.0)
+    other_work = np.zeros(32 << 20, np.float32)
     for size_mb in sizes_mb:
         shape = (int(size_mb * 2**18),)
         directory = scratch / f"echo-{size_mb}"
@@ -150,7 +155,7 @@ def floor_and_hop(scratch: Path) -> tuple[Floor, HopCost]:
         _write_function(directory, *specs, prepack=False)
         values = {n: np.ones(shape, np.float32) for n in ("x", "y")}
         with Probe(directory, values, ("x",), ("y",)) as probe:
-            trips = [_rested(probe) for _ in range(33)][3:]
+            trips = [_rested(probe, other_work) for _ in range(33)][3:]
             report = probe.instance.report()
             floor = Floor(report.floor_mb, report.floor_anonymous_mb, probe.cold.spawn + probe.cold.imports)
         overheads.append(float(np.median([trip - run for trip, run in trips])))

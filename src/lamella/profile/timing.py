@@ -15,6 +15,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -113,7 +114,7 @@ def time_units(
         tick: called with the share that is done.
     """
     extractor = Extractor(graph)
-    pairs = [(a[0], b[1]) for a, b in zip(units, units[1:], strict=False)]
+    pairs = [(a[0], b[1]) for a, b in pairwise(units)]
     singles = [open_pieces(graph, units, v, directory, extractor) for v in variants]
     joined = [open_pieces(graph, pairs, v, directory, extractor) for v in variants]
     values = {name: in_segment(array) for name, array in inputs.items()}

@@ -2,8 +2,8 @@
 
 Three ways to open a model, one per kind of plan: `packaged` (optimised offline, weights mapped, nothing left to do at
 load), `plain` (what people deploy today: the user's file, one `InferenceSession`, spinning off) and `default` (the same
-with every default). `portable` is the fallback of a package on a CPU or runtime version it was not optimised for; `reference` is the
-graph unoptimised, which law 3 compares with.
+with every default). `portable` is the fallback of a package on a CPU or runtime version it was not optimised
+for; `reference` is the graph unoptimised, which law 3 compares with.
 """
 
 from __future__ import annotations

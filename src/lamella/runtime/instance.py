@@ -1,7 +1,7 @@
 """One running copy of a function: a limited process, its socket, its state, and why it ended.
 
-States go spawning -> importing -> mapping -> ready <-> busy -> draining -> gone; every change is an event with its time.
-The worker reports the times of its own start when it is ready, so the phases before are dated afterwards.
+States go spawning -> importing -> mapping -> ready <-> busy -> draining -> gone; every change is an event with its
+time. The worker reports the times of its own start when it is ready, so the phases before are dated afterwards.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -100,7 +101,7 @@ class Instance:
         self._group = limiter.create(f"{next(_numbers)}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
         self._sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._stream, stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._stderr = tempfile.TemporaryFile()
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         self.spawned = time.monotonic()
         self._enter(State.SPAWNING, self.spawned)
         try:
@@ -160,7 +161,7 @@ class Instance:
         self._enter(State.MAPPING, message.imported)
         self._enter(State.READY, message.warmed)
         marks = [self.spawned, message.started, message.imported, message.mapped, message.opened, message.warmed]
-        self.cold = ColdStart(*((b - a) * 1000 for a, b in zip(marks, marks[1:], strict=False)))
+        self.cold = ColdStart(*((b - a) * 1000 for a, b in pairwise(marks)))
         return self.cold
 
     def attach(self, segment: int, size: int, fd: int) -> None:

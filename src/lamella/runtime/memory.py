@@ -25,7 +25,7 @@ def read_counters() -> Counters:
     fields = {line.split(":")[0]: line.split()[1] for line in lines if line.endswith("kB")}
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     kb = [int(fields.get(name, 0)) / 1024 for name in ("VmHWM", "VmRSS", "RssAnon")]
-    return Counters(*kb, faults)
+    return Counters(kb[0], kb[1], kb[2], faults)
 
 
 def weights_resident_mb(path: Path) -> float:

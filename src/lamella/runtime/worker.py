@@ -1,8 +1,9 @@
 """One function instance: a process that opens a function, says it is ready, and answers until told to stop.
 
-Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. One thread: a request at a time, as on the
-platforms we rehearse. Tensors are bound in place: inputs are read from, outputs written to, the shared segments. The hot path is short on purpose, since an instance that waited for its turn runs it with cold caches: a
-request equal to the last one, byte for byte, reuses its bindings without being decoded.
+Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. One thread: a request at a time, as on
+the platforms we rehearse. Tensors are bound in place: inputs are read from, outputs written to, the shared segments.
+The hot path is short on purpose, since an instance that waited for its turn runs it with cold caches: a request equal
+to the last one, byte for byte, reuses its bindings without being decoded.
 """
 
 import time
@@ -48,9 +49,7 @@ class Worker:
         self._weights = directory / self._function.weights if self._function.weights else None
         self._map_weights()
         self.mapped = time.monotonic()
-        self._session = open_session(
-            self._graph, kind, threads=self._function.threads, prepack=self._function.prepack
-        )
+        self._session = open_session(self._graph, kind, threads=self._function.threads, prepack=self._function.prepack)
         self._in_place = kind in ("packaged", "portable")
         self._loaded = read_counters()
         self.opened = time.monotonic()
@@ -86,7 +85,7 @@ class Worker:
                 started, spent = clock(), cpu()
                 try:
                     self._session.run_with_iobinding(self._bound[0])
-                except Exception as error:  # the binding raises bare exceptions
+                except Exception as error:  # noqa: BLE001 - the binding raises bare exceptions
                     self._fail("input", error)
                     continue
                 wire.send(self._sock, wire.Done((), started, clock() - started, cpu() - spent))
@@ -112,16 +111,17 @@ class Worker:
     def _answer(self, request: wire.Run, packet: bytes) -> None:
         started, cpu = time.monotonic(), time.process_time()
         try:
+            parts: list[memoryview] = []
             feeds = self._take(request.inputs)
             if self._bind_in_place(request, feeds, packet):
                 assert self._bound
                 self._session.run_with_iobinding(self._bound[0])
-                refs, parts = self._bound[1], []
+                refs = self._bound[1]
             else:
                 refs, parts = self._run_and_copy(request, feeds)
         except LamellaError as error:
             self._fail(error.code, error)
-        except Exception as error:  # the binding raises bare exceptions for refused inputs
+        except Exception as error:  # noqa: BLE001 - as above, for refused inputs too
             self._fail("input", error)
         else:
             wire.send(self._sock, wire.Done(refs, started, time.monotonic() - started, time.process_time() - cpu))
@@ -163,7 +163,7 @@ class Worker:
             data = codec(ref.codec).encode(array)
             refs.append(wire.TensorRef(ref.name, array.dtype.name, array.shape, ref.segment, ref.codec, data.nbytes))
             if ref.segment < 0:
-                parts.append(memoryview(data))
+                parts.append(data.data)
             else:
                 self._segments[ref.segment].bytes[: data.nbytes] = data
         return tuple(refs), parts

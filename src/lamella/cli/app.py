@@ -1,0 +1,48 @@
+"""The `lamella` program: which verbs there are, and how an error leaves.
+
+Verbs are imported when they are called. Exit codes: 0 done, 2 usage, 3 infeasible, 4 a platform limit or law, 1 the
+rest, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from cyclopts import App, CycloptsError
+
+from lamella import __version__
+from lamella.errors import LamellaError
+
+app = App(
+    name="lamella",
+    help="Find the cheapest way to serve a deep-learning model on serverless functions, and prove it on this machine.",
+    version=__version__,
+    help_format="plaintext",
+)
+for verb in ("inspect", "profile", "plan", "check", "package", "run", "compare", "clean", "demo"):
+    app.command(f"lamella.cli.{verb}:{verb}", name=verb)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and leave with its exit code."""
+    sys.exit(run(sys.argv[1:] if argv is None else argv))
+
+
+def run(argv: Sequence[str]) -> int:
+    """The exit code of a command line."""
+    try:
+        app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        print(f"lamella: {error}", file=sys.stderr)
+        print(f"  try:   lamella {argv[0]} --help" if argv else "  try:   lamella --help", file=sys.stderr)
+        return 2
+    except LamellaError as error:
+        print(f"lamella: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("\nlamella: interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 1
+    return 0

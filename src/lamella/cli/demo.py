@@ -1,0 +1,5 @@
+"""`lamella demo`: the main job."""
+
+
+def demo() -> None:
+    """Placeholder."""

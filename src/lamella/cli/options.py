@@ -1,0 +1,94 @@
+"""Options that several verbs share, and how their text becomes values."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lamella.errors import ConfigError
+
+Model = Annotated[str, Parameter(help="Path to an .onnx file, or zoo:NAME.")]
+Shape = Annotated[
+    list[str] | None,
+    Parameter(name="--shape", help="Request shape of an input, NAME=1,3,224,224; N keeps the batch free."),
+]
+Range = Annotated[
+    list[str] | None, Parameter(name="--range", help="Valid values of an input, NAME=LOW:HIGH (HIGH excluded).")
+]
+Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document instead of a table.")]
+Output = Annotated[Path | None, Parameter(name=["-o", "--output"], help="Where to write the document.")]
+PlatformName = Annotated[str, Parameter(name="--platform", help="Whose sizes, prices and limits apply.")]
+Slo = Annotated[float | None, Parameter(name="--slo-ms", help="Latency bound of a request, ms.")]
+MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many functions.")]
+Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where the platform lets one choose.")]
+Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
+
+
+def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
+    """`NAME=1,3,224,224` -> dimensions; ConfigError where the text is something else."""
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in options or []:
+        name, _, dims = text.rpartition("=")
+        parts = [d.strip() for d in dims.split(",")] if dims else []
+        if not name or not all(d == "N" or d.isdigit() for d in parts):
+            raise ConfigError(f"--shape {text!r} is not NAME=1,3,224,224", try_="--shape input=N,3,224,224")
+        found[name] = tuple(d if d == "N" else int(d) for d in parts)
+    return found
+
+
+def parse_ranges(options: list[str] | None) -> dict[str, tuple[float, float]]:
+    """`NAME=LOW:HIGH` -> bounds; ConfigError where the text is something else."""
+    found = {}
+    for text in options or []:
+        name, _, bounds = text.rpartition("=")
+        low, _, high = bounds.partition(":")
+        try:
+            found[name] = (float(low), float(high))
+        except ValueError:
+            raise ConfigError(f"--range {text!r} is not NAME=LOW:HIGH", try_="--range input_ids=0:30522") from None
+        if not name or found[name][0] >= found[name][1]:
+            raise ConfigError(f"--range {text!r}: LOW must be below HIGH", try_="--range input_ids=0:30522")
+    return found
+
+
+def positive(**values: float | None) -> None:
+    """ConfigError for the first value that is not above zero."""
+    for name, value in values.items():
+        if value is not None and not value > 0:
+            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, it must be above zero")
+
+
+@contextmanager
+def progress(label: str) -> Iterator[Callable[[float, str], None]]:
+    """A line on standard error with what is going on and the time left; a callback (share, what) to move it.
+
+    On a terminal one line is rewritten; elsewhere a line is printed when the work changes, at most every two seconds.
+    """
+    begun = shown = time.monotonic()
+    terminal = sys.stderr.isatty()
+    last = ""
+
+    def move(share: float, what: str) -> None:
+        nonlocal shown, last
+        now = time.monotonic()
+        if now - begun < 1 or (now - shown < (0.1 if terminal else 2.0)) or share >= 1:
+            return
+        left = (now - begun) * (1 - share) / share if share > 0.02 else None
+        line = f"{label}: {share:4.0%}  {what}" + (f", about {left:.0f} s left" if left is not None else "")
+        if terminal:
+            print(f"\r\x1b[K{line}", end="", file=sys.stderr, flush=True)
+        elif what != last:
+            print(line, file=sys.stderr, flush=True)
+        shown, last = now, what
+
+    try:
+        yield move
+    finally:
+        if terminal and last:
+            print("\r\x1b[K", end="", file=sys.stderr, flush=True)

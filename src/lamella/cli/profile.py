@@ -1,0 +1,51 @@
+"""`lamella profile`: measure a model on this machine."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from lamella import documents
+from lamella.cli.options import Json, Model, Output, Range, Shape, parse_ranges, parse_shapes, progress
+from lamella.cli.show import print_json, show_profile
+from lamella.errors import ConfigError
+from lamella.graph.load import import_model
+from lamella.machine import this_machine
+from lamella.profile.measure import measure
+
+
+def profile(
+    model: Model,
+    *,
+    output: Output = None,
+    shape: Shape = None,
+    range_: Range = None,
+    batch: Annotated[str | None, Parameter(help="Batches to measure; 1,2,4,8 where the axis is free.")] = None,
+    budget_s: Annotated[float, Parameter(help="Time for the rounds of one variant, s.")] = 10.0,
+    json: Json = False,
+) -> None:
+    """Measure time, memory and hops per unit and per cut; resumable, cached by model, machine and runtime version."""
+    graph = import_model(model, parse_shapes(shape))
+    batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
+    threads = tuple(range(1, min(this_machine().cores, 4) + 1))
+    with progress("profile") as move:
+        measured = measure(
+            graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=parse_ranges(range_)
+        )
+    if output:
+        documents.write(output, measured)
+    if json:
+        print_json(measured)
+    else:
+        show_profile(measured)
+
+
+def _batches(text: str) -> tuple[int, ...]:
+    try:
+        values = tuple(int(v) for v in text.split(","))
+    except ValueError:
+        values = ()
+    if not values or min(values) < 1:
+        raise ConfigError(f"--batch {text!r} is not a list of numbers above zero", try_="--batch 1,2,4,8")
+    return values

@@ -1,0 +1,113 @@
+"""`lamella run`: serve requests from a file with a plan's functions on this machine."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+import numpy as np
+from cyclopts import Parameter
+
+from lamella.cli.options import Json, progress
+from lamella.cli.show import print_json
+from lamella.deploy.local import Channel, Deployment
+from lamella.documents import cache_dir
+from lamella.errors import InputRefused, StorageError
+from lamella.graph.load import import_model
+from lamella.machine import on_cores
+from lamella.package import build
+from lamella.plan.document import read_plan
+
+
+class RunRecord(msgspec.Struct, frozen=True):
+    """`lamella run --json`; ms."""
+
+    plan: str
+    limits: str
+    limits_reason: str
+    latency_ms: float
+    cold_ms: float
+    stage_ms: dict[str, float]
+    outputs: dict[str, tuple[int, ...]]
+
+
+def run(
+    plan: Path,
+    *,
+    input_: Annotated[Path, Parameter(name="--input", help="An .npz file with one array per input.")],
+    output: Annotated[Path | None, Parameter(name="--output", help="Where to write the outputs, .npz.")] = None,
+    channel: Annotated[Channel, Parameter(help="How tensors travel between functions.")] = "shared-memory",
+    timeout_s: Annotated[float, Parameter(help="Per function, s.")] = 300.0,
+    json: Json = False,
+) -> None:
+    """Answer one request with PLAN, a plan.json or a package directory, under its limits on this machine."""
+    feeds = _read(input_)
+    with (
+        _package(plan) as directory,
+        on_cores(1) as cpus,
+        Deployment(directory, channel=channel, timeout_s=timeout_s) as deployment,
+    ):
+        if all(f.threads == 1 for f in deployment.functions):
+            deployment.pin(cpus)
+        answer = deployment.infer(feeds)
+        limiter = deployment.limiter
+        names = [f.name for f in deployment.functions]
+    if output:
+        try:
+            with output.open("wb") as file:
+                np.savez(file, **answer.outputs)  # type: ignore[arg-type]
+        except OSError as error:
+            raise StorageError(f"cannot write {output}: {error.strerror}") from error
+    record = RunRecord(
+        plan=str(plan),
+        limits="enforced" if limiter.enforced else "unlimited",
+        limits_reason=limiter.reason,
+        latency_ms=answer.latency_ms,
+        cold_ms=answer.cold_ms,
+        stage_ms={n: s.run_ms for n, s in zip(names, answer.stages, strict=True)},
+        outputs={n: a.shape for n, a in answer.outputs.items()},
+    )
+    if json:
+        print_json(record)
+        return
+    if not limiter.enforced:
+        print(f"limits NOT enforced: {limiter.reason}", file=sys.stderr)
+    print(
+        f"{len(names)} function(s), {answer.latency_ms:.0f} ms of which {answer.cold_ms:.0f} ms starting them; "
+        + ", ".join(f"{n} {t:.1f} ms" for n, t in record.stage_ms.items())
+    )
+    for name, array in answer.outputs.items():
+        print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
+
+
+def _read(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as data:
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputRefused(f"cannot read {path}: {error}", try_="np.savez('x.npz', NAME=array, ...)") from error
+
+
+@contextmanager
+def _package(plan: Path) -> Iterator[Path]:
+    """The package itself, or one built from a plan and removed afterwards."""
+    if plan.is_dir():
+        yield plan
+        return
+    read = read_plan(plan)
+    graph = import_model(read.model.given, read.model.shapes)
+    root = cache_dir() / "work"
+    root.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix="run-", dir=root))
+    try:
+        with progress("package") as move:
+            build(read, graph, scratch / "package", lambda name: move(0.5, name))
+        yield scratch / "package"
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -1,0 +1,209 @@
+"""Tables for a terminal. JSON goes through `print_json`, so that both come from the same document."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+from lamella.compare.record import Comparison
+from lamella.plan.document import Plan
+from lamella.profile.document import Profile
+
+
+def console() -> Console:
+    """Standard output; wide when it is not a terminal, so that nothing is cut."""
+    return Console(width=None if sys.stdout.isatty() else 160, highlight=False)
+
+
+def print_json(document: object) -> None:
+    """One indented JSON document on standard output."""
+    print(msgspec.json.format(msgspec.json.encode(document), indent=1).decode())
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | None = None) -> Table:
+    """A plain table: the first column and those whose name ends in a space are text, the others numbers."""
+    made = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for i, name in enumerate(columns):
+        text = i == 0 or name.endswith(" ")
+        made.add_column(name.strip(), justify="left" if text else "right", no_wrap=not text, overflow="fold")
+    for row in rows:
+        made.add_row(*row)
+    return made
+
+
+def megabytes(size: float) -> str:
+    """Bytes as MB with a sensible number of digits."""
+    mb = size / 2**20
+    return f"{mb:.0f}" if mb >= 10 else f"{mb:.2f}"
+
+
+def show_profile(profile: Profile) -> None:
+    """Units and cuts with what was measured at batch 1."""
+    out = console()
+    out.print(
+        f"{profile.model} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
+        f"{profile.floor.resident_mb:.0f} MB, a hop {profile.hop.fixed_ms + profile.hop.call_ms:.2f} ms, "
+        f"noise of a known load {profile.noise.worst:.2f}x"
+    )
+    variants = [v for v in profile.variants if v.batch == 1]
+    names = [f"ms {v.threads}t{'+pack' if v.prepack else ''}" for v in variants]
+    rows = []
+    cuts = [*profile.cuts, None]
+    for i, (unit, cut) in enumerate(zip(profile.units, cuts, strict=True)):
+        times = {t.variant: t for t in unit.times}
+        off, on = unit.memory
+        rows.append(
+            [
+                str(i),
+                f"{unit.first}-{unit.last - 1}",
+                unit.kinds,
+                megabytes(unit.weight_bytes),
+                f"{on.private_mb - off.private_mb:.0f}" if on.private_mb - off.private_mb > 0.5 else "",
+                f"{off.live_mb:.1f}",
+                *(f"{times[v].median_ms:.2f}" for v in variants),
+                f"{times[variants[0]].p95_ms:.2f}",
+                megabytes(cut.bytes) if cut else "",
+                f"{cut.savings[0].ms:.2f}" if cut else "",
+            ]
+        )
+    out.print(
+        table(
+            [
+                "unit",
+                "operators",
+                "kinds ",
+                "weights MB",
+                "prepacked MB",
+                "live MB",
+                *names,
+                "p95",
+                "cut MB",
+                "cut costs ms",
+            ],
+            rows,
+        )
+    )
+    batches = sorted({v.batch for v in profile.variants})
+    if len(batches) > 1:
+        totals = []
+        for b in batches:
+            k = next(i for i, v in enumerate(profile.variants) if v.batch == b and v.threads == 1 and not v.prepack)
+            total = sum(u.times[k].median_ms for u in profile.units) - sum(c.savings[k].ms for c in profile.cuts)
+            totals.append(f"{b}: {total:.1f} ms ({total / b:.1f} a row)")
+        out.print("one thread, by batch: " + ", ".join(totals))
+
+
+def show_plan(plan: Plan) -> None:
+    """The plan, why each choice was made and why each loser lost."""
+    out = console()
+    p = plan.predicted
+    out.print(
+        f"[bold]{plan.model.name} on {plan.platform} by {plan.planner}[/bold]: {plan.stages} function(s), "
+        f"{p.latency_ms:.1f} ms, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million requests "
+        "(predicted)"
+    )
+    out.print(f"why: {plan.why}")
+    out.print(
+        table(
+            ["function", "operators", "MB", "vCPU", "threads", "ms", "why "],
+            [
+                [
+                    f.name,
+                    f"{f.first}-{f.last - 1}",
+                    str(f.memory_mb),
+                    f"{f.vcpu:.2f}",
+                    str(f.threads),
+                    f"{f.run_ms:.1f}",
+                    f.why,
+                ]
+                for f in plan.functions
+            ],
+        )
+    )
+    if plan.hops:
+        out.print(
+            table(
+                ["hop at", "tensors ", "MB", "channel ", "codec ", "ms", "why "],
+                [
+                    [
+                        str(h.position),
+                        ", ".join(h.tensors) + (f" + {len(h.side)} request constants" if h.side else ""),
+                        megabytes(h.bytes),
+                        h.channel,
+                        h.codec,
+                        f"{h.time_ms:.2f}",
+                        h.why,
+                    ]
+                    for h in plan.hops
+                ],
+            )
+        )
+    out.print(
+        table(
+            ["constraint", "limit", "used", "slack", "unit "],
+            [[s.constraint, f"{s.limit:g}", f"{s.used:.1f}", f"{s.limit - s.used:.1f}", s.unit] for s in plan.slack],
+        )
+    )
+    if plan.losers:
+        out.print(
+            table(
+                ["turned down", "stages", "ms", "$ per million", "because "],
+                [
+                    [x.candidate, str(x.stages), f"{x.latency_ms:.1f}", f"{x.cost_usd_per_million:.3f}", x.why]
+                    for x in plan.losers
+                ],
+            )
+        )
+
+
+def show_comparison(record: Comparison) -> None:
+    """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
+    out = console()
+    label = "limits enforced" if not record.limits_reason else f"limits NOT enforced ({record.limits_reason})"
+    out.print(f"[bold]{record.model} on {record.platform}[/bold], {record.machine.cpu}, {record.date}, {label}")
+    base = next((p for p in record.plans if p.planner == "single"), record.plans[0])
+    rows = []
+    for p in record.plans:
+        rows.append(
+            [
+                p.planner,
+                str(p.stages),
+                f"{p.cost_usd_per_million:.3f}",
+                f"{base.cost_usd_per_million / p.cost_usd_per_million:.2f}x",
+                f"{p.latency_ms.p50:.1f}",
+                f"{p.latency_ms.p95:.1f}",
+                f"{p.latency_ms.cold:.0f}",
+                "+".join(str(f.memory_mb) for f in p.functions),
+                f"{p.peak_memory_mb:.0f}",
+                f"{p.vcpu_s:.3f}",
+                f"{p.memory_time_mb_s.billed:.1f}",
+                f"{p.memory_time_mb_s.resident:.1f}",
+                f"{p.efficiency.billed:.0%}",
+                f"{p.output_error.max_rel:.0e}",
+                f"{p.predicted.latency_ms / p.latency_ms.p50 - 1:+.1%}",
+                str(p.rounds_rejected),
+            ]
+        )
+    columns = [
+        "plan",
+        "stages",
+        "$/million",
+        "vs " + base.planner,
+        "p50 ms",
+        "p95",
+        "cold",
+        "allocated MB ",
+        "peak MB",
+        "vCPU-s",
+    ]
+    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "noisy"]
+    out.print(table(columns, rows))
+    for p in record.plans:
+        if p.emulated:
+            out.print(f"{p.planner}: emulated, {p.emulated}")
+    for name, why in record.failed.items():
+        out.print(f"{name}: no plan. {why}")
