@@ -67,7 +67,7 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer to Run: outputs unless all went in place, when it started (CLOCK_MONOTONIC), seconds run and of CPU."""
+    """The answer: outputs unless all went in place, when it started (CLOCK_MONOTONIC), seconds run and of CPU time."""
 
     outputs: tuple[TensorRef, ...]
     started: float

@@ -17,7 +17,7 @@ from lamella.plan.search import Front, Label, cheapest, divide
 from lamella.plan.simplify import merge_similar
 
 LATENCY_MARGIN = 1.01
-"""Without an SLO a divided plan may take this much of the single function's predicted latency: half of what we allow."""
+"""Without an SLO a divided plan may take this much of the single function's predicted latency."""
 
 
 class Request(NamedTuple):

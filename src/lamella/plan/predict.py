@@ -190,7 +190,7 @@ class SliceModel:
         return kept
 
     def sizes(self, need: int) -> list[int]:
-        """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread as far as this machine measures."""
+        """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""
         per_vcpu = self.platform.cpu.mb_per_vcpu
         if per_vcpu is None:
             return [need]
