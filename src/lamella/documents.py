@@ -8,7 +8,6 @@ Imports the standard library and msgspec only: the runtime reads its manifest th
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 from typing import TypeVar
 
@@ -57,6 +56,8 @@ def write(path: Path, document: msgspec.Struct) -> None:
     Raises:
         StorageError: the disk is full or refuses; an older file at `path` is kept.
     """
+    import tempfile  # here, because functions only read: it loads OpenSSL and three compressors
+
     data = msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
     temporary = None
     try:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 
 import msgspec
@@ -27,6 +26,8 @@ class Machine(msgspec.Struct, frozen=True):
     @property
     def key(self) -> str:
         """Short and stable: part of cache paths."""
+        import hashlib  # here, because it loads OpenSSL: megabytes that no function needs
+
         return hashlib.sha256(repr((self.cpu, self.isa, self.cores, self.onnxruntime)).encode()).hexdigest()[:12]
 
     def runs(self, other: Machine) -> bool:
@@ -46,8 +47,17 @@ def this_machine() -> Machine:
         isa=f"{platform.machine()}-{isa}",
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         memory_mb=pages * size >> 20,
-        onnxruntime=version("onnxruntime"),
+        onnxruntime=_runtime_version(),
     )
+
+
+def _runtime_version() -> str:
+    """Of the loaded module where there is one: package metadata costs a function's start 40 more imports."""
+    if "onnxruntime" in sys.modules:
+        return str(sys.modules["onnxruntime"].__version__)
+    from importlib.metadata import version
+
+    return version("onnxruntime")
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -41,10 +41,12 @@ def create(size: int) -> tuple[Segment, int]:
         StorageError: no memory for it.
     """
     size = max(size, 1)
-    fd = os.memfd_create("lamella", os.MFD_CLOEXEC)
+    fd = -1
     try:
+        fd = os.memfd_create("lamella", os.MFD_CLOEXEC)
         os.ftruncate(fd, size)
         return Segment(os.dup(fd), size), fd
     except OSError as error:
-        os.close(fd)
+        if fd >= 0:
+            os.close(fd)
         raise StorageError(f"no shared memory for a hop of {size >> 20} MB: {error.strerror}") from error

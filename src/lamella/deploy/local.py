@@ -124,11 +124,21 @@ class Deployment:
         self._cpus = cpus
 
     def start(self) -> dict[str, ColdStart]:
-        """Start what is not running, all at once; the cold start of each function that was started."""
+        """Start what is not running, all at once; the cold start of each function that was started.
+
+        When one of them fails, those started with it are stopped.
+        """
+        for name in [n for n, i in self.instances.items() if i.state is not State.READY]:
+            self.instances.pop(name).kill()  # lost by an earlier request, or interrupted in one
         new = [f.name for f in self.functions if f.name not in self.instances]
-        for name in new:
-            self._spawn(name)
-        return {name: self.instances[name].ready() for name in new}
+        try:
+            for name in new:
+                self._spawn(name)
+            return {name: self.instances[name].ready() for name in new}
+        except BaseException:
+            for name in self.instances.keys() & new:
+                self.instances.pop(name).kill()
+            raise
 
     def _spawn(self, name: str) -> Instance:
         size = self._sizes[name]
@@ -163,6 +173,7 @@ class Deployment:
         for _, _, fd in self._segments.values():
             os.close(fd)
         self._segments.clear()
+        self._calls.clear()  # their views hold the mappings
 
     def infer(self, inputs: Mapping[str, np.ndarray], *, sent: float | None = None) -> Answer:
         """The model's outputs for one request.
@@ -190,8 +201,10 @@ class Deployment:
             try:
                 times.append(self._stage(function, values, batch))
             except (InstanceCrashed, OutOfMemory):
+                begun = time.monotonic()
                 self.instances.pop(function.name).kill()
                 self._spawn(function.name).ready()
+                cold_ms += (time.monotonic() - begun) * 1000
                 times.append(self._stage(function, values, batch))
         outputs = {n: np.array(values[n]) for n in self.plan.model.outputs}
         return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)

@@ -71,14 +71,20 @@ def allocate(
 ) -> dict[str, Allocation]:
     """The allocation of each function of a package, measured in the chain's order on real tensors.
 
-    Where limits cannot be enforced the size rests on VmHWM alone. Results are cached by the package's content.
+    Where limits cannot be enforced the size rests on VmHWM alone. Results are cached by the package's content, the
+    plan's demands and the size of the request.
     """
     plan = verify(package)[1]
     values = dict(inputs)
+    request_bytes = sum(array.nbytes for array in inputs.values())  # a larger batch is another allocation
     found = {}
     for planned in plan.functions:
         directory = package / planned.name
-        key = f"{sha256(directory / 'function.json')[:24]}-{platform.name}-{planned.vcpu:.3f}-{limiter.mode}"
+        least = max(planned.floor_mb, planned.memory_mb if platform.cpu.mb_per_vcpu else 0)
+        key = (
+            f"{sha256(directory / 'function.json')[:24]}-{request_bytes}-{least:.0f}-{platform.name}-"
+            f"{planned.vcpu:.3f}-{limiter.mode}"
+        )
         path = documents.cache_dir() / "sizes" / f"{key}-{this_machine().key}.json"
         with _Bench(directory, values, platform, limiter, planned.vcpu, runs) as bench:
             if path.exists():

@@ -7,6 +7,7 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -20,6 +21,8 @@ from lamella.profile.document import Profile, UnitMemory, Variant
 
 MB = 2**20
 PHASES = 32
+EXACT_MS = 1e-6
+"""Work that ends with its grant to this much needs no further period: sums of floats miss by less."""
 INERT_MB = 0.5
 
 
@@ -54,13 +57,11 @@ def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
         left_in_period = period_ms * (1 - (phase + 0.5) / PHASES)
         first = min(grant, left_in_period, cpu_ms)
         rest = cpu_ms - first
-        if rest <= 0:
-            total += first
+        if rest <= EXACT_MS:
+            total += cpu_ms
             continue
-        full, tail = divmod(rest, grant)
-        if tail == 0:
-            full, tail = full - 1, grant
-        total += left_in_period + full * period_ms + tail
+        full = math.ceil((rest - EXACT_MS) / grant) - 1  # periods whose grant is spent before the last one
+        total += left_in_period + full * period_ms + rest - full * grant
     return total / PHASES
 
 

@@ -45,7 +45,7 @@ from lamella.profile.document import (
 from lamella.profile.probes import floor_and_hop, unit_memory
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "6"
+PROFILE_VERSION = "7"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2

@@ -6,6 +6,7 @@ time. The worker reports the times of its own start when it is ready, so the pha
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import itertools
 import os
@@ -99,12 +100,18 @@ class Instance:
         self.cold: ColdStart | None = None
         self._timeout_s = -1.0
         self._group = limiter.create(f"{next(_numbers)}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
-        self._sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._stream, stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        self.spawned = time.monotonic()
-        self._enter(State.SPAWNING, self.spawned)
-        try:
+        with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_over:
+            undo.callback(self._group.remove)
+            undo.callback(self._group.kill)
+            self._sock, control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            undo.enter_context(self._sock)
+            handed_over.enter_context(control)
+            self._stream, stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.enter_context(self._stream)
+            handed_over.enter_context(stream)
+            self._stderr = undo.enter_context(tempfile.TemporaryFile())
+            self.spawned = time.monotonic()
+            self._enter(State.SPAWNING, self.spawned)
             descriptors = [control.fileno(), stream.fileno()]
             argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, descriptors), str(directory)]
             self._process = subprocess.Popen(
@@ -115,14 +122,7 @@ class Instance:
                 env=_environment(),
                 start_new_session=True,
             )
-        except BaseException:
-            self._sock.close()
-            self._stream.close()
-            self._group.remove()
-            raise
-        finally:
-            control.close()
-            stream.close()
+            undo.pop_all()
         pinned = cpus or self._group.affinity
         if pinned:
             os.sched_setaffinity(self._process.pid, pinned)
@@ -179,7 +179,8 @@ class Instance:
         """Let the worker forget a segment."""
         if segment in self.segments:
             self.segments.discard(segment)
-            wire.send(self._sock, wire.Detach(segment))
+            with contextlib.suppress(OSError):  # a worker that is gone forgets by itself; the next run says why
+                wire.send(self._sock, wire.Detach(segment))
 
     def run(
         self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()
@@ -225,7 +226,10 @@ class Instance:
 
     def report(self) -> wire.Memory:
         """Its memory and fault counters."""
-        wire.send(self._sock, wire.Report())
+        try:
+            wire.send(self._sock, wire.Report())
+        except OSError:
+            raise self._lost("report") from None
         message = self._receive(10.0, "report")
         if not isinstance(message, wire.Memory):
             raise WireError(f"function {self.name} reported {type(message).__name__}")
@@ -261,7 +265,7 @@ class Instance:
         self._enter(State.GONE)
 
     def _receive(self, timeout_s: float, doing: str) -> wire.Message:
-        self._timeout_s = timeout_s
+        self._timeout_s = -1.0  # the stream's is not set here: `run` has to
         self._sock.settimeout(timeout_s)
         try:
             return wire.receive(self._sock)

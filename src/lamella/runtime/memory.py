@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+
+MADV_POPULATE_READ = 22
 
 
 class Counters(NamedTuple):
@@ -26,6 +31,28 @@ def read_counters() -> Counters:
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_majflt
     kb = [int(fields.get(name, 0)) / 1024 for name in ("VmHWM", "VmRSS", "RssAnon")]
     return Counters(kb[0], kb[1], kb[2], faults)
+
+
+def _mappings(path: Path) -> Iterator[tuple[int, int]]:
+    """Address ranges at which this process maps a file."""
+    target = str(path.resolve())
+    with open("/proc/self/maps") as file:
+        for line in file:
+            fields = line.rstrip("\n").split(maxsplit=5)
+            if len(fields) == 6 and fields[5] == target:
+                start, _, end = fields[0].partition("-")
+                yield int(start, 16), int(end, 16)
+
+
+def populate(path: Path) -> None:
+    """Map every page of a mapped file now, so that no request pays for it later.
+
+    Without this the rows of an embedding are mapped when a request first needs them: 1.5 ms a request for bert-base,
+    and a process that looks smaller than it becomes. Kernels before 5.14 do not know the call; then pages come later.
+    """
+    madvise = ctypes.CDLL(None).madvise
+    for start, end in _mappings(path):
+        madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_POPULATE_READ)
 
 
 def weights_resident_mb(path: Path) -> float:

@@ -28,7 +28,7 @@ from lamella.codecs import codec  # noqa: E402
 from lamella.errors import LamellaError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, open_session  # noqa: E402
-from lamella.runtime.memory import Counters, read_counters, weights_resident_mb  # noqa: E402
+from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
 
 IMPORTED = time.monotonic()
 PR_SET_PDEATHSIG = 1
@@ -52,6 +52,8 @@ class Worker:
         self._session = open_session(self._graph, kind, threads=self._function.threads, prepack=self._function.prepack)
         self._in_place = kind in ("packaged", "portable")
         self._loaded = read_counters()
+        if self._weights:
+            populate(self._weights)
         self.opened = time.monotonic()
 
     def _choose(self, directory: Path) -> tuple[Path, Any]:
