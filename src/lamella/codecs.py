@@ -59,11 +59,14 @@ class BFloat16:
     bound: float = 2.0**-8
 
     def encode(self, tensor: np.ndarray) -> np.ndarray:
-        """Half the bytes. NaN stays NaN, infinities stay."""
+        """Half the bytes. NaN stays NaN, infinities stay, finite stays finite; below 2**-126 the error is absolute."""
         if tensor.dtype != np.float32:
             return Plain().encode(tensor)
         bits = np.ascontiguousarray(tensor).reshape(-1).view(np.uint32)
         half = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
+        infinite = (half & 0x7FFF) == 0x7F80
+        if infinite.any():  # the largest finite values (a mask's minimum is one) must not round to infinity
+            half[infinite & np.isfinite(tensor.reshape(-1))] -= 1
         nan = np.isnan(tensor.reshape(-1))
         if nan.any():  # rounding may carry a NaN's mantissa into infinity
             half[nan] = 0x7FC0

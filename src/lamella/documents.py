@@ -41,11 +41,11 @@ def read(path: Path, kind: type[T], *, made_by: str) -> T:
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", try_=made_by) from error
     try:
-        document = msgspec.json.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+        version = msgspec.json.decode(data, type=Document).lamella  # first: another version may have other fields
+        document = msgspec.json.decode(data, type=kind) if version == 1 else None
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not a {kind.__name__.lower()} document: {error}", try_=made_by) from error
-    version = getattr(document, "lamella", 1)
-    if version != 1:
+    if document is None:
         raise ConfigError(f"{path} has schema version {version}, this lamella reads version 1", try_=made_by)
     return document
 

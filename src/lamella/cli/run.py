@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +15,12 @@ from cyclopts import Parameter
 from lamella.cli.options import Json, progress
 from lamella.cli.show import print_json
 from lamella.deploy.local import Channel, Deployment
-from lamella.documents import cache_dir
 from lamella.errors import InputRefused, StorageError
 from lamella.graph.load import import_model
 from lamella.machine import on_cores
 from lamella.package import build
 from lamella.plan.document import read_plan
+from lamella.scratch import scratch
 
 
 class RunRecord(msgspec.Struct, frozen=True):
@@ -102,12 +100,7 @@ def _package(plan: Path) -> Iterator[Path]:
         return
     read = read_plan(plan)
     graph = import_model(read.model.given, read.model.shapes)
-    root = cache_dir() / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix="run-", dir=root))
-    try:
+    with scratch("run") as space:
         with progress("package") as move:
-            build(read, graph, scratch / "package", lambda name: move(0.5, name))
-        yield scratch / "package"
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+            build(read, graph, space / "package", lambda name: move(0.5, name))
+        yield space / "package"

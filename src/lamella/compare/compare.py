@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import datetime
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +24,7 @@ from lamella.compare.rounds import Rounds, Sample, interval, run_rounds
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation, allocate
 from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, PlatformLimit
-from lamella.graph.model import Graph
+from lamella.graph.model import MB, Graph
 from lamella.graph.requests import request, unknown_ranges
 from lamella.limits import Limiter, detect
 from lamella.limits.pagecache import evict
@@ -34,11 +32,11 @@ from lamella.machine import on_cores
 from lamella.package import build
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
-from lamella.plan.predict import MB
 from lamella.platforms import Platform
 from lamella.profile.document import Profile
 from lamella.runtime.function import open_session
 from lamella.runtime.instance import ColdStart
+from lamella.scratch import scratch
 
 Progress = Callable[[float, str], None]
 DEFAULT_PLANNERS = ("ort", "ort-default", "single", "uniform-4", "mopar")
@@ -103,7 +101,7 @@ def compare(
     per_round = 4 if requests >= 12 else 1
     everywhere = frozenset(os.sched_getaffinity(0))
     cores = max((f.threads for p in plans.values() for f in p.functions), default=1)
-    with _workspace() as space, on_cores(cores) as cpus, ExitStack() as stack:
+    with scratch("compare") as space, on_cores(cores) as cpus, ExitStack() as stack:
         packages = {}
         for k, (name, plan) in enumerate(plans.items()):
             progress(0.1 + 0.2 * k / len(plans), f"packaging {name}")
@@ -204,20 +202,6 @@ def _plans(
     if not plans:
         raise last
     return plans, failed
-
-
-@contextmanager
-def _workspace() -> Iterator[Path]:
-    """Scratch space beside the models, so that packages can link to them."""
-    from lamella.documents import cache_dir
-
-    root = cache_dir() / "work"
-    root.mkdir(parents=True, exist_ok=True)
-    path = Path(tempfile.mkdtemp(prefix="compare-", dir=root))
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _cold(deployment: Deployment, package: Path, inputs: dict[str, np.ndarray]) -> tuple[float, ColdStart]:

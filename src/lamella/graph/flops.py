@@ -27,6 +27,10 @@ def _conv(ins: list[Shape], outs: list[Shape], attrs: Attributes) -> int:
     return 2 * prod(outs[0]) * prod(ins[1][1:])
 
 
+def _conv_quantised(ins: list[Shape], outs: list[Shape], attrs: Attributes) -> int:
+    return 2 * prod(outs[0]) * prod(ins[3][1:])  # after the input come its scale and zero point
+
+
 def _conv_transpose(ins: list[Shape], outs: list[Shape], attrs: Attributes) -> int:
     return 2 * prod(ins[0]) * prod(ins[1][1:])
 
@@ -51,7 +55,7 @@ def _per_input(factor: int) -> Callable[[list[Shape], list[Shape], Attributes], 
 TABLE: dict[str, Callable[[list[Shape], list[Shape], Attributes], int]] = {
     "MatMul": _matmul, "MatMulInteger": _matmul, "QLinearMatMul": _matmul, "FusedMatMul": _matmul,
     "DynamicQuantizeMatMul": _matmul, "Gemm": _gemm,
-    "Conv": _conv, "ConvInteger": _conv, "QLinearConv": _conv, "FusedConv": _conv, "ConvTranspose": _conv_transpose,
+    "Conv": _conv, "ConvInteger": _conv, "QLinearConv": _conv_quantised, "FusedConv": _conv, "ConvTranspose": _conv_transpose,
     "LSTM": _recurrent(4), "GRU": _recurrent(3), "RNN": _recurrent(1),
     "MaxPool": _pool, "AveragePool": _pool, "GlobalAveragePool": _per_input(1), "GlobalMaxPool": _per_input(1),
     "ReduceMean": _per_input(1), "ReduceSum": _per_input(1), "ReduceMax": _per_input(1),

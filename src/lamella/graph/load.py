@@ -220,7 +220,9 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
 def _check_values(weights: Mapping[str, np.ndarray]) -> None:
     for name, array in weights.items():
         if array.dtype.kind == "f":
-            bad = int(np.isnan(array).sum()) if not np.isfinite(np.sum(array, dtype=np.float64)) else 0
+            with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs are no fault
+                whole = np.isfinite(np.sum(array, dtype=np.float64))
+            bad = 0 if whole else int(np.isnan(array).sum())
             if bad:
                 raise ModelError(
                     f"weight {name!r} holds {bad} NaN of {array.size} values",

@@ -20,6 +20,9 @@ Dim = int | str
 
 BATCH = "N"
 
+MB = 2**20
+"""Memory is counted in MB as the platforms count it, which is MiB."""
+
 TINY_BYTES = 1024
 """Constants up to this size (scalars, axes, shapes) are no weights worth speaking of."""
 

@@ -1,6 +1,6 @@
 """From the user's ONNX file to a graph whose constants are weights and whose nodes all do work for the request.
 
-Passes, in order: inline local functions; lift Constant nodes; drop Identity; fold everything that depends on constants
+Passes, in order: inline local functions; lift Constant nodes; sort; drop Identity; fold everything that depends on constants
 alone (weights made by ConstantOfShape among it) by running it once in the runtime itself; drop dead nodes; name every
 node. Each pass keeps the model's answers bit for bit. Rejected: the runtime's own `basic` level, because it also fuses,
 and what is fused can no longer be cut; folding DequantizeLinear, because it would undo quantisation.
@@ -16,7 +16,9 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, nump
 
 from lamella.errors import ModelError
 
-KEEP = frozenset("DequantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial".split())
+KEEP = frozenset(
+    "DequantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
+)
 """Never folded: they carry quantisation, or chance."""
 
 OPTIONAL_OUTPUTS = frozenset("Dropout MaxPool LSTM GRU RNN LayerNormalization BatchNormalization".split())
@@ -80,9 +82,12 @@ def normalise(model: ModelProto, weights: dict[str, np.ndarray]) -> ModelProto:
     """
     graph = model.graph
     _lift_constants(graph, weights)
-    _drop_identity(graph)
     _sort(graph, weights)
+    _drop_identity(graph)
     _fold(model, weights)
+    lost = {o.name for o in graph.output} & set(weights)
+    if lost:
+        raise ModelError(f"output {sorted(lost)[0]!r} does not depend on any input", where="graph outputs")
     _drop_dead(graph, weights)
     names: set[str] = set()
     for i, node in enumerate(graph.node):
@@ -190,9 +195,6 @@ def _fold(model: ModelProto, weights: dict[str, np.ndarray]) -> None:
     wanted = [n for node in folded for n in node.output if n in used]
     if wanted:
         weights.update(_evaluate(model, folded, wanted, weights))
-    lost = {o.name for o in graph.output} & set(wanted)
-    if lost:
-        raise ModelError(f"output {sorted(lost)[0]!r} does not depend on any input", where="graph outputs")
     del graph.node[:]
     graph.node.extend(kept)
 

@@ -161,13 +161,14 @@ def _batch_shapes(
     first: Mapping[str, np.ndarray],
     rng: np.random.Generator,
 ) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Shapes at batch 2, after checking that row 0 of the batch gets the answer it gets alone."""
+    """Shapes at batch 2, after checking that each row of the batch gets the answer it gets alone."""
     other = example_inputs(proto, specs, 1, rng)
     fixed = {i.name for i in proto.graph.input if not any(d.dim_param for d in i.type.tensor_type.shape.dim)}
     two = {n: one[n] if n in fixed else np.concatenate([one[n], other[n]]) for n in one}
     values = _exposed_run(proto, directory, two)
-    for out in proto.graph.output:
-        alone, both = np.asarray(first[out.name]), np.asarray(values[out.name])
+    second = _exposed_run(proto, directory, {n: one[n] if n in fixed else other[n] for n in one})
+    for out, each in ((o, run) for o in proto.graph.output for run in (first, second)):
+        alone, both = np.asarray(each[out.name]), np.asarray(values[out.name])
         if both.shape[:1] != (2 * alone.shape[0],) if alone.ndim else True:
             raise UnboundShape(
                 f"the batch axis cannot stay free: output {out.name!r} is {list(alone.shape)} for one row, "
@@ -176,7 +177,8 @@ def _batch_shapes(
             )
         if alone.dtype.kind == "f":
             span = float(np.ptp(alone)) or 1.0
-            worst = float(np.max(np.abs(both[: alone.shape[0]].astype(np.float64) - alone), initial=0.0)) / span
+            rows = both[: alone.shape[0]] if each is first else both[alone.shape[0] :]
+            worst = float(np.max(np.abs(rows.astype(np.float64) - alone), initial=0.0)) / span
             if worst > 1e-3:
                 raise UnboundShape(
                     f"the batch axis cannot stay free: a row's answer changes by {worst:.1%} of its range "
@@ -189,6 +191,11 @@ def _batch_shapes(
 def _merge(name: str, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[Dim, ...]:
     """A shape with the dimensions that follow the batch written as multiples of N."""
     dims: list[Dim] = []
+    if len(one) != len(two):
+        raise UnboundShape(
+            f"the batch axis cannot stay free: tensor {name!r} is {list(one)} for one row, {list(two)} for two",
+            try_="bind the first dimension to 1 instead of N",
+        )
     for a, b in zip(one, two, strict=True):
         dims.append(a if a == b else (BATCH if a == 1 else f"{a}*{BATCH}"))
         if a != b and b != 2 * a:

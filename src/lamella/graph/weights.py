@@ -72,9 +72,15 @@ def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
     """The array of an external initialiser, mapped read-only, not copied.
 
     Raises:
-        ModelError: the data file is missing or too short.
+        ModelError: the data file is missing, too short, or outside the model's directory.
     """
     entry = {e.key: e.value for e in proto.external_data}
+    if Path(entry["location"]).is_absolute() or ".." in Path(entry["location"]).parts:
+        raise ModelError(
+            f"external data file {entry['location']!r} is outside the model's directory",
+            where=f"weight {proto.name!r}",
+            try_="put the file beside the model, and save the model again",
+        )
     path = directory / entry["location"]
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
     shape = tuple(proto.dims)

@@ -8,6 +8,7 @@ import msgspec
 
 from lamella import documents
 from lamella.documents import Document
+from lamella.graph.model import Graph
 from lamella.machine import Machine
 from lamella.runtime.function import Kind
 
@@ -111,6 +112,12 @@ class Plan(Document, frozen=True, kw_only=True):
     def stages(self) -> int:
         """Number of functions in the chain."""
         return len(self.functions)
+
+
+def model_ref(graph: Graph, given: str) -> ModelRef:
+    """How to find this model again."""
+    shapes = {n: graph.tensors[n].shape for n in graph.inputs}
+    return ModelRef(given=given, name=graph.name, hash=graph.hash, shapes=shapes, outputs=graph.outputs)
 
 
 def read_plan(path: Path) -> Plan:

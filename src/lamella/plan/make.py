@@ -8,12 +8,12 @@ from typing import cast
 import msgspec
 
 from lamella.errors import InfeasiblePlan
-from lamella.graph.model import Graph
+from lamella.graph.model import MB, Graph
 from lamella.machine import this_machine
-from lamella.plan.document import FunctionPlan, Hop, Loser, ModelRef, Plan, Predicted, Slack
+from lamella.plan.document import FunctionPlan, Hop, Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
 from lamella.plan.planners import Candidate, Decision, Request, cheapest_of, planner
-from lamella.plan.predict import MB, Choice, SliceModel, throttled_ms
+from lamella.plan.predict import Choice, SliceModel, throttled_ms
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -21,12 +21,6 @@ from lamella.profile.document import Profile
 from lamella.runtime.function import Kind
 
 BASELINES: dict[str, BaselineKind] = {"ort": "plain", "ort-default": "default"}
-
-
-def model_ref(graph: Graph, given: str) -> ModelRef:
-    """How to find this model again."""
-    shapes = {n: graph.tensors[n].shape for n in graph.inputs}
-    return ModelRef(given=given, name=graph.name, hash=graph.hash, shapes=shapes, outputs=graph.outputs)
 
 
 def make_plan(

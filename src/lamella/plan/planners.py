@@ -88,10 +88,22 @@ class Uniform:
                 try_=f"--planner uniform-{model.units}",
             )
         marks = [round(i * model.units / self.stages) for i in range(self.stages + 1)]
+        limits, where = model.platform.limits, model.platform.name
+        for unit in marks[1:-1]:
+            if not model.fits_payload(unit):
+                raise InfeasiblePlan(
+                    f"payload: {self.name} divides before unit {unit}, where "
+                    f"{model.platform.payload_mb(model.hop(unit)[2]):.1f} MB go over the wire; the limit of {where} is "
+                    f"{limits.payload_mb.value:g} MB",
+                    try_="--planner mopar",
+                )
         fronts = _divide(model, marks, math.inf, self.stages)
         candidates = [_candidate(self.name, label) for label in fronts.get(self.stages, Front()).labels]
         if not candidates:
-            raise InfeasiblePlan(f"{self.name}: a slice fits no size of {model.platform.name}", try_="--planner mopar")
+            raise InfeasiblePlan(
+                f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of {limits.timeout_s.value:g} s",
+                try_="--planner mopar",
+            )
         chosen = _within(candidates, request, model)
         return Decision(chosen, f"{self.stages} slices of equal numbers of units", ())
 
@@ -186,6 +198,14 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
         worst = max((max(model.memory_mb(u, u + 1, prepack=False)), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
         most = model.platform.memory.max_mb.value
+        if model.platform.allocation_mb(max(peak, law)):
+            vcpu = model.platform.vcpu(most, model.vcpu)
+            run = min(model.run_ms(0, model.units, prepack=p, vcpu=vcpu) for p in (False, True))
+            return InfeasiblePlan(
+                f"timeout: {model.graph.name} runs {run / 1000:.0f} s at best as one function, the timeout of "
+                f"{model.platform.name} is {model.platform.limits.timeout_s.value:g} s, and no division keeps it",
+                try_="another --platform" + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
+            )
         return InfeasiblePlan(
             f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
             f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",

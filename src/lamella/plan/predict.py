@@ -14,12 +14,11 @@ from functools import cached_property, lru_cache
 import msgspec
 import numpy as np
 
-from lamella.graph.model import Graph
+from lamella.graph.model import MB, Graph
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, UnitMemory, Variant
 
-MB = 2**20
 PHASES = 32
 EXACT_MS = 1e-6
 """Work that ends with its grant to this much needs no further period: sums of floats miss by less."""

@@ -71,12 +71,23 @@ class Worker:
             os.close(fd)
 
     def warm_up(self) -> None:
-        """One run on zeros, so that the first request pays for nothing."""
-        feeds = {
-            s.name: np.zeros([d if isinstance(d, int) else int(d.rpartition("*")[0] or 1) for d in s.shape], s.dtype)
-            for s in self._function.inputs
-        }
-        self._session.run(None, feeds)
+        """One run, so that the first request pays for nothing.
+
+        On zeros, or ones where zeros are refused (they may be a shape); a function that refuses both warms up with its
+        first request.
+        """
+        for fill in (0, 1):
+            feeds = {
+                s.name: np.full(
+                    [d if isinstance(d, int) else int(d.rpartition("*")[0] or 1) for d in s.shape], fill, s.dtype
+                )
+                for s in self._function.inputs
+            }
+            try:
+                self._session.run(None, feeds)
+            except Exception:  # noqa: BLE001 - the binding raises bare exceptions
+                continue
+            return
 
     def serve(self) -> None:
         """Answer until Stop or the driver closes."""
