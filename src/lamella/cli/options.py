@@ -36,7 +36,7 @@ def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
     for text in options or []:
         name, _, dims = text.rpartition("=")
         parts = [d.strip() for d in dims.split(",")] if dims else []
-        if not name or not all(d == "N" or d.isdigit() for d in parts):
+        if not name or not all(d == "N" or d.isdecimal() for d in parts):
             raise ConfigError(f"--shape {text!r} is not NAME=1,3,224,224", try_="--shape input=N,3,224,224")
         found[name] = tuple(d if d == "N" else int(d) for d in parts)
     return found

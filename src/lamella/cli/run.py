@@ -15,8 +15,9 @@ from cyclopts import Parameter
 from lamella.cli.options import Json, progress
 from lamella.cli.show import print_json
 from lamella.deploy.local import Channel, Deployment
-from lamella.errors import InputRefused, StorageError
+from lamella.errors import StorageError
 from lamella.graph.load import import_model
+from lamella.graph.requests import read_arrays
 from lamella.machine import on_cores
 from lamella.package import build
 from lamella.plan.document import read_plan
@@ -45,7 +46,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Answer one request with PLAN, a plan.json or a package directory, under its limits on this machine."""
-    feeds = _read(input_)
+    feeds = read_arrays(input_)
     with (
         _package(plan) as directory,
         on_cores(1) as cpus,
@@ -82,14 +83,6 @@ def run(
     )
     for name, array in answer.outputs.items():
         print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
-
-
-def _read(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            return {name: data[name] for name in data.files}
-    except (OSError, ValueError, AttributeError) as error:
-        raise InputRefused(f"cannot read {path}: {error}", try_="np.savez('x.npz', NAME=array, ...)") from error
 
 
 @contextmanager

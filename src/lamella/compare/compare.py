@@ -25,7 +25,7 @@ from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation, allocate
 from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, PlatformLimit
 from lamella.graph.model import MB, Graph
-from lamella.graph.requests import request, unknown_ranges
+from lamella.graph.requests import read_arrays, request, unknown_ranges
 from lamella.limits import Limiter, detect
 from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
@@ -348,11 +348,7 @@ def load_inputs(path: Path, graph: Graph) -> list[dict[str, np.ndarray]]:
     Raises:
         InputRefused: the file cannot be read or lacks an input.
     """
-    try:
-        with np.load(path, allow_pickle=False) as data:
-            arrays = {n: data[n] for n in data.files}
-    except (OSError, ValueError) as error:
-        raise InputRefused(f"cannot read {path}: {error}", try_="np.savez('x.npz', NAME=array)") from error
+    arrays = read_arrays(path)
     missing = [n for n in graph.inputs if n not in arrays]
     if missing:
         raise InputRefused(f"{path} lacks {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")

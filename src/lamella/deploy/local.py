@@ -212,7 +212,7 @@ class Deployment:
     def _stage(self, function: Function, values: dict[str, np.ndarray], batch: int) -> StageTime:
         instance = self.instances[function.name]
         call = self._call(function, instance, values, batch)
-        parts = [np.ascontiguousarray(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
+        parts = [_native(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
         done, data = instance.run(call.packet, self._timeout_s, parts)
         self._used[function.name] = time.monotonic()
         values.update(call.views)
@@ -265,6 +265,11 @@ class Deployment:
         self._segments[name] = (self._next_segment, segment, fd)
         self._next_segment += 1
         return self._segments[name]
+
+
+def _native(array: np.ndarray) -> np.ndarray:
+    """The array in C order and this machine's byte order; itself where it is."""
+    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, np.ndarray]) -> int:

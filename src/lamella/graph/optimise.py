@@ -49,11 +49,13 @@ def optimise(path: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
 
 
 def split_weights(proto: ModelProto, directory: Path) -> tuple[ModelProto, dict[str, np.ndarray]]:
-    """Take the external initialisers out of `proto`; mapped arrays by name."""
-    large = {
-        t.name: read_external(t, directory) for t in proto.graph.initializer if t.data_location == TensorProto.EXTERNAL
-    }
-    small = [t for t in proto.graph.initializer if t.name not in large]
+    """Take the external initialisers out of `proto`; mapped arrays by name.
+
+    Sorted, because the runtime dumps them in no fixed order, and equal slices should make equal packages.
+    """
+    ordered = sorted(proto.graph.initializer, key=lambda t: t.name)
+    large = {t.name: read_external(t, directory) for t in ordered if t.data_location == TensorProto.EXTERNAL}
+    small = [t for t in ordered if t.name not in large]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(small)
     return proto, large

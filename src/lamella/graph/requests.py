@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 
+from lamella.errors import InputRefused
 from lamella.graph.model import Graph
 from lamella.graph.shapes import random_values
 from lamella.zoo import InputSpec
@@ -37,3 +41,19 @@ def unknown_ranges(graph: Graph, ranges: Mapping[str, tuple[float, float]] | Non
     """Integer inputs whose valid values nobody has told."""
     known = {s.name for s in graph.input_specs} | set(ranges or {})
     return [n for n in graph.inputs if np.dtype(graph.tensors[n].dtype).kind in "iu" and n not in known]
+
+
+def read_arrays(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of an .npz file, by name.
+
+    Raises:
+        InputRefused: the file is missing, no .npz, or cut short.
+    """
+    try:
+        with path.open("rb") as file:
+            data = np.load(file, allow_pickle=False)
+            if isinstance(data, np.ndarray):
+                raise ValueError("it holds one array without a name")
+            return {name: data[name] for name in data.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputRefused(f"cannot read {path}: {error}", try_="np.savez('x.npz', NAME=array, ...)") from error

@@ -26,6 +26,11 @@ DATA_DEPENDENT = frozenset(
 )
 """Kinds whose output shape inference must prove static; otherwise it depends on the data."""
 
+SHAPED_BY_VALUE = {"Range": 0, "ConstantOfShape": 0} | dict.fromkeys(
+    "Reshape Expand Tile Slice Pad Resize TopK OneHot".split(), 1
+)
+"""Kinds whose output shape follows from the values of their inputs, from this one on."""
+
 
 def example_inputs(
     proto: ModelProto, specs: Sequence[InputSpec], batch: int, rng: np.random.Generator
@@ -80,7 +85,7 @@ def analyse(
     if free:
         second = _batch_shapes(proto, directory, specs, one, values, rng)
     del values
-    dynamic = _data_dependent(proto.graph.node, inferred)
+    dynamic = _data_dependent(proto, inferred)
     tensors: dict[str, Tensor] = {}
     for name, (dtype, shape) in first.items():
         dims = _merge(name, shape, second[name][1])
@@ -206,12 +211,18 @@ def _merge(name: str, one: tuple[int, ...], two: tuple[int, ...]) -> tuple[Dim, 
     return tuple(dims)
 
 
-def _data_dependent(nodes: Sequence[NodeProto], inferred: Mapping[str, bool]) -> set[str]:
+def _data_dependent(proto: ModelProto, inferred: Mapping[str, bool]) -> set[str]:
+    """Tensors whose shape follows from the request's values, not from its shapes alone."""
     dynamic: set[str] = set()
-    for node in nodes:
-        source = node.op_type in DATA_DEPENDENT or any(n in dynamic for n in reads(node))
-        if source:
+    values = {i.name for i in proto.graph.input}
+    for node in proto.graph.node:
+        names = reads(node)
+        sized = any(n in values for n in list(node.input)[SHAPED_BY_VALUE.get(node.op_type, len(node.input)) :])
+        unknown = any(n in dynamic for n in names)
+        if node.op_type in DATA_DEPENDENT or sized or unknown:
             dynamic.update(n for n in node.output if n and not inferred.get(n, False))
+        if unknown or (node.op_type not in ("Shape", "Size") and any(n in values for n in names)):
+            values.update(n for n in node.output if n)
     return dynamic
 
 

@@ -46,7 +46,7 @@ def write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> tuple[dict[s
                 step = alignment(array.nbytes)
                 at = -(-at // step) * step
                 file.seek(at)
-                file.write(np.ascontiguousarray(array).data.cast("B") if array.dtype.isbuiltin else array.tobytes())
+                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
                 table[name] = Weight(name, array.dtype.name, array.shape, at, array.nbytes)
                 protos.append(external(name, array.dtype, array.shape, path.name, at, array.nbytes))
                 at += array.nbytes

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 
 from lamella import documents
-from lamella.errors import LawBroken, PackageError
+from lamella.errors import ConfigError, LawBroken, PackageError
 from lamella.graph.extract import Extractor, link_model
 from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise, split_weights
@@ -36,10 +36,10 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], N
             f"the plan is for model {plan.model.name} {plan.model.hash[:8]}, this is {graph.name} {graph.hash[:8]}",
             try_="lamella plan MODEL again, or give the plan's own model",
         )
-    if directory.exists() and any(directory.iterdir()) and not (directory / "manifest.json").exists():
-        raise PackageError(f"{directory} is not empty and holds no package", try_="choose another -o DIR")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    directory = directory.resolve()
+    _check_free(directory)
     try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     except OSError as error:
         raise disk_error(error, directory) from error
@@ -50,6 +50,7 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], N
             progress(function.name)
             build_function(extractor, function, scratch / function.name)
             hashes[function.name] = sha256(scratch / function.name / "function.json")
+        documents.write(scratch / "plan.json", plan)
         manifest = Manifest(
             model=graph.name,
             model_hash=graph.hash,
@@ -58,9 +59,9 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], N
             functions=tuple(f.name for f in plan.functions),
             machine=this_machine(),
             sha256=hashes,
+            plan_sha256=sha256(scratch / "plan.json"),
         )
         documents.write(scratch / "manifest.json", manifest)
-        documents.write(scratch / "plan.json", plan)
         if directory.exists():
             shutil.rmtree(directory)
         scratch.chmod(0o755)
@@ -70,6 +71,17 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], N
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return manifest
+
+
+def _check_free(directory: Path) -> None:
+    """PackageError unless the directory is absent, empty, or holds a package, which may be replaced."""
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    try:
+        documents.read(directory / "manifest.json", Manifest, made_by="lamella package plan.json -o DIR")
+    except ConfigError as error:
+        what = "is not empty and holds no package" if directory.is_dir() else "is a file"
+        raise PackageError(f"{directory} {what}", try_="choose another -o DIR") from error
 
 
 def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *, portable: bool = True) -> Function:
@@ -131,15 +143,19 @@ def verify(directory: Path) -> tuple[Manifest, Plan]:
     """
     if not (directory / "manifest.json").is_file():
         raise PackageError(f"{directory} holds no package", try_="lamella package plan.json -o DIR")
-    manifest = documents.read(directory / "manifest.json", Manifest, made_by="lamella package plan.json -o DIR")
+    again = "lamella package plan.json -o DIR"
+    try:
+        manifest = documents.read(directory / "manifest.json", Manifest, made_by=again)
+    except ConfigError as error:
+        raise PackageError(error.message, where=str(directory), try_=again) from error
+    _check(directory / "plan.json", manifest.plan_sha256, directory)
     for name in manifest.functions:
         path = directory / name / "function.json"
         _check(path, manifest.sha256[name], directory)
         function = msgspec.json.decode(path.read_bytes(), type=Function)
         for file, expected in function.sha256.items():
             _check(path.parent / file, expected, directory)
-    plan = documents.read(directory / "plan.json", Plan, made_by="lamella package plan.json -o DIR")
-    return manifest, plan
+    return manifest, documents.read(directory / "plan.json", Plan, made_by=again)
 
 
 def _check(path: Path, expected: str, directory: Path) -> None:

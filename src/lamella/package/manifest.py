@@ -17,3 +17,5 @@ class Manifest(Document, frozen=True, kw_only=True):
     machine: Machine
     sha256: dict[str, str]
     """Hash of each `function.json`, by function."""
+    plan_sha256: str
+    """Hash of `plan.json`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import cast
 
@@ -208,7 +209,7 @@ def _baseline(
         raise InfeasiblePlan(
             f"latency: {name} takes {fastest.latency_ms:.1f} ms at best on {platform.name}, the SLO is {slo_ms:g} ms",
             where="--slo-ms",
-            try_=f"--slo-ms {fastest.latency_ms:.0f}",
+            try_=f"--slo-ms {math.ceil(fastest.latency_ms + 0.5)}",
         )
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"

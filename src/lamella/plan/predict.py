@@ -146,7 +146,7 @@ class SliceModel:
         """Predicted VmHWM, and what law 4 demands, MB."""
         span = self.span(first, last)
         parts = [self._memory(u, prepack) for u in range(first, last)]
-        base = min(self._memory(u, prepack).private_mb for u in range(self.units))
+        base = min(self._memory(u, False).private_mb for u in range(self.units))  # a session without copies
         weights = sum(p.weights_mb for p in parts)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)

@@ -10,8 +10,9 @@ import time
 
 STARTED = time.monotonic()
 
-import ctypes  # noqa: E402 - the clock must start before the imports it measures
+import _thread  # noqa: E402 - the clock must start before the imports it measures
 import os  # noqa: E402
+import select  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
@@ -31,7 +32,6 @@ from lamella.runtime.function import Function, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
 
 IMPORTED = time.monotonic()
-PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -196,11 +196,22 @@ class Worker:
         )
 
 
+def _end_with(sock: socket.socket) -> None:
+    """End as soon as the driver's side is closed, in the middle of a run too.
+
+    Rejected: PR_SET_PDEATHSIG, which kills when the driver's *thread* that spawned us ends.
+    """
+    watch = select.poll()
+    watch.register(sock, 0)  # for nothing but its hang-up
+    watch.poll()
+    os._exit(0)
+
+
 def main() -> None:
     """Serve on the descriptor and directory given on the command line."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     sock, stream = socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2]))
+    _thread.start_new_thread(_end_with, (sock,))
     try:
         try:
             worker = Worker(Path(sys.argv[3]), sock, stream)
