@@ -332,10 +332,10 @@ def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.nd
     One formula for every plan: the time of each stage is shared among its units as the profile measured them.
     """
     whole = bare = 0.0
-    for function, time_ms in zip(plan.functions, stage_ms, strict=True):
+    for function, time_ms in zip(plan.functions, stage_ms.tolist(), strict=True):
         units = [u for u in profile.units if function.first <= u.first < function.last]
         shares = np.array([u.times[0].median_ms for u in units])
-        for unit, share in zip(units, shares / shares.sum(), strict=True):
+        for unit, share in zip(units, (shares / shares.sum()).tolist(), strict=True):
             held = (unit.weight_bytes + unit.live_bytes) / MB
             bare += held * share * time_ms / 1000
             whole += (held + profile.floor.resident_mb) * share * time_ms / 1000

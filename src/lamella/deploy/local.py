@@ -213,14 +213,14 @@ class Deployment:
         instance = self.instances[function.name]
         call = self._call(function, instance, values, batch)
         parts = [_native(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
-        done, data = instance.run(call.packet, self._timeout_s, parts)
+        reply = instance.run(call.packet, self._timeout_s, parts)
         self._used[function.name] = time.monotonic()
         values.update(call.views)
-        streams = iter(data)
-        for ref in done.outputs:
+        streams = iter(reply.streamed)
+        for ref in reply.outputs:
             if ref.segment < 0:
                 values[ref.name] = np.frombuffer(next(streams), ref.dtype).reshape(ref.shape)
-        return StageTime(done.run_s * 1000, done.cpu_s * 1000)
+        return StageTime(reply.run_ms, reply.cpu_ms)
 
     def _call(self, function: Function, instance: Instance, values: dict[str, np.ndarray], batch: int) -> Call:
         """The encoded request of a stage; the same bytes again while shapes and instances stay."""

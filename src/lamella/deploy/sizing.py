@@ -216,7 +216,7 @@ class _Bench:
                 instance.attach(number, segment.size, fd)
             instance.run(self._request)
             before = instance.report().major_faults
-            times = [instance.run(self._request)[0].run_s * 1000 for _ in range(runs)]
+            times = [instance.run(self._request).run_ms for _ in range(runs)]
             report = instance.report()
             self._outputs = {
                 ref.name: np.array(self._held[ref.segment][1].view(ref.dtype, ref.shape))
@@ -244,14 +244,13 @@ class _Bench:
         Two of at most four starts must live, and one of them must be as quick as the rule asks: noise only ever slows,
         but a size at which one start in three is killed is no size.
         """
-        said, lived = "", 0
+        said = ""
         quick = False
-        for _ in range(4):
+        for lived in range(1, 5):
             try:
                 refusal = _refusal(self.trial(size, runs=self._runs), free)
             except InstanceLost as error:
                 return error.code
-            lived += 1
             quick = quick or not refusal
             said = refusal or said
             if quick and lived >= 2:

@@ -36,12 +36,13 @@ class Extractor:
         takes, gives = self.graph.border(first, last)
         nodes = self._proto.graph.node[first:last]
         names = {n for node in nodes for n in reads(node)}
+        inner = {n for op in self.graph.operators[first:last] if op.has_subgraph for n in op.inputs}
         inside = {n for node in nodes for n in node.output if n} - set(gives)
         return helper.make_model(
             helper.make_graph(
                 nodes,
                 f"{self.graph.name}[{first}:{last}]",
-                [self._infos[n] for n in takes],
+                [_any_size(self._infos[n]) if n in inner else self._infos[n] for n in takes],
                 [self._infos[n] for n in gives],
                 [t for t in self._proto.graph.initializer if t.name in names],
                 value_info=[self._infos[n] for n in inside if n in self._infos],
@@ -57,6 +58,15 @@ class Extractor:
         path = directory / f"slice-{first}-{last}.onnx"
         path.write_bytes(self.slice(first, last).SerializeToString())
         return path
+
+
+def _any_size(info: ValueInfoProto) -> ValueInfoProto:
+    """The rank alone: a branch that this request never takes may contradict its sizes, and the runtime refuse it."""
+    free = ValueInfoProto()
+    free.CopyFrom(info)
+    for dim in free.type.tensor_type.shape.dim:
+        dim.Clear()
+    return free
 
 
 def link_or_copy(source: Path, target: Path) -> None:

@@ -1,9 +1,9 @@
 """From the user's ONNX file to a graph whose constants are weights and whose nodes all do work for the request.
 
-Passes, in order: inline local functions; lift Constant nodes; sort; drop Identity; fold everything that depends on constants
-alone (weights made by ConstantOfShape among it) by running it once in the runtime itself; drop dead nodes; name every
-node. Each pass keeps the model's answers bit for bit. Rejected: the runtime's own `basic` level, because it also fuses,
-and what is fused can no longer be cut; folding DequantizeLinear, because it would undo quantisation.
+Passes, in order: inline local functions; lift Constant nodes; sort; drop Identity; fold everything that depends on
+constants alone (weights made by ConstantOfShape among it) by running it once in the runtime itself; drop dead nodes;
+name every node. Each pass keeps the model's answers bit for bit. Rejected: the runtime's own `basic` level, because it
+also fuses, and what is fused can no longer be cut; folding DequantizeLinear, because it would undo quantisation.
 """
 
 from __future__ import annotations

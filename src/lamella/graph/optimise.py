@@ -13,9 +13,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnxruntime as ort
-from onnx import ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, TensorProto, numpy_helper
 
 from lamella.errors import ModelError
+from lamella.graph.normalise import subgraphs
 from lamella.graph.weights import INLINE_BYTES, read_external
 
 
@@ -58,4 +59,14 @@ def split_weights(proto: ModelProto, directory: Path) -> tuple[ModelProto, dict[
     small = [t for t in ordered if t.name not in large]
     del proto.graph.initializer[:]
     proto.graph.initializer.extend(small)
+    _embed(proto.graph, directory)
     return proto, large
+
+
+def _embed(graph: GraphProto, directory: Path) -> None:
+    """Put weights inside subgraphs back into the model: the file they lie in does not ship."""
+    for inner in (sub for node in graph.node for sub in subgraphs(node)):
+        for tensor in inner.initializer:
+            if tensor.data_location == TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(read_external(tensor, directory), tensor.name))
+        _embed(inner, directory)

@@ -101,7 +101,8 @@ class Uniform:
         candidates = [_candidate(self.name, label) for label in fronts.get(self.stages, Front()).labels]
         if not candidates:
             raise InfeasiblePlan(
-                f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of {limits.timeout_s.value:g} s",
+                f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of "
+                f"{limits.timeout_s.value:g} s",
                 try_="--planner mopar",
             )
         chosen = _within(candidates, request, model)

@@ -23,6 +23,8 @@ PHASES = 32
 EXACT_MS = 1e-6
 """Work that ends with its grant to this much needs no further period: sums of floats miss by less."""
 INERT_MB = 0.5
+QUOTA_PERIOD_MS = 10.0
+"""Of the quotas under which units were measured (`profile.probes.PERIOD_MS`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +130,23 @@ class SliceModel:
         threads = min(threads_for(vcpu), self.profile.machine.cores)
         busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.profile.hop.call_ms
         if vcpu < 1:
-            return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
+            period = self.platform.cpu.period_ms.value
+            return throttled_ms(round(busy, 3), round(vcpu, 4), period) * self._kernel_factor(vcpu)
         if 1 < vcpu < threads:
             alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.profile.hop.call_ms
             return max(busy, min(alone, alone / vcpu))
         return busy
+
+    def _kernel_factor(self, vcpu: float) -> float:
+        """What the kernel's throttling really took over what the rule says, between the measured quotas; 1 at one."""
+        points = {1.0: 1.0}
+        for quota in {q.vcpu for u in self.profile.units for q in u.quotas}:
+            grant = quota * QUOTA_PERIOD_MS  # a run within its grant is not held back at all
+            pairs = [q for u in self.profile.units for q in u.quotas if q.vcpu == quota and q.free_ms > grant]
+            told = sum(throttled_ms(round(q.free_ms, 3), quota, QUOTA_PERIOD_MS) for q in pairs)
+            points[quota] = sum(q.throttled_ms for q in pairs) / told if told else 1.0
+        shares = sorted(points)
+        return float(np.interp(vcpu, shares, [points[s] for s in shares]))
 
     def _memory(self, unit: int, prepack: bool) -> UnitMemory:
         return next(m for m in self.profile.units[unit].memory if m.prepack == prepack)

@@ -40,6 +40,14 @@ class UnitMemory(msgspec.Struct, frozen=True):
     """Resident memory beyond the floor after runs."""
 
 
+class QuotaTime(msgspec.Struct, frozen=True):
+    """A unit's mean time under a CPU quota below one vCPU (10 ms period), beside its free time, ms."""
+
+    vcpu: float
+    free_ms: float
+    throttled_ms: float
+
+
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """The smallest run of operators the planner will not divide: operators `first` to `last - 1`."""
 
@@ -51,6 +59,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     live_bytes: int
     times: tuple[Timing, ...] = ()
     memory: tuple[UnitMemory, ...] = ()
+    quotas: tuple[QuotaTime, ...] = ()
+    """Empty where quotas cannot be enforced."""
 
 
 class Saving(msgspec.Struct, frozen=True):

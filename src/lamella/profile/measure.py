@@ -28,6 +28,7 @@ from lamella.graph.cuts import Cut, plan_cuts
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
+from lamella.limits import Limiter, detect
 from lamella.machine import on_cores, this_machine
 from lamella.profile.document import (
     CodecResult,
@@ -36,16 +37,17 @@ from lamella.profile.document import (
     HopCost,
     Noise,
     Profile,
+    QuotaTime,
     Saving,
     Timing,
     Unit,
     UnitMemory,
     Variant,
 )
-from lamella.profile.probes import floor_and_hop, unit_memory
+from lamella.profile.probes import floor_and_hop, probe_unit
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "7"
+PROFILE_VERSION = "8"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -72,6 +74,7 @@ class _State(Document, frozen=True, kw_only=True):
     hop: HopCost | None = None
     timed: tuple[_Timed, ...] = ()
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
+    quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
     loads_ms: tuple[float, ...] = ()
 
@@ -213,8 +216,13 @@ def _steps(
     if todo or (not state.codecs and cuts):
         values = border_values(graph, units, request(graph, rng, 1, ranges))
         extractor = Extractor(graph)
+        limiter = detect()
         steps += [
-            _Step(f"memory of unit {first}", 0.9, partial(_memory, extractor, (first, last), values, scratch))
+            _Step(
+                f"memory and quotas of unit {first}",
+                0.9,
+                partial(_memory, extractor, (first, last), values, scratch, limiter),
+            )
             for first, last in todo
         ]
         if not state.codecs and cuts:
@@ -258,11 +266,16 @@ def _memory(
     span: Span,
     values: Mapping[str, np.ndarray],
     scratch: Path,
+    limiter: Limiter,
     state: _State,
     tick: Callable[[float], None],
 ) -> _State:
-    found = unit_memory(extractor, *span, values, scratch / f"unit-{span[0]}")
-    return msgspec.structs.replace(state, memory={**state.memory, str(span[0]): found})
+    with on_cores(1):
+        found = probe_unit(extractor, *span, values, scratch / f"unit-{span[0]}", limiter)
+    key = str(span[0])
+    return msgspec.structs.replace(
+        state, memory={**state.memory, key: found.memory}, quotas={**state.quotas, key: found.quotas}
+    )
 
 
 def _codecs(
@@ -309,6 +322,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -
             live_bytes=graph.live_bytes(first, last),
             times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i]) for t in state.timed),
             memory=state.memory[str(first)],
+            quotas=state.quotas[str(first)],
         )
         for i, (first, last) in enumerate(units)
     ]

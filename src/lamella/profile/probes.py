@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import onnx
@@ -17,13 +18,17 @@ from lamella.channels import messages as wire
 from lamella.channels.segments import create
 from lamella.graph.extract import Extractor
 from lamella.graph.optimise import optimise
+from lamella.limits import Limiter
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import this_machine
-from lamella.profile.document import Floor, HopCost, UnitMemory
+from lamella.profile.document import Floor, HopCost, QuotaTime, UnitMemory
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import Instance
 
 RUNS = 4
+QUOTAS = (0.5, 0.25)
+PERIOD_MS = 10
+"""Of the quota under which units are measured: that of our emulated Lambda."""
 
 
 def _write_function(
@@ -46,10 +51,17 @@ def _write_function(
     documents.write(directory / "function.json", function)
 
 
-def unit_memory(
-    extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path
-) -> tuple[UnitMemory, ...]:
-    """Memory of a process that holds operators `first` to `last - 1`, prepacking off and on.
+class UnitProbe(NamedTuple):
+    """What a process of its own tells about a unit."""
+
+    memory: tuple[UnitMemory, ...]
+    quotas: tuple[QuotaTime, ...]
+
+
+def probe_unit(
+    extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path, limiter: Limiter
+) -> UnitProbe:
+    """Operators `first` to `last - 1` in a process: memory with prepacking off and on, time under CPU quotas.
 
     Args:
         extractor: of the model.
@@ -57,10 +69,12 @@ def unit_memory(
         last: one past the last operator.
         values: the real tensors at the unit's border, by name.
         scratch: an empty directory to work in; removed afterwards.
+        limiter: enforces the quotas; where it cannot, none is measured.
     """
     graph = extractor.graph
     takes, gives = graph.border(first, last)
     found = []
+    quotas: list[QuotaTime] = []
     try:
         optimise(extractor.write(first, last, scratch))
         for prepack in (False, True):
@@ -68,13 +82,24 @@ def unit_memory(
                 tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names) for names in (takes, gives)
             ]
             _write_function(scratch, specs[0], specs[1], prepack)
-            with Probe(scratch, values, takes, gives) as probe:
-                for _ in range(RUNS):
-                    probe.run()
+            with Probe(scratch, values, takes, gives, limiter) as probe:
+                free = min(probe.run()[1] for _ in range(RUNS))
                 found.append(_memory(probe.instance.report(), prepack))
+                if not prepack and limiter.enforced:
+                    quotas = [QuotaTime(q, free, _under_quota(probe, q, free)) for q in QUOTAS]
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return tuple(found)
+    return UnitProbe(tuple(found), tuple(quotas))
+
+
+def _under_quota(probe: Probe, vcpu: float, free_ms: float) -> float:
+    """Mean time of a run under a quota, each from an unspent grant and another phase of the period, ms."""
+    probe.instance.limit_cpu(vcpu)
+    times = []
+    for k in range(RUNS + 1):
+        time.sleep((2 + k / (RUNS + 1)) * PERIOD_MS / 1000)
+        times.append(probe.run()[1])
+    return float(np.mean(times[1:]))
 
 
 def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
@@ -93,12 +118,18 @@ def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
 
 
 class Probe:
-    """A worker without limits, its border tensors in shared segments."""
+    """A worker without a memory limit, its border tensors in shared segments."""
 
     def __init__(
-        self, directory: Path, values: Mapping[str, np.ndarray], takes: tuple[str, ...], gives: tuple[str, ...]
+        self,
+        directory: Path,
+        values: Mapping[str, np.ndarray],
+        takes: tuple[str, ...],
+        gives: tuple[str, ...],
+        limiter: Limiter | None = None,
     ) -> None:
-        self.instance = Instance("probe", directory, Unlimited("profiling"), memory_mb=None, vcpu=1.0)
+        limiter = limiter or Unlimited("profiling")
+        self.instance = Instance("probe", directory, limiter, memory_mb=None, vcpu=1.0)
         self._fds = []
         self.cold = self.instance.ready()
         refs = []
@@ -123,8 +154,8 @@ class Probe:
     def run(self) -> tuple[float, float]:
         """One request: round trip and the function's own run, ms."""
         start = time.perf_counter()
-        done, _ = self.instance.run(self._request)
-        return (time.perf_counter() - start) * 1000, done.run_s * 1000
+        reply = self.instance.run(self._request)
+        return (time.perf_counter() - start) * 1000, reply.run_ms
 
 
 def _rested(probe: Probe, other_work: np.ndarray) -> tuple[float, float]:

@@ -75,6 +75,19 @@ class ColdStart(NamedTuple):
         return sum(self)
 
 
+class Reply(NamedTuple):
+    """An instance's answer to one request."""
+
+    outputs: tuple[wire.TensorRef, ...]
+    """Where they did not all go in place."""
+    streamed: list[bytearray]
+    """Bytes of outputs that came over the stream, in order."""
+    run_ms: float
+    """What is billed: from the request's arrival at the instance to the end of its run. A throttled instance that has
+    to wait for its next grant before it can even read the request is running, as it is on the platforms."""
+    cpu_ms: float
+
+
 _numbers = itertools.count()
 
 
@@ -182,13 +195,8 @@ class Instance:
             with contextlib.suppress(OSError):  # a worker that is gone forgets by itself; the next run says why
                 wire.send(self._sock, wire.Detach(segment))
 
-    def run(
-        self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()
-    ) -> tuple[wire.Done, list[bytearray]]:
+    def run(self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()) -> Reply:
         """One request: an encoded `Run`, and the tensors that go over the stream socket.
-
-        Returns:
-            The answer, and the bytes of outputs that came over the stream, in order.
 
         Raises:
             InputRefused: the function cannot take these tensors; it stays ready.
@@ -200,6 +208,7 @@ class Instance:
                 self._timeout_s = timeout_s
                 self._sock.settimeout(timeout_s)
                 self._stream.settimeout(timeout_s)
+            sent = time.monotonic()
             self._sock.send(request)
             wire.send_bytes(self._stream, parts)
             message = wire.receive(self._sock)
@@ -222,7 +231,7 @@ class Instance:
             raise InputRefused(message.message, where=f"function {self.name}")
         if not isinstance(message, wire.Done):
             raise WireError(f"function {self.name} answered with {type(message).__name__}")
-        return message, data
+        return Reply(message.outputs, data, (message.started + message.run_s - sent) * 1000, message.cpu_s * 1000)
 
     def report(self) -> wire.Memory:
         """Its memory and fault counters."""
@@ -235,9 +244,9 @@ class Instance:
             raise WireError(f"function {self.name} reported {type(message).__name__}")
         return message
 
-    def throttled_s(self) -> float:
-        """Time the quota held it back so far, seconds; NaN where unknown."""
-        return self._group.throttled_s()
+    def limit_cpu(self, vcpu: float) -> None:
+        """Change its CPU share."""
+        self._group.resize(memory_mb=self.memory_mb, vcpu=vcpu)
 
     def stop(self, timeout_s: float = 2.0) -> None:
         """Let it finish and leave; kill it when it does not."""
