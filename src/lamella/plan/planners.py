@@ -20,6 +20,10 @@ LATENCY_MARGIN = 1.01
 """Without an SLO a divided plan may take this much of the single function's predicted latency."""
 
 
+WORTH = 0.03
+"""A division has to save this share of the single function's cost: less is within the error of prediction."""
+
+
 class Request(NamedTuple):
     """What is asked of a planner."""
 
@@ -126,6 +130,9 @@ class Mopar:
             free = _divide(model, marks, math.inf, request.max_stages)
             raise _infeasible(model, [_candidate(self.name, x) for f in free.values() for x in f.labels], request)
         chosen = _candidate(self.name, label)
+        whole = [c for c in alone if c.latency_ms <= cap]
+        if whole and chosen.cost_usd > cheapest_of(whole).cost_usd * (1 - WORTH):
+            chosen = cheapest_of(whole)
         per_stage = [
             (_candidate(f"best with {k} stage{'s' * (k > 1)}", best), k)
             for k, front in fronts.items()
@@ -138,7 +145,7 @@ class Mopar:
             f"({model.units} units); least cost with {said}, the fastest within 1 % of it"
         )
         if len(chosen.choices) == 1:
-            why = f"one function: no division is cheaper with {said}"
+            why = f"one function: no division is more than {WORTH:.0%} cheaper with {said}"
         return Decision(chosen, why, tuple(losers))
 
     @staticmethod

@@ -1,0 +1,119 @@
+"""Laws 1, 2 and 4 to 8 on random chains, on both platforms."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.errors import InfeasiblePlan
+from lamella.plan.document import Plan
+from lamella.plan.laws import broken_laws
+from lamella.plan.make import make_plan
+from lamella.plan.planners import Mopar, Request, Single, planner
+from lamella.plan.search import NEAR, divide
+from lamella.plan.simplify import merge_similar
+from lamella.platforms import platform
+from tests.unit.plan.synthetic import CHAINS, PLATFORMS, VCPUS, Made, graph_of, model_of, profile_of
+
+TIE = 1 + NEAR + 1e-9
+"""Of plans within 1 % of the least cost the fastest is taken, so a chosen plan may cost this much more than another."""
+PLANNERS = st.sampled_from(["single", "uniform-2", "uniform-3", "mopar"])
+SLOS = st.one_of(st.none(), st.floats(0.5, 300))
+
+
+@given(CHAINS, PLATFORMS, VCPUS, PLANNERS, SLOS, st.integers(1, 8))
+def test_every_plan_keeps_the_laws_and_its_slo(
+    units: tuple[Made, ...], where: str, vcpu: float, name: str, slo: float | None, max_stages: int
+) -> None:
+    graph = graph_of(units)
+    profile = profile_of(graph, units)
+    try:
+        plan = make_plan(graph, profile, platform(where), name, given="x", slo_ms=slo, max_stages=max_stages, vcpu=vcpu)
+    except InfeasiblePlan:
+        return
+    assert broken_laws(plan, graph, platform(where)) == []
+    assert slo is None or plan.predicted.latency_ms <= slo
+    assert plan.stages <= (max_stages if name == "mopar" else 3)
+    law_6(plan)
+
+
+def law_6(plan: Plan) -> None:
+    """Cost is the sum of its parts, latency the critical path of the chain; by this test's own arithmetic."""
+    rules = platform(plan.platform)
+    latency = 0.2 + math.fsum(f.run_ms for f in plan.functions) + math.fsum(h.time_ms for h in plan.hops)
+    assert plan.predicted.latency_ms == pytest.approx(latency)
+    cost = 0.0
+    for function in plan.functions:
+        ms = math.ceil(function.run_ms - 1e-6) if plan.platform == "aws-lambda" else function.run_ms
+        cost += function.memory_mb / 1024 * ms / 1000 * rules.billing.usd_per_gb_s.value
+        cost += rules.billing.usd_per_request.value
+    assert plan.predicted.cost_usd_per_million == pytest.approx(cost * 1e6)
+    assert plan.predicted.memory_mb == sum(f.memory_mb for f in plan.functions)
+
+
+@given(CHAINS, PLATFORMS, VCPUS, SLOS, st.integers(1, 8))
+def test_law_7_no_plan_of_mopar_is_dearer_than_the_tuned_single_function(
+    units: tuple[Made, ...], where: str, vcpu: float, slo: float | None, max_stages: int
+) -> None:
+    model = model_of(units, where, vcpu=vcpu)
+    try:
+        alone = Single().decide(model, Request(slo)).chosen
+    except InfeasiblePlan:
+        return
+    chosen = Mopar().decide(model, Request(slo, max_stages)).chosen
+    assert chosen.cost_usd <= alone.cost_usd * TIE
+    assert slo is not None or chosen.latency_ms <= alone.latency_ms * 1.01 * (1 + 1e-9)
+
+
+@given(CHAINS, PLATFORMS, PLANNERS, st.floats(0.5, 300), st.floats(1, 3))
+def test_law_8_loosening_the_slo_never_raises_the_cost_beyond_the_tie_rule(
+    units: tuple[Made, ...], where: str, name: str, slo: float, factor: float
+) -> None:
+    model = model_of(units, where)
+    try:
+        tight = planner(name).decide(model, Request(slo)).chosen
+    except InfeasiblePlan:
+        return
+    loose = planner(name).decide(model, Request(slo * factor)).chosen
+    assert loose.cost_usd <= tight.cost_usd * TIE
+
+
+@given(CHAINS, PLATFORMS, st.floats(0.5, 300), st.floats(1, 3), st.integers(1, 7))
+def test_law_8_the_least_cost_itself_never_rises(
+    units: tuple[Made, ...], where: str, slo: float, factor: float, max_stages: int
+) -> None:
+    model = model_of(units, where)
+    marks = merge_similar(model)
+
+    def least(cap: float, stages: int, positions: list[int]) -> float:
+        fronts = divide(
+            positions,
+            model.choices,
+            lambda unit: model.hop(unit)[:2],
+            entry_ms=model.entry_ms,
+            cap_ms=cap,
+            max_stages=stages,
+        )
+        return min((x.cost_usd for f in fronts.values() for x in f.labels), default=math.inf)
+
+    tight = least(slo, max_stages, marks)
+    every = list(range(model.units + 1))
+    assert least(slo * factor, max_stages, marks) <= tight  # a looser cap
+    assert least(slo, max_stages + 1, marks) <= tight  # one more stage
+    assert least(slo, max_stages, every) <= tight * (1 + 1e-12)  # more places to cut: another order of sums
+
+
+@given(CHAINS, PLATFORMS, st.floats(0.1, 5))
+def test_an_infeasible_slo_s_hint_is_feasible(units: tuple[Made, ...], where: str, slo: float) -> None:
+    model = model_of(units, where)
+    for name in ("single", "mopar"):
+        try:
+            planner(name).decide(model, Request(slo))
+        except InfeasiblePlan as error:
+            if error.where != "--slo-ms":
+                continue
+            hint = float(error.try_.split(",")[0].removeprefix("--slo-ms "))
+            assert planner(name).decide(model, Request(hint)).chosen.latency_ms <= hint

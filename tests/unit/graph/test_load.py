@@ -1,0 +1,393 @@
+"""Import: what is refused and in which words, what is cached, and what is known of a graph afterwards."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import ModelProto, TensorProto, helper
+
+from lamella.cli.options import parse_shapes
+from lamella.errors import ModelError, StorageError, UnboundShape
+from lamella.graph.extract import link_model
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.runtime.function import open_session
+from tests.unit.graph.onnx_models import (
+    counted,
+    dense,
+    filled,
+    graph_of,
+    model,
+    node,
+    save,
+    with_external_data,
+)
+
+
+def entries(cache: Path) -> list[str]:
+    models = cache / "models"
+    return sorted(p.name for p in models.iterdir()) if models.exists() else []
+
+
+def softmax_over_rows() -> ModelProto:
+    return model([node("Softmax", ["x"], ["y"], axis=0)], {"x": ["rows", 4]}, {"y": ["rows", 4]})
+
+
+# ------------------------------------------------------------------------------------------------ what is refused
+
+
+def test_a_missing_file_is_named_with_what_to_give_instead(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="does not exist") as caught:
+        import_model(str(tmp_path / "nowhere.onnx"))
+    assert "nowhere.onnx" in caught.value.message
+    assert "zoo:NAME" in caught.value.try_
+
+
+def test_a_directory_is_not_a_model(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="is a directory"):
+        import_model(str(tmp_path))
+
+
+def test_an_unknown_zoo_model_is_refused_with_the_closest_name() -> None:
+    with pytest.raises(ModelError, match="did you mean 'vgg19'"):
+        import_model("zoo:vgg91")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_file_is_refused_with_its_size(share: float, tmp_path: Path, own_cache: Path) -> None:
+    path = save(dense(), tmp_path / "cut.onnx")
+    data = path.read_bytes()[: int(path.stat().st_size * share)]
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=rf"cut\.onnx is not an ONNX model, or it is cut short \({len(data)} bytes\)"):
+        import_model(str(path))
+    assert entries(own_cache) == []
+
+
+@pytest.mark.parametrize("text", ["this is no model\n", '{"nodes": []}', "", "\n" * 50], ids=["text", "json", "0", "n"])
+def test_a_file_that_is_not_onnx_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "notes.onnx"
+    path.write_text(text)
+    with pytest.raises(ModelError, match=r"notes\.onnx"):
+        import_model(str(path))
+
+
+def test_an_operator_nobody_knows_is_named(tmp_path: Path, own_cache: Path) -> None:
+    with pytest.raises(ModelError, match="Frobnicate"):
+        graph_of(model([node("Frobnicate", ["x"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]}), tmp_path)
+    assert entries(own_cache) == []
+
+
+def test_a_domain_nobody_knows_is_named(tmp_path: Path) -> None:
+    proto = model([node("Relu", ["x"], ["y"], domain="acme.ops")], {"x": [1, 4]}, {"y": [1, 4]})
+    proto.opset_import.append(helper.make_opsetid("acme.ops", 1))
+    with pytest.raises(ModelError, match=r"acme\.ops"):
+        graph_of(proto, tmp_path)
+
+
+def test_shapes_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
+    proto = model([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 4]}, {"y": None}, {"w": filled(5, 3)})
+    with pytest.raises(ModelError):
+        graph_of(proto, tmp_path)
+
+
+def test_a_missing_external_data_file_is_named_with_where_to_put_it(tmp_path: Path) -> None:
+    path = with_external_data(dense(), tmp_path / "model.onnx")
+    (tmp_path / "weights.data").unlink()
+    with pytest.raises(ModelError, match=r"external data file 'weights\.data' is missing") as caught:
+        import_model(str(path))
+    assert str(tmp_path) in caught.value.try_
+
+
+def test_a_truncated_external_data_file_says_how_much_is_missing(tmp_path: Path) -> None:
+    path = with_external_data(dense(), tmp_path / "model.onnx")
+    data = tmp_path / "weights.data"
+    data.write_bytes(data.read_bytes()[:-1])
+    with pytest.raises(ModelError, match=rf"has {data.stat().st_size} bytes, the model needs \d+: truncated"):
+        import_model(str(path))
+
+
+@pytest.mark.parametrize("absolute", [False, True])
+def test_external_data_outside_the_models_directory_is_refused(absolute: bool, tmp_path: Path) -> None:
+    path = with_external_data(dense(), tmp_path / "model.onnx")
+    (tmp_path / "inside").mkdir()
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in proto.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(tmp_path / "weights.data") if absolute else "../weights.data"
+    with pytest.raises(ModelError, match="outside the model's directory"):
+        import_model(str(save(proto, tmp_path / "inside" / "model.onnx")))
+
+
+def test_nan_weights_are_refused_with_the_weight_and_their_count(tmp_path: Path) -> None:
+    weight = filled(24, 24)
+    weight[3, :5] = np.nan
+    proto = model([node("MatMul", ["x", "w"], ["y"])], {"x": [1, 24]}, {"y": None}, {"w": weight})
+    with pytest.raises(ModelError, match="weight 'w' holds 5 NaN of 576 values"):
+        graph_of(proto, tmp_path)
+
+
+def test_infinite_weights_are_the_models_own_business(tmp_path: Path) -> None:
+    weight = np.array([[0, -np.inf, np.inf, 1]], np.float32)
+    graph = graph_of(model([node("Min", ["x", "w"], ["y"])], {"x": [1, 4]}, {"y": None}, {"w": weight}), tmp_path)
+    assert list(graph.weights) == ["w"]
+
+
+# ------------------------------------------------------------------------------------------------ request shapes
+
+
+@pytest.mark.parametrize("shape", [["batch", 4], [None, 4], ["batch", "width"]])
+def test_an_unbound_dimension_is_refused_with_an_option_that_works(shape: list[int | str], tmp_path: Path) -> None:
+    path = save(model([node("Relu", ["x"], ["y"])], {"x": shape}, {"y": None}), tmp_path / "model.onnx")
+    with pytest.raises(UnboundShape, match="input 'x' has the shape") as caught:
+        import_model(str(path))
+    flag, option = caught.value.try_.split(" ", 1)
+    assert flag == "--shape"
+    graph = import_model(str(path), parse_shapes([option]))
+    assert all(isinstance(d, int) for d in graph.tensors["x"].shape)
+
+
+def test_a_shape_for_an_input_the_model_does_not_have_names_those_it_has(tmp_path: Path) -> None:
+    with pytest.raises(UnboundShape, match="no input 'image'; its inputs are x"):
+        graph_of(dense(), tmp_path, {"image": (1, 8)})
+
+
+def test_a_shape_of_the_wrong_rank_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnboundShape, match="input 'x' has 2 dimensions, --shape gives 3"):
+        graph_of(dense(), tmp_path, {"x": (1, 8, 1)})
+
+
+def test_a_shape_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"shape|does not run"):
+        graph_of(dense(["n", "width"]), tmp_path, {"x": (1, 9)})
+
+
+@pytest.mark.parametrize("shape", [(0, 8), (-1, 8)])
+def test_a_dimension_below_one_is_refused(shape: tuple[int, int], tmp_path: Path) -> None:
+    with pytest.raises(UnboundShape, match="must be at least 1"):
+        graph_of(dense(["n", 8]), tmp_path, {"x": shape})
+
+
+@pytest.mark.parametrize("shape", [(1, "N"), ("M", 8)])
+def test_only_the_first_axis_may_stay_free(shape: tuple[int | str, int | str], tmp_path: Path) -> None:
+    with pytest.raises(UnboundShape, match="only N on the first axis may stay free"):
+        graph_of(dense(["n", 8]), tmp_path, {"x": shape})
+
+
+def test_a_free_batch_axis_is_followed_through_every_tensor(tmp_path: Path) -> None:
+    nodes = [
+        node("MatMul", ["x", "w"], ["m"]),
+        node("Reshape", ["m", "rows"], ["tall"]),
+        node("Relu", ["tall"], ["r"]),
+        node("Reshape", ["r", "back"], ["y"]),
+    ]
+    weights = {"w": filled(4, 6), "rows": np.array([-1, 2], np.int64), "back": np.array([-1, 6], np.int64)}
+    graph = graph_of(model(nodes, {"x": ["n", 4]}, {"y": None}, weights), tmp_path, {"x": ("N", 4)})
+    assert graph.batchable
+    assert {n: t.shape for n, t in graph.tensors.items()} == {
+        "x": ("N", 4), "m": ("N", 6), "tall": ("3*N", 2), "r": ("3*N", 2), "y": ("N", 6),
+    }  # fmt: skip
+    assert graph.tensors["tall"].shape_at(5) == (15, 2)
+    assert graph.tensors["tall"].bytes_at(5) == 120
+    assert request(graph, np.random.default_rng(0), batch=3)["x"].shape == (3, 4)
+
+
+def test_a_bound_batch_axis_can_be_freed_where_rows_do_not_mix(tmp_path: Path) -> None:
+    graph = graph_of(dense((1, 8)), tmp_path, {"x": ("N", 8)})
+    assert graph.batchable
+    assert graph.tensors[graph.outputs[0]].shape[0] == "N"
+
+
+def test_a_batch_axis_that_the_model_fixes_inside_cannot_be_freed(tmp_path: Path) -> None:
+    nodes = [node("Reshape", ["x", "shape"], ["flat"]), node("Relu", ["flat"], ["y"])]
+    proto = model(nodes, {"x": [1, 2, 2]}, {"y": [1, 4]}, {"shape": np.array([1, 4], np.int64)})
+    with pytest.raises(UnboundShape, match=r"does not run with x=\[2, 2, 2\]"):
+        graph_of(proto, tmp_path, {"x": ("N", 2, 2)})
+
+
+def mixing(kind: str) -> ModelProto:
+    """Models whose rows depend on each other, or whose shapes do not follow the batch."""
+    table: dict[str, tuple[list[onnx.NodeProto], dict[str, np.ndarray]]] = {
+        "softmax over rows": ([node("Softmax", ["x"], ["y"], axis=0)], {}),
+        "centred rows": (
+            [node("ReduceMean", ["x", "axis"], ["mean"]), node("Sub", ["x", "mean"], ["y"])],
+            {"axis": np.array([0], np.int64)},
+        ),
+        "running sum, where only later rows change": (
+            [node("CumSum", ["x", "axis"], ["y"])],
+            {"axis": np.array(0, np.int64)},
+        ),
+        "one answer for all": (
+            [node("ReduceSum", ["x", "axis"], ["y"])],
+            {"axis": np.array([0], np.int64)},
+        ),
+        "rank that depends on the batch": (
+            [
+                node("Unsqueeze", ["x", "axis"], ["u"]),
+                node("Squeeze", ["u"], ["s"]),
+                node("Reshape", ["s", "to"], ["y"]),
+            ],
+            {"axis": np.array([0], np.int64), "to": np.array([-1, 4], np.int64)},
+        ),
+    }  # fmt: skip
+    nodes, weights = table[kind]
+    return model(nodes, {"x": ["rows", 4]}, {"y": None}, weights)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "softmax over rows",
+        "centred rows",
+        "running sum, where only later rows change",
+        "one answer for all",
+        "rank that depends on the batch",
+    ],
+)
+def test_a_batch_axis_whose_rows_depend_on_each_other_cannot_stay_free(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(UnboundShape, match="the batch axis cannot stay free") as caught:
+        graph_of(mixing(kind), tmp_path, {"x": ("N", 4)})
+    assert caught.value.try_ == "bind the first dimension to 1 instead of N"
+    assert graph_of(mixing(kind), tmp_path, {"x": (1, 4)}).batchable is False
+
+
+# ------------------------------------------------------------------------------------------- what is known afterwards
+
+
+def test_every_tensor_has_its_type_and_shape_and_the_skeleton_says_so_too(tmp_path: Path) -> None:
+    graph = graph_of(dense(), tmp_path)
+    made = {name for op in graph.operators for name in op.outputs}
+    assert set(graph.tensors) == {"x"} | made
+    assert all(t.dtype == "float32" and len(t.shape) == 2 and not t.dynamic for t in graph.tensors.values())
+    skeleton = onnx.load(graph.skeleton, load_external_data=False).graph
+    told = {v.name for v in (*skeleton.input, *skeleton.value_info, *skeleton.output)}
+    assert told == set(graph.tensors)
+
+
+def test_a_shape_that_depends_on_the_data_is_marked_and_a_plain_one_after_it_is_not(tmp_path: Path) -> None:
+    graph = graph_of(counted(), tmp_path)
+    assert {n for n, t in graph.tensors.items() if t.dynamic} == {"where", "floats"}
+
+
+def test_weights_can_be_read_back_from_the_mapped_file(tmp_path: Path) -> None:
+    graph = graph_of(dense(), tmp_path)
+    for i in range(3):
+        weight = graph.weights[f"w{i}"]
+        found = np.memmap(graph.weights_file, weight.dtype, "r", weight.offset, weight.shape)
+        np.testing.assert_array_equal(found, filled(*weight.shape, seed=i))
+
+
+def same(one: Graph, two: Graph) -> bool:
+    plain = ("operators", "tensors", "weights", "inputs", "outputs")
+    return all(getattr(one, name) == getattr(two, name) for name in plain)
+
+
+def test_a_model_with_external_data_equals_the_embedded_one(tmp_path: Path) -> None:
+    embedded = graph_of(dense(), tmp_path / "embedded")
+    (tmp_path / "external").mkdir()
+    external = import_model(str(with_external_data(dense(), tmp_path / "external" / "model.onnx")))
+    assert same(embedded, external)
+    assert embedded.weights_file.read_bytes() == external.weights_file.read_bytes()
+
+
+def test_the_users_own_file_is_linked_together_with_its_external_data(tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    graph = import_model(str(with_external_data(dense(), tmp_path / "given" / "mine.onnx")))
+    target = tmp_path / "target"
+    target.mkdir()
+    assert link_model(graph, target) == ["model.onnx", "weights.data"]
+    x = filled(1, 8)
+    here, there = (open_session(p, "plain", threads=1, prepack=False) for p in (graph.source, target / "model.onnx"))
+    np.testing.assert_array_equal(here.run(None, {"x": x})[0], there.run(None, {"x": x})[0])
+
+
+def test_a_second_import_reads_what_the_first_wrote(tmp_path: Path, own_cache: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    (name,) = entries(own_cache)
+    before = {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in first.directory.iterdir()}
+    second = import_model(str(tmp_path / "model.onnx"))
+    assert second.hash == first.hash
+    assert same(first, second)
+    assert entries(own_cache) == [name]
+    assert {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in second.directory.iterdir()} == before
+
+
+def test_a_changed_weight_gives_another_hash(tmp_path: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    proto = dense()
+    proto.graph.initializer[0].raw_data = filled(8, 40, seed=7).tobytes()
+    assert graph_of(proto, tmp_path).hash != first.hash
+
+
+def test_a_changed_external_data_file_gives_another_hash(tmp_path: Path) -> None:
+    path = with_external_data(dense(), tmp_path / "model.onnx")
+    first = import_model(str(path))
+    data = bytearray((tmp_path / "weights.data").read_bytes())
+    data[0] ^= 1
+    (tmp_path / "weights.data").write_bytes(data)
+    assert import_model(str(path)).hash != first.hash
+
+
+def test_other_request_shapes_give_another_hash(tmp_path: Path) -> None:
+    proto = dense(["n", 8])
+    hashes = {graph_of(proto, tmp_path, {"x": (n, 8)}).hash for n in (1, 2, "N")}
+    assert len(hashes) == 3
+
+
+def test_half_an_import_of_an_older_crash_is_replaced(tmp_path: Path) -> None:
+    graph = graph_of(dense(), tmp_path)
+    (graph.directory / "graph.json").unlink()
+    assert graph_of(dense(), tmp_path).hash == graph.hash
+    assert (graph.directory / "graph.json").is_file()
+
+
+# ------------------------------------------------------------------------------------------------------- full disk
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of one megabyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if os.geteuid() != 0:
+        pytest.skip("only root can mount a disk small enough to fill")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(place)], check=False, capture_output=True, text=True
+    )
+    if done.returncode:
+        pytest.skip(f"no tmpfs here: {done.stderr.strip()}")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.parametrize("width", [1000, 420], ids=["weights", "what follows the weights"])
+def test_a_full_disk_is_said_to_be_full_and_nothing_is_left_behind(
+    width: int, tiny_disk: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tiny_disk))
+    (tiny_disk / "filler").write_bytes(bytes(900_000 - 4 * 420 * 420))
+    many = [node("Relu", ["m" if i == 0 else f"r{i - 1}"], [f"r{i}"], name="n" * 400 + str(i)) for i in range(800)]
+    proto = model(
+        [node("MatMul", ["x", "w"], ["m"]), *many], {"x": [1, width]}, {"r799": None}, {"w": filled(width, width)}
+    )
+    with pytest.raises(StorageError, match="No space left on device") as caught:
+        graph_of(proto, tmp_path)
+    assert "LAMELLA_CACHE" in caught.value.try_
+    assert entries(tiny_disk) == []
+
+
+def test_a_batch_of_mixed_kinds_asks_for_integers_in_their_range(tmp_path: Path) -> None:
+    kinds = {"ids": TensorProto.INT64, "y": TensorProto.INT64}
+    graph = graph_of(model([node("Neg", ["ids"], ["y"])], {"ids": [1, 50]}, {"y": None}, kinds=kinds), tmp_path)
+    values = request(graph, np.random.default_rng(0), ranges={"ids": (5, 9)})["ids"]
+    assert values.dtype == np.int64
+    assert set(np.unique(values)) <= {5, 6, 7, 8}

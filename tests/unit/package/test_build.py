@@ -1,0 +1,273 @@
+"""A package: whole or not at all, verified to the byte, and answering as the model does."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from lamella import documents
+from lamella.errors import LamellaError, LawBroken, PackageError, StorageError
+from lamella.graph.extract import Extractor
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.graph.weights import alignment
+from lamella.package import Manifest, build, verify
+from lamella.plan.document import Plan
+from lamella.runtime.function import Function, Kind, open_session
+from tests.unit.graph.compose import Tensors, answer, step, worst_share
+from tests.unit.package.plans import plan_of
+
+FILES = ("function.json", "graph.onnx", "portable.onnx", "weights.bin")
+
+
+def function(package: Path, name: str) -> Function:
+    return documents.read(package / name / "function.json", Function, made_by="")
+
+
+def externals(path: Path) -> dict[str, tuple[int, int]]:
+    """Offset and length of every weight outside the graph, by name."""
+    found = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            entry = {e.key: e.value for e in tensor.external_data}
+            assert entry["location"] == "weights.bin"
+            found[tensor.name] = (int(entry["offset"]), int(entry["length"]))
+    return found
+
+
+def chain(package: Path, plan: Plan, graph: Graph, feeds: Tensors, kind: Kind) -> Tensors:
+    tensors = dict(feeds)
+    for f in plan.functions:
+        told = function(package, f.name)
+        file = told.portable if kind == "portable" else told.graph
+        step(graph, f.first, f.last, open_session(package / f.name / file, kind, threads=1, prepack=False), tensors)
+    return {n: tensors[n] for n in graph.outputs}
+
+
+# --------------------------------------------------------------------------------------------------------- contents
+
+
+def test_every_function_has_its_files_and_nothing_else(pristine: Path, plan: Plan) -> None:
+    assert sorted(p.name for p in pristine.iterdir()) == [
+        "manifest.json",
+        "plan.json",
+        *(f.name for f in plan.functions),
+    ]
+    for f in plan.functions:
+        assert sorted(p.name for p in (pristine / f.name).iterdir()) == list(FILES)
+
+
+def test_the_manifest_says_what_was_built_from_what(pristine: Path, plan: Plan, cnn: Graph) -> None:
+    manifest, read = verify(pristine)
+    assert read == plan
+    assert (manifest.model, manifest.model_hash, manifest.planner) == (cnn.name, cnn.hash, "by hand")
+    assert manifest.functions == ("stage-1", "stage-2", "stage-3")
+
+
+def test_a_function_says_what_it_takes_and_gives(pristine: Path, plan: Plan, cnn: Graph) -> None:
+    for f in plan.functions:
+        told = function(pristine, f.name)
+        takes, gives = cnn.border(f.first, f.last)
+        assert tuple(t.name for t in told.inputs) == takes
+        assert tuple(t.name for t in told.outputs) == gives
+        assert all(t.shape == cnn.tensors[t.name].shape for t in (*told.inputs, *told.outputs))
+        assert set(told.sha256) == {"graph.onnx", "portable.onnx", "weights.bin"}
+
+
+def test_weights_are_aligned_for_mapping_and_inside_the_file(pristine: Path, plan: Plan) -> None:
+    for f in plan.functions:
+        size = (pristine / f.name / "weights.bin").stat().st_size
+        assert size % 4096 == 0
+        for file in ("graph.onnx", "portable.onnx"):
+            for offset, length in externals(pristine / f.name / file).values():
+                assert offset % alignment(length) == 0
+                assert offset + length <= size
+
+
+@pytest.mark.parametrize("name", ["zoo:cnn-tiny", "zoo:lstm-tiny"])
+def test_equal_tensors_are_stored_once_for_both_graphs(name: str, tmp_path: Path) -> None:
+    graph = import_model(name)
+    build(plan_of(graph, []), graph, tmp_path / "p")
+    place = tmp_path / "p" / "stage-1"
+    data = (place / "weights.bin").read_bytes()
+    ranges = {*externals(place / "graph.onnx").values(), *externals(place / "portable.onnx").values()}
+    stored = Counter(data[offset : offset + length] for offset, length in ranges)
+    assert max(stored.values()) == 1
+    both = set(externals(place / "graph.onnx").values()) & set(externals(place / "portable.onnx").values())
+    assert both or name == "zoo:cnn-tiny"  # a CNN's layouts differ; an LSTM's do not
+
+
+def test_the_same_plan_gives_the_same_bytes(pristine: Path, plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    again = build(plan, cnn, tmp_path / "again")
+    assert again == verify(pristine)[0]
+
+
+# ---------------------------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("kind", ["packaged", "portable"])
+def test_the_functions_together_answer_as_the_whole_model(
+    kind: Kind, batch: int, pristine: Path, plan: Plan, cnn: Graph, tmp_path: Path
+) -> None:
+    feeds = request(cnn, np.random.default_rng(7), batch)
+    whole = answer(Extractor(cnn), [], feeds, tmp_path)
+    found = chain(pristine, plan, cnn, feeds, kind)
+    assert found[cnn.outputs[0]].shape == (batch, 10)
+    assert worst_share(found, whole) < 1e-4
+
+
+def test_opening_a_packaged_graph_changes_nothing_in_it(pristine: Path, plan: Plan, tmp_path: Path) -> None:
+    import onnxruntime as ort
+
+    for f in plan.functions:
+        path = pristine / f.name / "graph.onnx"
+        options = ort.SessionOptions()
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.optimized_model_filepath = str(tmp_path / f"{f.name}.onnx")
+        options.log_severity_level = 4
+        ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        before = onnx.load(path, load_external_data=False).graph.node
+        after = onnx.load(tmp_path / f"{f.name}.onnx", load_external_data=False).graph.node
+        assert sorted(n.op_type for n in after) == sorted(n.op_type for n in before)
+        fewer = onnx.load(pristine / f.name / "portable.onnx", load_external_data=False).graph.node
+        assert len(before) <= len(fewer) + 2  # fused, plus what changes the layout at the borders
+
+
+@pytest.mark.parametrize("kind", ["plain", "default"])
+def test_a_plain_function_ships_the_users_own_file(kind: Kind, cnn: Graph, tmp_path: Path) -> None:
+    build(plan_of(cnn, [], kind), cnn, tmp_path / "p")
+    assert (tmp_path / "p" / "stage-1" / "model.onnx").read_bytes() == cnn.source.read_bytes()
+    assert function(tmp_path / "p", "stage-1").weights == ""
+    verify(tmp_path / "p")
+
+
+def test_a_model_that_is_one_subgraph_ships_whole_and_answers_the_same(tmp_path: Path) -> None:
+    try:
+        graph = import_model("zoo:silero-vad")
+    except LamellaError as error:
+        pytest.skip(error.message)
+    build(plan_of(graph, []), graph, tmp_path / "p")
+    feeds = request(graph, np.random.default_rng(0))
+    whole = answer(Extractor(graph), [], feeds, tmp_path / "slices")
+    for kind in ("packaged", "portable"):
+        assert worst_share(chain(tmp_path / "p", plan_of(graph, []), graph, feeds, kind), whole) < 1e-4
+
+
+# ----------------------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("file", ["plan.json", *(f"stage-2/{name}" for name in FILES)])
+@pytest.mark.parametrize("place", [0, 0.5, 1])
+def test_a_flipped_byte_anywhere_is_found_and_its_file_named(file: str, place: float, package: Path) -> None:
+    data = bytearray((package / file).read_bytes())
+    data[int(place * (len(data) - 1))] ^= 1
+    (package / file).write_bytes(data)
+    with pytest.raises(PackageError, match=f"^{file} changed since it was packaged") as caught:
+        verify(package)
+    assert caught.value.try_.startswith("lamella package")
+
+
+@pytest.mark.parametrize("file", ["plan.json", *(f"stage-2/{name}" for name in FILES)])
+def test_a_missing_file_is_named(file: str, package: Path) -> None:
+    (package / file).unlink()
+    with pytest.raises(PackageError, match=f"{file} is missing from the package"):
+        verify(package)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "no json", '{"lamella": 2}'])
+def test_a_manifest_that_is_none_is_a_damaged_package(text: str, package: Path) -> None:
+    (package / "manifest.json").write_text(text)
+    with pytest.raises(PackageError, match=r"manifest\.json"):
+        verify(package)
+
+
+def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:
+    with pytest.raises(PackageError, match="holds no package"):
+        verify(tmp_path)
+
+
+# --------------------------------------------------------------------------------------------- whole or not at all
+
+
+def test_a_plan_for_another_model_breaks_the_law(plan: Plan, tmp_path: Path) -> None:
+    with pytest.raises(LawBroken, match="the plan is for model cnn-tiny"):
+        build(plan, import_model("zoo:lstm-tiny"), tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["notes.txt", "manifest.json"])
+def test_a_directory_with_something_else_in_it_is_left_alone(name: str, plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    target = tmp_path / "p"
+    target.mkdir()
+    (target / name).write_text('{"name": "a web extension"}')
+    with pytest.raises(PackageError, match="is not empty and holds no package"):
+        build(plan, cnn, target)
+    assert [p.name for p in target.iterdir()] == [name]
+    assert [p.name for p in tmp_path.iterdir()] == ["p"]
+
+
+def test_a_file_is_not_overwritten_by_a_package(plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    (tmp_path / "p").write_text("mine")
+    with pytest.raises(PackageError, match="is a file"):
+        build(plan, cnn, tmp_path / "p")
+    assert (tmp_path / "p").read_text() == "mine"
+
+
+def test_a_directory_below_a_file_is_a_storage_error(plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(StorageError):
+        build(plan, cnn, tmp_path / "file" / "p")
+
+
+def test_an_older_package_is_replaced(package: Path, cnn: Graph) -> None:
+    build(plan_of(cnn, [5]), cnn, package)
+    assert verify(package)[0].functions == ("stage-1", "stage-2")
+    assert not (package / "stage-3").exists()
+    assert [p.name for p in package.parent.iterdir()] == ["package"]
+
+
+def test_an_empty_directory_is_filled_even_when_it_is_the_current_one(
+    plan: Plan, cnn: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    build(plan, cnn, Path("."))
+    verify(tmp_path / "here")
+    assert os.listdir(tmp_path) == ["here"]
+
+
+def stop_at(name: str) -> Callable[[str], None]:
+    def progress(what: str) -> None:
+        if what == name:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("name", ["stage-1", "stage-3"])
+def test_an_interrupted_build_leaves_nothing_behind(name: str, plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(plan, cnn, tmp_path / "p", stop_at(name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_build_keeps_the_older_package(package: Path, plan: Plan, cnn: Graph) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        build(plan_of(cnn, [5]), cnn, package, stop_at("stage-2"))
+    assert verify(package)[1] == plan
+    assert [p.name for p in package.parent.iterdir()] == ["package"]
+
+
+def test_a_manifest_survives_being_written_and_read(pristine: Path) -> None:
+    manifest, _ = verify(pristine)
+    assert msgspec.json.decode(msgspec.json.encode(manifest), type=Manifest) == manifest
