@@ -24,6 +24,7 @@ from lamella.compare.rounds import Rounds, Sample, interval, run_rounds
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation, allocate
 from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, PlatformLimit
+from lamella.graph.extract import Extractor
 from lamella.graph.model import MB, Graph
 from lamella.graph.requests import read_arrays, request, unknown_ranges
 from lamella.limits import Limiter, detect
@@ -128,7 +129,8 @@ def compare(
             )
             colds[name] = _cold(deployments[name], packages[name], draw())
         progress(0.67, "checking answers")
-        errors = _errors(graph, deployments, [draw() for _ in range(CHECKED)])
+        reference = Extractor(graph).write(0, len(graph.operators), space / "reference")
+        errors = _errors(graph, reference, deployments, [draw() for _ in range(CHECKED)])
         faults = {n: _faults(d) for n, d in deployments.items()}
         result = run_rounds(
             deployments,
@@ -217,10 +219,10 @@ def _faults(deployment: Deployment) -> int:
 
 
 def _errors(
-    graph: Graph, deployments: Mapping[str, Deployment], feeds: Sequence[dict[str, np.ndarray]]
+    graph: Graph, reference: Path, deployments: Mapping[str, Deployment], feeds: Sequence[dict[str, np.ndarray]]
 ) -> dict[str, OutputError]:
     """Law 3: each plan's answers against the whole model run unoptimised."""
-    session = open_session(graph.skeleton, "reference", threads=1, prepack=False)
+    session = open_session(reference, "reference", threads=1, prepack=False)
     worst = {name: [0.0, 0.0] for name in deployments}
     for feed in feeds:
         expected = dict(zip(graph.outputs, session.run(list(graph.outputs), feed), strict=True))

@@ -28,7 +28,7 @@ from lamella.graph.shapes import analyse
 from lamella.graph.weights import disk_error, read_external, write_weights
 from lamella.zoo import InputSpec, get, materialise
 
-IMPORT_VERSION = "4"
+IMPORT_VERSION = "5"
 """Part of the cache key: raise it when the importer changes."""
 
 Shapes = Mapping[str, Sequence[Dim]]

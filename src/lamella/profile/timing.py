@@ -148,7 +148,7 @@ def time_units(
 def border_values(graph: Graph, units: Sequence[Span], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The real tensors at every border of `units` for one request, by name."""
     names = dict.fromkeys(name for span in units for name in graph.border(*span)[1])
-    proto = onnx.load(graph.skeleton, load_external_data=False)
+    proto = Extractor(graph).slice(0, len(graph.operators))
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
     with tempfile.NamedTemporaryFile(dir=graph.directory, suffix=".onnx") as file:

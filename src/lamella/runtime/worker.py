@@ -1,7 +1,7 @@
 """One function instance: a process that opens a function, says it is ready, and answers until told to stop.
 
-Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. One thread: a request at a time, as on
-the platforms we rehearse. Tensors are bound in place: inputs are read from, outputs written to, the shared segments.
+Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. A request at a time, as on
+the platforms we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound in place: inputs are read from, outputs written to, the shared segments.
 The hot path is short on purpose, since an instance that waited for its turn runs it with cold caches: a request equal
 to the last one, byte for byte, reuses its bindings without being decoded.
 """

@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from onnx import helper
+
+from lamella.deploy.local import Deployment, Size
+from lamella.deploy.sizing import Allocation, allocate
+from lamella.errors import InfeasiblePlan
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.limits import Limiter, detect
+from lamella.platforms import platform
+from tests.faults import packages
+
+OPENFAAS = platform("openfaas")
+STAGES = ["stage-1", "stage-2", "stage-3"]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allocations of earlier runs must not answer for this one."""
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path / "cache"))
+
+
+def is_sold(size_mb: int) -> bool:
+    return OPENFAAS.allocation_mb(size_mb) == size_mb
+
+
+@pytest.fixture
+def free() -> Limiter:
+    """Measures without searching: no trial at a limit can be slowed by what else runs on this machine."""
+    return detect(env={"LAMELLA_LIMITS": "none"})
+
+
+def test_an_allocation_is_a_size_that_is_sold_holds_the_peak_and_runs(
+    cnn: Graph, tmp_path: Path, rng: np.random.Generator, enforced: Limiter
+) -> None:
+    x = request(cnn, rng)
+    made = packages.package(cnn, tmp_path / "package")
+    found = allocate(made, x, OPENFAAS, enforced, runs=3)["stage-1"]
+    assert is_sold(found.memory_mb)
+    assert found.memory_mb >= found.peak_mb > 20
+    assert found.cold_ms > 0
+    assert found.run_ms > 0
+    assert (found.memory_mb, "ok") in found.tried
+    with Deployment(made, limiter=enforced, sizes={"stage-1": Size(found.memory_mb, 1.0)}) as deployment:
+        packages.assert_same(deployment.infer(x).outputs, packages.whole(cnn, x))
+
+
+def test_the_second_time_the_first_measurement_is_told_again(
+    three_slices: Path, cnn: Graph, rng: np.random.Generator, free: Limiter, tmp_path: Path
+) -> None:
+    x = request(cnn, rng)
+    first = allocate(three_slices, x, OPENFAAS, free, runs=1)
+    assert list(first) == STAGES
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache" / "sizes").iterdir()}
+    assert len(kept) == 3
+    assert allocate(three_slices, x, OPENFAAS, free, runs=1) == first  # times and all
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def test_a_larger_batch_is_measured_anew(tmp_path: Path, rng: np.random.Generator, free: Limiter) -> None:
+    graph = packages.graph_of(
+        tmp_path,
+        "batches",
+        [
+            helper.make_node("Neg", ["x"], ["negative"], name="negate"),
+            helper.make_node("Abs", ["negative"], ["y"], name="absolute"),
+        ],
+        {"x": ("float32", ("N", 1024, 256))},
+        {"y": ("float32", ("N", 1024, 256))},
+    )
+    made = packages.package(graph, tmp_path / "package")
+    one, many = (allocate(made, request(graph, rng, batch), OPENFAAS, free, runs=1)["stage-1"] for batch in (1, 40))
+    assert many.peak_mb > one.peak_mb + 60  # at least what goes in and out, 40 MB each
+    assert many.memory_mb > one.memory_mb
+
+
+def test_what_law_4_demands_counts_where_it_is_more_than_the_peak(
+    cnn: Graph, tmp_path: Path, rng: np.random.Generator, free: Limiter
+) -> None:
+    x = request(cnn, rng)
+    small = allocate(packages.package(cnn, tmp_path / "a"), x, OPENFAAS, free, runs=1)["stage-1"]
+    large = allocate(packages.package(cnn, tmp_path / "b", floor_mb=300.5), x, OPENFAAS, free, runs=1)["stage-1"]
+    assert small.memory_mb < 300
+    assert large.memory_mb >= 304
+    assert is_sold(large.memory_mb)
+
+
+def test_a_function_larger_than_what_is_sold_is_infeasible_with_both_numbers(
+    cnn: Graph, tmp_path: Path, rng: np.random.Generator, free: Limiter
+) -> None:
+    made = packages.package(cnn, tmp_path / "package", floor_mb=20000)
+    with pytest.raises(InfeasiblePlan, match=r"stage-1 .* MB, the largest size of openfaas is 16384 MB"):
+        allocate(made, request(cnn, rng), OPENFAAS, free, runs=1)
+
+
+def test_without_limits_the_peak_alone_decides_and_it_is_said(
+    three_slices: Path, cnn: Graph, rng: np.random.Generator, free: Limiter
+) -> None:
+    for allocation in allocate(three_slices, request(cnn, rng), OPENFAAS, free, runs=1).values():
+        assert allocation == Allocation(
+            memory_mb=OPENFAAS.allocation_mb(allocation.peak_mb) or 0,
+            peak_mb=allocation.peak_mb,
+            cold_ms=allocation.cold_ms,
+            run_ms=allocation.run_ms,
+            tried=((allocation.memory_mb, "not enforced"),),
+        )
