@@ -1,0 +1,93 @@
+"""The README's table and picture come from the results alone."""
+
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import pytest
+
+from benchmarks import picture
+from lamella.compare import record
+from lamella.machine import this_machine
+from lamella.plan.document import Predicted
+
+
+def plan(name: str, sizes: list[int], run_ms: float, cost: float) -> record.PlanRecord:
+    functions = tuple(
+        record.FunctionRecord(f"stage-{k}", size, 1.0, size, size, size, run_ms / len(sizes), run_ms / len(sizes))
+        for k, size in enumerate(sizes)
+    )
+    return record.PlanRecord(
+        planner=name,
+        stages=len(sizes),
+        functions=functions,
+        latency_ms=record.Latency(run_ms, run_ms, 900.0, run_ms, run_ms),
+        cold_split_ms=record.ColdSplit(1.0, 2.0, 3.0, 4.0, 5.0),
+        cost_usd_per_million=cost,
+        cost_low=cost,
+        cost_high=cost,
+        vcpu_s=run_ms / 1000,
+        memory_time_mb_s=record.MemoryTime(sum(sizes) / len(sizes) * run_ms / 1000, 1.0, 1.0, 1.0),
+        efficiency=record.Efficiency(0.5, 0.5),
+        peak_memory_mb=float(sum(sizes)),
+        major_faults=0,
+        output_error=record.OutputError(0.0, 0.0),
+        limits="enforced",
+        emulated="",
+        predicted=Predicted(run_ms, float(sum(sizes)), cost),
+        why="",
+        rounds=3,
+        rounds_rejected=0,
+    )
+
+
+def comparison(platform: str, divided: list[int]) -> record.Comparison:
+    return record.Comparison(
+        model="zoo:vgg19",
+        platform=platform,
+        machine=this_machine(),
+        limits_reason="",
+        date="2026-11-21",
+        slo_ms=None,
+        plans=(
+            plan("ort", [1008], 310.0, 5.0),
+            plan("single", [688], 300.0, 3.5),
+            plan("mopar", divided, 303.0, 1.0),
+        ),
+    )
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    path = tmp_path / "main_job.json"
+    stored = {
+        "vgg19 openfaas": comparison("openfaas", [112, 144, 464]),
+        "vgg19 aws-lambda": comparison("aws-lambda", [9]),
+    }
+    path.write_text(json.dumps({"comparisons": msgspec.to_builtins(stored)}))
+    return path
+
+
+def test_table_and_picture_are_written_from_the_results(results: Path, tmp_path: Path) -> None:
+    readme, svg = tmp_path / "README.md", tmp_path / "staircase.svg"
+    readme.write_text(f"before\n{picture.BEGIN}\nold\n{picture.END}\nafter\n")
+    for _ in range(2):  # the second time gives the same
+        arguments = ["--results", str(results), "--readme", str(readme), "--picture", str(svg)]
+        assert picture.main(arguments) == 0
+    text = readme.read_text()
+    assert text.startswith("before\n")
+    assert text.endswith("after\n")
+    assert "old" not in text
+    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | +1.0% |" in text
+    assert "the answer was: one function for vgg19." in text
+    assert "2026-11-21" in text
+    assert "144 MB" in "".join(ElementTree.parse(svg).getroot().itertext())
+
+
+def test_without_results_it_says_so_and_changes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("as it was")
+    assert picture.main(["--results", str(tmp_path / "none.json"), "--readme", str(readme)]) == 1
+    assert "make bench" in capsys.readouterr().err
+    assert readme.read_text() == "as it was"

@@ -1,0 +1,254 @@
+"""What each verb prints and writes, on a small model."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lamella.cli.options import parse_ranges, parse_shapes
+from lamella.cli.show import show_plan
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.plan.document import read_plan
+from lamella.plan.make import make_plan
+from lamella.platforms import platform
+from lamella.runtime.function import open_session
+from tests.unit.cli.conftest import MODEL, Lamella
+from tests.unit.plan.synthetic import Made, graph_of, profile_of
+
+
+def test_inspect_prints_what_the_model_is_made_of(lamella: Lamella, graph: Graph) -> None:
+    done = lamella("inspect", MODEL)
+    assert done.code == 0
+    assert "cnn-tiny: 13 operators" in done.out
+    assert "batch axis free" in done.out
+    assert "input  x float32 ['N', 3, 32, 32]" in done.out
+    assert "5 units worth planning over" in done.out
+
+
+def test_inspect_as_json_agrees_with_the_graph(lamella: Lamella, graph: Graph) -> None:
+    found = lamella("inspect", MODEL, "--json").document
+    assert found["model"] == "cnn-tiny"
+    assert found["hash"] == graph.hash
+    assert found["inputs"] == {"x": ["N", 3, 32, 32]}
+    assert found["operators"] == len(graph.operators)
+    assert found["weight_bytes"] == graph.weight_bytes(0, len(graph.operators))
+    assert found["units"][0][0] == 0
+    assert found["units"][-1][1] == len(graph.operators)
+    assert found["legal_cuts"] + found["refused_cuts"] == len(graph.operators) - 1
+    assert found["cannot_divide"] == []
+
+
+def test_inspect_says_why_a_model_inside_an_if_cannot_be_divided(lamella: Lamella) -> None:
+    if importlib.util.find_spec("silero_vad") is None:
+        pytest.skip("the silero-vad wheel is not here")
+    done = lamella("inspect", "zoo:silero-vad")
+    assert done.code == 0
+    said = " ".join(done.out.split())
+    assert "cannot be divided: operator 1 (If " in said
+    assert "it holds subgraphs, and is indivisible together with what it captures" in said
+    assert "its shape depends on the data" in said
+    assert lamella("inspect", "zoo:silero-vad", "--json").document["cannot_divide"]
+
+
+def test_profile_prints_a_row_for_each_unit(lamella: Lamella, graph: Graph, tmp_path: Path) -> None:
+    done = lamella("profile", MODEL, "--batch", "1", "--budget-s", "0.2", "-o", tmp_path / "profile.json")
+    assert done.code == 0
+    assert "runtime floor" in done.out
+    written = json.loads((tmp_path / "profile.json").read_text())
+    assert len(written["units"]) == 5
+    assert lamella("profile", MODEL, "--batch", "1", "--budget-s", "0.2", "--json").document == written
+
+
+@pytest.mark.parametrize("where", ["openfaas", "aws-lambda"])
+@pytest.mark.parametrize("planner", ["ort", "ort-default", "single", "uniform-2", "mopar"])
+def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, where: str, planner: str) -> None:
+    plan = lamella("plan", MODEL, "--platform", where, "--planner", planner, "--json").document
+    assert set(plan["predicted"]) == {"latency_ms", "memory_mb", "cost_usd_per_million"}
+    assert all(value > 0 for value in plan["predicted"].values())
+    assert plan["predicted"]["memory_mb"] == sum(f["memory_mb"] for f in plan["functions"])
+    assert (plan["platform"], plan["planner"]) == (where, planner)
+    assert len(plan["hops"]) == len(plan["functions"]) - 1
+
+
+def test_plan_prints_each_function_with_its_reason(lamella: Lamella, graph: Graph) -> None:
+    done = lamella("plan", MODEL, "--platform", "openfaas", "--slo-ms", "50")
+    assert done.code == 0
+    said = " ".join(done.out.split())
+    assert "cnn-tiny on openfaas by mopar: 1 function(s)" in said
+    assert "is the smallest size for" in said
+    assert "latency SLO" in said
+
+
+def test_a_divided_plan_is_shown_with_its_hops_and_with_what_was_turned_down_and_why(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    units = (Made(time_ms=200, out_mb=0.1), Made(time_ms=200, out_mb=0.1), Made(weights_mb=900, time_ms=20))
+    chain = graph_of(units)
+    show_plan(make_plan(chain, profile_of(chain, units), platform("openfaas"), "mopar", given="made-up"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "made-up on openfaas by mopar: 2 function(s)" in said
+    assert "shared-memory none" in said
+    assert "turned down" in said
+    assert "best with 3 stages" in said
+    assert "% dearer" in said
+
+
+def test_the_written_plan_is_the_printed_one(lamella: Lamella, graph: Graph, tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "plan.json"
+    printed = lamella("plan", MODEL, "--platform", "openfaas", "-o", path, "--json").document
+    assert json.loads(path.read_text()) == printed
+    assert read_plan(path).model.hash == graph.hash
+
+
+def test_a_plan_of_a_file_by_relative_path_holds_from_any_directory(
+    lamella: Lamella, graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "there").mkdir()
+    shutil.copy(graph.source, tmp_path / "cnn-tiny.onnx")  # of the zoo's name, so that its profile is found
+    monkeypatch.chdir(tmp_path)
+    made = lamella("plan", "cnn-tiny.onnx", "--platform", "openfaas", "--shape", "x=N,3,32,32", "-o", "plan.json")
+    assert made.code == 0
+    monkeypatch.chdir(tmp_path / "there")
+    assert lamella("check", "../plan.json").code == 0
+    plan = read_plan(tmp_path / "plan.json")
+    assert Path(plan.model.given).is_absolute()
+    assert plan.model.shapes == {"x": ("N", 3, 32, 32)}
+
+
+def test_a_file_with_unbound_shapes_says_which_option_binds_them(
+    lamella: Lamella, graph: Graph, tmp_path: Path
+) -> None:
+    done = lamella("plan", graph.source, "--platform", "openfaas")
+    assert done.code == 2
+    assert "--shape x=1,3,32,32" in done.err
+
+
+def test_a_model_that_changed_after_planning_fails_the_check(lamella: Lamella, graph: Graph, tmp_path: Path) -> None:
+    shutil.copy(graph.source, tmp_path / "cnn-tiny.onnx")
+    shape = ("--shape", "x=N,3,32,32")
+    path = tmp_path / "plan.json"
+    assert lamella("plan", tmp_path / "cnn-tiny.onnx", "--platform", "openfaas", *shape, "-o", path).code == 0
+    import onnx
+
+    changed = onnx.load(tmp_path / "cnn-tiny.onnx")
+    changed.producer_name = "someone else"
+    onnx.save(changed, tmp_path / "cnn-tiny.onnx")
+    done = lamella("check", path)
+    assert done.code == 4
+    assert "the plan is for model" in done.err
+
+
+def test_a_package_answers_as_the_whole_model(lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path) -> None:
+    feed = request(graph, np.random.default_rng(7))
+    np.savez(tmp_path / "request.npz", **feed)  # type: ignore[arg-type]
+    packaged = lamella("package", plan_file, "-o", tmp_path / "package")
+    assert packaged.code == 0
+    assert all(f"stage-{k}: " in packaged.out for k in (1, 2, 3))
+    served = lamella(
+        "run", tmp_path / "package", "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz"
+    )
+    assert served.code == 0
+    assert "3 function(s)" in served.out
+    assert "output probabilities: float32 [1, 10]" in served.out
+    whole = open_session(graph.skeleton, "reference", threads=1, prepack=False)
+    (want,) = whole.run(["probabilities"], feed)
+    with np.load(tmp_path / "answer.npz") as answer:
+        assert answer.files == ["probabilities"]
+        np.testing.assert_allclose(answer["probabilities"], want, rtol=0, atol=1e-5)
+
+
+def test_run_takes_a_plan_any_batch_and_a_socket(
+    lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, cache_dir: Path
+) -> None:
+    feed = request(graph, np.random.default_rng(7), batch=3)
+    np.savez(tmp_path / "request.npz", **feed)  # type: ignore[arg-type]
+    before = set((cache_dir / "work").glob("run-*"))
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--channel", "socket", "--json")
+    assert done.code == 0
+    record = done.document
+    assert record["outputs"] == {"probabilities": [3, 10]}
+    assert list(record["stage_ms"]) == ["stage-1", "stage-2", "stage-3"]
+    assert record["latency_ms"] >= record["cold_ms"] + sum(record["stage_ms"].values()) > 0
+    assert record["limits"] in ("enforced", "unlimited")
+    assert (record["limits"] == "enforced") == (record["limits_reason"] == "")
+    assert set((cache_dir / "work").glob("run-*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arrays", "said"),
+    [
+        ({}, "missing 'x'"),
+        ({"y": np.zeros((1, 3, 32, 32), np.float32)}, "missing 'x' and unknown 'y'"),
+        ({"x": np.zeros((1, 3, 32, 32), np.float32), "z": np.zeros(1)}, "unknown 'z'"),
+        ({"x": np.zeros((1, 3, 32, 32))}, "input 'x' has dtype float64, the model takes float32"),
+        ({"x": np.zeros((1, 3, 31, 32), np.float32)}, "input 'x' has shape [1, 3, 31, 32]"),
+        ({"x": np.zeros((3, 32, 32), np.float32)}, "input 'x' has shape [3, 32, 32]"),
+        ({"x": np.zeros((0, 3, 32, 32), np.float32)}, "input 'x' has shape [0, 3, 32, 32]"),
+    ],
+)
+def test_a_request_that_does_not_fit_is_refused_by_name(
+    lamella: Lamella, plan_file: Path, tmp_path: Path, arrays: dict[str, np.ndarray], said: str
+) -> None:
+    np.savez(tmp_path / "request.npz", **arrays)  # type: ignore[arg-type]
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz")
+    assert done.code == 2
+    assert said in done.err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip at all", b"PK\x03\x04 a zip cut short"])
+def test_a_request_file_that_cannot_be_read_is_refused(
+    lamella: Lamella, plan_file: Path, tmp_path: Path, content: bytes | None
+) -> None:
+    path = tmp_path / "request.npz"
+    if content is not None:
+        path.write_bytes(content)
+    done = lamella("run", plan_file, "--input", path)
+    assert done.code == 2
+    assert "request.npz" in done.err
+
+
+def test_a_directory_that_is_no_package_is_refused(lamella: Lamella, tmp_path: Path) -> None:
+    np.savez(tmp_path / "request.npz", x=np.zeros(1))
+    done = lamella("run", tmp_path, "--input", tmp_path / "request.npz")
+    assert done.code == 1
+    assert "holds no package" in done.err
+
+
+def test_a_package_is_not_written_over_other_files(lamella: Lamella, plan_file: Path, tmp_path: Path) -> None:
+    (tmp_path / "precious").mkdir()
+    (tmp_path / "precious" / "thesis.tex").touch()
+    done = lamella("package", plan_file, "-o", tmp_path / "precious")
+    assert done.code == 1
+    assert (tmp_path / "precious" / "thesis.tex").exists()
+
+
+def test_clean_removes_old_scratch_directories_and_nothing_else(
+    lamella: Lamella, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import os
+
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    old = [tmp_path / "work" / "compare-old", tmp_path / "models" / ".import-old", tmp_path / "models/m/.profile-old"]
+    kept = [tmp_path / "work" / "run-new", tmp_path / "models" / "cnn-tiny-abc", tmp_path / "profiles"]
+    for path in (*old, *kept):
+        path.mkdir(parents=True)
+    for path in (*old, *kept[1:]):
+        os.utime(path, (0, 0))
+    done = lamella("clean", "--json")
+    assert done.code == 0
+    assert sorted(done.document["directories"]) == sorted(map(str, old))
+    assert [p for p in old if p.exists()] == []
+    assert all(p.exists() for p in kept)
+    assert "removed 0 control group(s) and 0 scratch directories" in lamella("clean").out
+
+
+def test_shapes_and_ranges_become_values() -> None:
+    assert parse_shapes(["x=N,3,224,224", "a=b=1"]) == {"x": ("N", 3, 224, 224), "a=b": (1,)}
+    assert parse_shapes(None) == {}
+    assert parse_ranges(["ids=0:30522", "t=-1.5:2"]) == {"ids": (0.0, 30522.0), "t": (-1.5, 2.0)}

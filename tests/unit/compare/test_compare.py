@@ -1,0 +1,291 @@
+"""Comparing plans for real: every figure of the record, by its definition, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+
+from lamella.cli.app import run
+from lamella.compare.compare import compare, load_inputs
+from lamella.compare.record import Comparison
+from lamella.errors import ConfigError, InfeasiblePlan, InputRefused
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.limits import Limiter, detect
+from lamella.platforms import platform
+from lamella.profile.document import Profile
+from lamella.profile.measure import measure
+
+PLANNERS = ("ort", "single", "uniform-2", "mopar")
+RULES = platform("openfaas")
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache of our own: what a comparison leaves there is seen."""
+    path = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAMELLA_CACHE", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def graph(cache: Path) -> Graph:
+    return import_model("zoo:cnn-tiny")
+
+
+@pytest.fixture(scope="module")
+def profile(graph: Graph) -> Profile:
+    return measure(graph, budget_s=0.2)
+
+
+@dataclass
+class Done:
+    """A comparison, and what it was told and left."""
+
+    record: Comparison
+    json: dict[str, Any]
+    shares: list[float]
+    groups: list[str]
+    workers: list[str]
+    limiter: Limiter
+    affinity: set[int]
+
+    def plan(self, planner: str) -> dict[str, Any]:
+        found: dict[str, Any] = next(p for p in self.json["plans"] if p["planner"] == planner)
+        return found
+
+
+def workers() -> list[str]:
+    """Command lines of our children that are functions."""
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        for pid in (task / "children").read_text().split():
+            try:
+                line = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if "lamella.runtime.worker" in line:
+                found.append(line)
+    return found
+
+
+@pytest.fixture(scope="module")
+def done(graph: Graph, profile: Profile) -> Done:
+    shares: list[float] = []
+    limiter = detect()
+    before = os.sched_getaffinity(0)
+    record = compare(
+        graph,
+        profile,
+        RULES,
+        PLANNERS,
+        given="zoo:cnn-tiny",
+        requests=12,
+        limiter=limiter,
+        progress=lambda share, what: shares.append(share),
+    )
+    assert os.sched_getaffinity(0) == before
+    groups = [name for name in limiter.names() if name.startswith(f"lamella-{os.getpid()}-")]
+    encoded = json.loads(msgspec.json.encode(record))
+    return Done(record, encoded, shares, groups, workers(), limiter, before)
+
+
+def test_the_record_holds_every_field_that_was_promised(done: Done) -> None:
+    record = done.json
+    assert {"model", "platform", "machine", "plans"} <= set(record)
+    assert record["model"] == "zoo:cnn-tiny"
+    assert record["platform"] == "openfaas"
+    assert {"cpu", "cores", "memory_mb", "onnxruntime"} <= set(record["machine"])
+    assert [p["planner"] for p in record["plans"]] == list(PLANNERS)
+    assert record["failed"] == {}
+    for plan in record["plans"]:
+        assert {
+            "planner",
+            "stages",
+            "functions",
+            "latency_ms",
+            "cost_usd_per_million",
+            "vcpu_s",
+            "memory_time_mb_s",
+            "efficiency",
+            "peak_memory_mb",
+            "major_faults",
+            "output_error",
+            "limits",
+            "predicted",
+            "rounds_rejected",
+        } <= set(plan)
+        assert {"p50", "p95", "cold"} <= set(plan["latency_ms"])
+        assert {"billed", "resident", "used"} <= set(plan["memory_time_mb_s"])
+        assert set(plan["efficiency"]) == {"billed", "resident"}
+        assert set(plan["output_error"]) == {"max_abs", "max_rel"}
+        assert {"latency_ms", "memory_mb", "cost_usd_per_million"} <= set(plan["predicted"])
+        assert len(plan["functions"]) == plan["stages"]
+        for function in plan["functions"]:
+            assert {"name", "memory_mb", "cpu"} <= set(function)
+    assert [p["stages"] for p in record["plans"]][:3] == [1, 1, 2]
+
+
+def test_answers_agree_with_the_whole_model_unoptimised(done: Done) -> None:
+    for plan in done.json["plans"]:
+        assert 0 <= plan["output_error"]["max_abs"] < 1e-5
+        assert 0 <= plan["output_error"]["max_rel"] < 1e-4
+
+
+def test_cost_is_allocation_times_mean_time_times_price(done: Done) -> None:
+    price = RULES.billing.usd_per_gb_s.value
+    for plan in done.json["plans"]:
+        billed_gb_s = plan["memory_time_mb_s"]["billed"] / 1024
+        assert plan["cost_usd_per_million"] == pytest.approx(billed_gb_s * price * 1e6, rel=1e-6)
+        assert plan["cost_low"] <= plan["cost_high"]
+
+
+def test_allocations_are_sizes_sold_that_hold_the_peak(done: Done) -> None:
+    for plan in done.json["plans"]:
+        for function in plan["functions"]:
+            assert RULES.allocation_mb(function["memory_mb"]) == function["memory_mb"]
+            assert function["memory_mb"] >= function["peak_mb"] - 0.5
+            assert function["cpu"] == 1.0
+        assert 30 < plan["peak_memory_mb"] < 200 * plan["stages"]
+
+
+def test_memory_time_and_efficiency_agree(done: Done) -> None:
+    for plan in done.json["plans"]:
+        held, ratio = plan["memory_time_mb_s"], plan["efficiency"]
+        assert 0 < held["used_without_floor"] < held["used"] < held["billed"] <= held["resident"]
+        assert ratio["billed"] == pytest.approx(held["used"] / held["billed"])
+        assert ratio["resident"] == pytest.approx(held["used"] / held["resident"])
+        assert 0 < ratio["resident"] <= ratio["billed"] < 1
+
+
+def test_latencies_are_in_order(done: Done) -> None:
+    for plan in done.json["plans"]:
+        latency = plan["latency_ms"]
+        assert 0 < latency["p50"] <= latency["p95"] < latency["cold"]
+        assert latency["p50_low"] <= latency["p50_high"]
+        assert latency["p50"] >= sum(f["run_ms"] for f in plan["functions"]) * 0.5
+        assert all(part >= 0 for part in plan["cold_split_ms"].values())
+        assert sum(plan["cold_split_ms"].values()) <= latency["cold"]
+        assert 0 < plan["vcpu_s"] < 1
+
+
+def test_rounds_are_counted_and_limits_named(done: Done) -> None:
+    for plan in done.json["plans"]:
+        assert plan["rounds"] == 3
+        assert plan["rounds_rejected"] >= 0
+        assert plan["major_faults"] >= 0
+        assert plan["limits"] == ("enforced" if done.limiter.enforced else "unlimited")
+        assert plan["emulated"] == ""
+    assert (done.json["limits_reason"] == "") == done.limiter.enforced
+
+
+def test_nothing_is_left_behind(done: Done, cache: Path) -> None:
+    assert done.groups == []
+    assert done.workers == []
+    assert list((cache / "work").iterdir()) == []
+    assert not [p for p in cache.rglob(".*") if p.is_dir()]
+
+
+def test_progress_goes_from_nought_to_one(done: Done) -> None:
+    assert done.shares == sorted(done.shares)
+    assert done.shares[0] == 0
+    assert done.shares[-1] == 1
+
+
+def test_a_planner_without_a_plan_is_listed_with_its_reason(
+    graph: Graph, profile: Profile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = compare(graph, profile, RULES, ("uniform-40", "single", "single"), given="zoo:cnn-tiny", requests=1)
+    assert [p.planner for p in record.plans] == ["single"]
+    assert list(record.failed) == ["uniform-40"]
+    assert "cnn-tiny divides into 5" in record.failed["uniform-40"]
+
+
+def test_no_plan_at_all_is_infeasible(graph: Graph, profile: Profile, cache: Path) -> None:
+    with pytest.raises(InfeasiblePlan):
+        compare(graph, profile, RULES, ("single", "mopar"), given="zoo:cnn-tiny", requests=1, slo_ms=0.001)
+    assert list((cache / "work").glob("*")) == []
+
+
+def test_an_unknown_planner_is_a_config_error(graph: Graph, profile: Profile) -> None:
+    with pytest.raises(ConfigError, match="no planner 'mopra'"):
+        compare(graph, profile, RULES, ("single", "mopra"), given="zoo:cnn-tiny", requests=1)
+
+
+def test_an_error_in_a_comparison_leaves_nothing_behind(graph: Graph, profile: Profile, cache: Path) -> None:
+    def interrupt(share: float, what: str) -> None:
+        if what.startswith("cold start of uniform-2"):
+            raise KeyboardInterrupt
+
+    limiter = detect()
+    with pytest.raises(KeyboardInterrupt):
+        compare(graph, profile, RULES, ("single", "uniform-2"), given="zoo:cnn-tiny", requests=1, progress=interrupt)
+    assert [name for name in limiter.names() if name.startswith(f"lamella-{os.getpid()}-")] == []
+    assert workers() == []
+    assert list((cache / "work").iterdir()) == []
+
+
+def test_the_command_prints_the_record_for_the_user_s_own_requests(
+    graph: Graph, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = np.concatenate([request(graph, np.random.default_rng(k))["x"] for k in range(3)])
+    np.savez(tmp_path / "requests.npz", x=rows)
+    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "2"]
+    argv += ["--inputs", str(tmp_path / "requests.npz")]
+    assert run([*argv, "--json", "-o", str(tmp_path / "record.json")]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "record.json").read_text())
+    assert [p["planner"] for p in printed["plans"]] == ["single"]
+    assert run(argv) == 0
+    assert "cnn-tiny on openfaas" in capsys.readouterr().out
+
+
+def test_requests_of_a_file_are_its_rows(graph: Graph, tmp_path: Path) -> None:
+    rows = np.arange(2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
+    np.savez(tmp_path / "x.npz", x=rows, unused=np.zeros(3))
+    feeds = load_inputs(tmp_path / "x.npz", graph)
+    assert [set(f) for f in feeds] == [{"x"}, {"x"}]
+    for k, feed in enumerate(feeds):
+        np.testing.assert_array_equal(feed["x"], rows[k : k + 1])
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04"])
+def test_a_file_of_requests_that_cannot_be_read_is_refused(graph: Graph, tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "x.npz"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InputRefused, match=r"cannot read .*x\.npz"):
+        load_inputs(path, graph)
+
+
+def test_a_single_array_without_a_name_is_refused(graph: Graph, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    with pytest.raises(InputRefused, match="one array without a name"):
+        load_inputs(tmp_path / "x.npy", graph)
+
+
+def test_a_file_that_lacks_an_input_is_refused_by_name(graph: Graph, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", y=np.zeros((1, 3, 32, 32), np.float32))
+    with pytest.raises(InputRefused, match=r"lacks 'x'; it holds y"):
+        load_inputs(tmp_path / "x.npz", graph)
+
+
+def test_random_values_are_refused_for_an_integer_input_of_unknown_range(cache: Path, profile: Profile) -> None:
+    # A zoo model's ranges are known; the same file given by its path says nothing of them.
+    built = import_model("zoo:bert-tiny")
+    shapes = {name: built.tensors[name].shape for name in built.inputs}
+    stranger = import_model(str(built.source), shapes)
+    integer = next(n for n in stranger.inputs if stranger.tensors[n].dtype.startswith("int"))
+    with pytest.raises(ConfigError, match=f"which values may the integer input '{integer}' take") as caught:
+        compare(stranger, profile, RULES, ("single",), given="bert.onnx", requests=1)
+    assert caught.value.try_ == f"--range {integer}=0:1000, or --inputs data.npz"

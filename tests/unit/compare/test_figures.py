@@ -1,0 +1,86 @@
+"""Intervals, differences and used memory-time, by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.compare.compare import difference, used_memory_time
+from lamella.compare.rounds import interval
+from lamella.graph.model import MB
+from lamella.plan.make import make_plan
+from lamella.platforms import platform
+from tests.unit.plan.synthetic import FLOOR_MB, Made, graph_of, profile_of
+
+VALUES = st.lists(st.floats(1, 1000), min_size=1, max_size=12)
+
+
+@given(VALUES)
+def test_an_interval_lies_within_the_values_and_holds_their_mean(values: list[float]) -> None:
+    low, high = interval(values)
+    assert min(values) * (1 - 1e-9) <= low <= high <= max(values) * (1 + 1e-9)
+    if len(values) < 3:
+        assert (low, high) == (min(values), max(values))
+
+
+def test_an_interval_narrows_with_more_rounds_and_is_the_same_each_time() -> None:
+    few = interval([9.0, 10.0, 11.0] * 2)
+    many = interval([9.0, 10.0, 11.0] * 20)
+    assert many[1] - many[0] < few[1] - few[0]
+    assert many[0] < 10 < many[1]
+    assert interval([9.0, 10.0, 11.0] * 2) == few
+
+
+def test_rounds_all_alike_have_no_width() -> None:
+    assert interval([7.0] * 5) == (7.0, 7.0)
+
+
+def test_a_difference_is_absolute_and_relative_to_the_range_of_what_is_wanted() -> None:
+    want = np.array([0.0, 2.0, 4.0], np.float32)
+    assert difference(want, want) == (0.0, 0.0)
+    assert difference(want, want + np.float32(1)) == (1.0, 0.25)
+
+
+def test_a_constant_output_is_judged_by_its_size_and_zeros_by_one() -> None:
+    assert difference(np.full(3, 4.0), np.full(3, 5.0)) == (1.0, 0.25)
+    assert difference(np.zeros(3), np.full(3, 0.5)) == (0.5, 0.5)
+
+
+def test_another_shape_is_infinitely_different_and_nothing_equals_nothing() -> None:
+    assert difference(np.zeros(3), np.zeros(4)) == (np.inf, np.inf)
+    assert difference(np.zeros((0, 2)), np.zeros((0, 2))) == (0.0, 0.0)
+
+
+def test_a_nan_where_a_number_is_wanted_is_not_small() -> None:
+    absolute, relative = difference(np.array([1.0, 2.0]), np.array([1.0, np.nan]))
+    assert not absolute < 1e-4
+    assert not relative < 1e-4
+
+
+def test_integers_and_booleans_are_compared_too() -> None:
+    assert difference(np.array([1, 5]), np.array([1, 3])) == (2.0, 0.5)
+    assert difference(np.array([True, False]), np.array([True, True])) == (1.0, 1.0)
+
+
+def test_used_memory_time_is_what_each_unit_holds_while_it_runs() -> None:
+    units = (
+        Made(weights_mb=10, out_mb=1, time_ms=30),
+        Made(weights_mb=20, out_mb=3, time_ms=10),
+        Made(weights_mb=40, out_mb=2, time_ms=20),
+    )
+    graph = graph_of(units)
+    profile = profile_of(graph, units)
+    plan = make_plan(graph, profile, platform("openfaas"), "uniform-3", given="x")
+    x = 1024 * 4 / MB
+    held = [10 + x + 1, 20 + 1 + 3, 40 + 3 + 2]
+    # Stages of 60, 10 and 20 ms.
+    whole, bare = used_memory_time(plan, graph, profile, np.array([60.0, 10.0, 20.0]))
+    assert bare == pytest.approx(held[0] * 0.060 + held[1] * 0.010 + held[2] * 0.020)
+    assert whole == pytest.approx(bare + FLOOR_MB * 0.090)
+    # As one function of 120 ms, shared among its units as they were measured: 60, 20 and 40 ms.
+    alone = make_plan(graph, profile, platform("openfaas"), "single", given="x")
+    whole, bare = used_memory_time(alone, graph, profile, np.array([120.0]))
+    assert bare == pytest.approx(held[0] * 0.060 + held[1] * 0.020 + held[2] * 0.040)
+    assert whole == pytest.approx(bare + FLOOR_MB * 0.120)

@@ -1,0 +1,155 @@
+"""Made-up models and profiles: a chain of units, one operator each, with any figures one likes. No file behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from hypothesis import strategies as st
+
+from lamella.graph.model import MB, Graph, Operator, Tensor, Weight
+from lamella.machine import Machine
+from lamella.plan.predict import Choice, SliceModel
+from lamella.platforms import platform
+from lamella.profile.document import (
+    CodecResult,
+    CutProfile,
+    Floor,
+    HopCost,
+    Noise,
+    Profile,
+    Saving,
+    Timing,
+    Unit,
+    UnitMemory,
+    Variant,
+)
+
+FLOOR_MB = 50.0
+CORES = 2
+MACHINE = Machine(cpu="made up", isa="x86_64-avx2", cores=CORES, memory_mb=4096, onnxruntime="1.0")
+SPEEDUP = {1: 1.0, 2: 1.6}
+"""By threads."""
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """One unit. MB and ms; `out_mb` crosses the cut behind it, `saving_ms` is saved by not cutting there."""
+
+    weights_mb: float = 10.0
+    out_mb: float = 1.0
+    time_ms: float = 5.0
+    live_mb: float = 4.0
+    private_mb: float = 2.0
+    load_extra_mb: float = 6.0
+    packed_mb: float = 0.0
+    """Prepacked copies: private memory beyond, where prepacking is on."""
+    packed_speedup: float = 1.0
+    saving_ms: float = 0.0
+
+
+def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
+    """The chain x -> t0 -> t1 -> ..., the last tensor the output; a free batch axis throughout."""
+    tensors = {"x": Tensor("x", "float32", ("N", 1024))}
+    weights, operators = {}, []
+    taken, offset = "x", 0
+    for i, unit in enumerate(units):
+        made = f"t{i}"
+        tensors[made] = Tensor(made, "float32", ("N", max(1, round(unit.out_mb * MB / 4))))
+        size = round(unit.weights_mb * MB)
+        weights[f"w{i}"] = Weight(f"w{i}", "float32", (size // 4,), offset, size)
+        offset += size
+        operators.append(Operator(i, f"op{i}", "Gemm", (taken,), (f"w{i}",), (made,), flops=1000))
+        taken = made
+    return Graph(
+        name=name,
+        hash=f"{name}-{len(units)}",
+        directory=Path("/nowhere"),
+        operators=tuple(operators),
+        tensors=tensors,
+        weights=weights,
+        inputs=("x",),
+        outputs=(taken,),
+        source=Path("/nowhere/model.onnx"),
+    )
+
+
+def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
+    """What measuring the chain on `MACHINE` would have found."""
+    variants = [Variant(1, prepack, threads) for threads in range(1, CORES + 1) for prepack in (False, True)]
+    return Profile(
+        model=graph.name,
+        model_hash=graph.hash,
+        machine=MACHINE,
+        floor=Floor(FLOOR_MB, 25.0, 100.0),
+        hop=hop or HopCost(0.2, 0.5, 0.05),
+        noise=Noise(1.0, 1.0, 1.0),
+        units=tuple(
+            Unit(
+                first=i,
+                last=i + 1,
+                kinds="Gemm",
+                flops=1000,
+                weight_bytes=graph.weight_bytes(i, i + 1),
+                live_bytes=graph.live_bytes(i, i + 1),
+                times=tuple(Timing(v, _time_ms(unit, v), _time_ms(unit, v)) for v in variants),
+                memory=tuple(
+                    UnitMemory(
+                        prepack=prepack,
+                        weights_mb=unit.weights_mb,
+                        private_mb=unit.private_mb + unit.packed_mb * prepack,
+                        live_mb=unit.live_mb,
+                        load_extra_mb=unit.load_extra_mb,
+                        steady_mb=unit.weights_mb + unit.private_mb,
+                    )
+                    for prepack in (False, True)
+                ),
+            )
+            for i, unit in enumerate(units)
+        ),
+        cuts=tuple(
+            CutProfile(
+                position=i + 1,
+                tensors=(f"t{i}",),
+                side=(),
+                bytes=graph.tensors[f"t{i}"].bytes_at(),
+                savings=tuple(Saving(v, unit.saving_ms) for v in variants),
+                codecs=(CodecResult("none", 1.0, 0.1, 0.1, 0.0), CodecResult("bf16", 2.0, 0.3, 0.3, 0.002)),
+            )
+            for i, unit in enumerate(units[:-1])
+        ),
+    )
+
+
+def _time_ms(unit: Made, variant: Variant) -> float:
+    return unit.time_ms / SPEEDUP[variant.threads] / (unit.packed_speedup if variant.prepack else 1.0)
+
+
+def model_of(
+    units: tuple[Made, ...], where: str = "openfaas", *, vcpu: float = 1.0, hop: HopCost | None = None
+) -> SliceModel:
+    """The priced model of a chain."""
+    graph = graph_of(units)
+    return SliceModel(graph, profile_of(graph, units, hop), platform(where), batch=1, vcpu=vcpu)
+
+
+def choice(first: int, last: int, run_ms: float, cost_usd: float) -> Choice:
+    """A way to run a slice of which only time and cost matter."""
+    return Choice(first, last, 128, 1.0, 1, False, 100.0, 100.0, run_ms, cost_usd)
+
+
+UNITS = st.builds(
+    Made,
+    weights_mb=st.sampled_from([0.0, 0.5, 10.0, 60.0, 200.0, 700.0]),
+    out_mb=st.sampled_from([0.001, 0.5, 1.0, 3.0, 12.0]),
+    time_ms=st.sampled_from([0.01, 0.7, 3.0, 10.0, 42.0]),
+    live_mb=st.sampled_from([0.0, 5.0, 40.0, 150.0]),
+    private_mb=st.sampled_from([1.0, 2.5]),
+    load_extra_mb=st.sampled_from([0.0, 7.0, 100.0]),
+    packed_mb=st.sampled_from([0.0, 20.0, 90.0]),
+    packed_speedup=st.sampled_from([1.0, 1.2]),
+    saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
+)
+CHAINS = st.lists(UNITS, min_size=1, max_size=6).map(tuple)
+PLATFORMS = st.sampled_from(["openfaas", "aws-lambda"])
+VCPUS = st.sampled_from([0.5, 1.0, 1.7, 2.0])

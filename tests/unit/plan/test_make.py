@@ -1,0 +1,118 @@
+"""The plan document: what it says is what was decided."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lamella import documents
+from lamella.errors import ConfigError, InfeasiblePlan
+from lamella.plan.document import Plan, read_plan
+from lamella.plan.make import make_plan
+from lamella.platforms import platform
+from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of
+
+UNITS = (
+    Made(weights_mb=20, time_ms=200, out_mb=0.1),
+    Made(weights_mb=20, time_ms=200, out_mb=0.2),
+    Made(weights_mb=900, time_ms=20),
+)
+
+
+def make(planner: str = "mopar", where: str = "openfaas", slo_ms: float | None = None, **more: float) -> Plan:
+    graph = graph_of(UNITS)
+    return make_plan(
+        graph,
+        profile_of(graph, UNITS),
+        platform(where),
+        planner,
+        given="zoo:made-up",
+        slo_ms=slo_ms,
+        vcpu=more.get("vcpu", 1.0),
+    )
+
+
+def test_functions_carry_the_figures_of_their_parts() -> None:
+    plan = make()
+    assert [(f.name, f.first, f.last) for f in plan.functions] == [
+        ("stage-1", 0, 1),
+        ("stage-2", 1, 2),
+        ("stage-3", 2, 3),
+    ]
+    assert plan.stages == 3
+    first = plan.functions[0]
+    assert first.run_ms == pytest.approx(200.05)
+    assert first.cost_usd == pytest.approx(first.memory_mb / 1024 * 0.20005 * 0.0000166667)
+    assert first.package_mb == pytest.approx(20)
+    assert first.floor_mb >= FLOOR_MB + 20
+    assert f"{first.memory_mb} MB is the smallest size" in first.why
+    assert plan.predicted.memory_mb == sum(f.memory_mb for f in plan.functions)
+    assert plan.machine == MACHINE
+    assert plan.model.given == "zoo:made-up"
+    assert plan.model.shapes == {"x": ("N", 1024)}
+
+
+def test_hops_list_what_crosses_and_why_no_codec() -> None:
+    hops = make().hops
+    assert [(h.position, h.tensors, h.channel, h.codec) for h in hops] == [
+        (1, ("t0",), "shared-memory", "none"),
+        (2, ("t1",), "shared-memory", "none"),
+    ]
+    assert all("bf16" in h.why for h in hops)
+
+
+def test_every_constraint_s_slack_is_listed() -> None:
+    rows = {s.constraint: s for s in make(slo_ms=430.0).slack}
+    assert set(rows) == {"latency SLO", "largest memory", "package", "payload of a hop", "timeout"}
+    assert rows["latency SLO"].limit == 430.0
+    assert all(0 <= s.used <= s.limit for s in rows.values())
+    assert "payload of a hop" not in {s.constraint for s in make("single").slack}
+
+
+def test_a_share_of_a_vcpu_is_carried_into_the_plan() -> None:
+    plan = make("single", vcpu=0.5)
+    assert plan.functions[0].vcpu == 0.5
+    assert plan.functions[0].run_ms > 1.8 * make("single").functions[0].run_ms
+
+
+def test_more_vcpu_than_the_platform_sells_is_what_it_sells() -> None:
+    assert make("single", vcpu=64.0).functions[0].vcpu == 4.0
+
+
+def test_on_lambda_the_memory_says_the_cpu() -> None:
+    for function in make(where="aws-lambda").functions:
+        assert function.vcpu == pytest.approx(min(function.memory_mb / 1769, 5.79))
+
+
+def test_a_plan_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    plan = make()
+    documents.write(tmp_path / "plan.json", plan)
+    assert read_plan(tmp_path / "plan.json") == plan
+
+
+def test_a_profile_is_no_plan(tmp_path: Path) -> None:
+    graph = graph_of(UNITS)
+    documents.write(tmp_path / "profile.json", profile_of(graph, UNITS))
+    with pytest.raises(ConfigError, match="is not a plan document"):
+        read_plan(tmp_path / "profile.json")
+
+
+def test_losers_are_named_with_their_figures() -> None:
+    losers = make().losers
+    assert any(x.candidate.startswith("single, ") and "prepacking off" in x.candidate for x in losers)
+    assert any(x.candidate == "best with 2 stages" and x.stages == 2 for x in losers)
+    assert all(x.why for x in losers)
+
+
+@pytest.mark.parametrize("name", ["nonsense", "uniform-x"])
+def test_an_unknown_planner_is_a_config_error(name: str) -> None:
+    with pytest.raises(ConfigError, match="no planner"):
+        make(name)
+
+
+def test_an_infeasible_slo_says_the_slo_that_would_do() -> None:
+    with pytest.raises(InfeasiblePlan) as caught:
+        make(slo_ms=100.0)
+    hint = float(caught.value.try_.split(",")[0].removeprefix("--slo-ms "))
+    assert make(slo_ms=hint).predicted.latency_ms <= hint

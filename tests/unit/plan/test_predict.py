@@ -1,0 +1,208 @@
+"""What a slice takes, against sums by hand on synthetic profiles."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.graph.model import MB
+from lamella.plan.predict import Choice, SliceModel, throttled_ms
+from lamella.platforms import platform
+from lamella.profile.document import HopCost, QuotaTime
+from tests.unit.plan.synthetic import (
+    CHAINS,
+    CORES,
+    FLOOR_MB,
+    PLATFORMS,
+    SPEEDUP,
+    UNITS,
+    VCPUS,
+    Made,
+    graph_of,
+    model_of,
+    profile_of,
+)
+
+THREE = (
+    Made(time_ms=4.0, saving_ms=0.5, packed_mb=10.0, packed_speedup=2.0),
+    Made(time_ms=6.0, saving_ms=0.25, packed_mb=10.0, packed_speedup=2.0),
+    Made(time_ms=8.0, packed_mb=10.0, packed_speedup=2.0),
+)
+
+
+def spans(model: SliceModel) -> list[tuple[int, int]]:
+    return list(combinations(range(model.units + 1), 2))
+
+
+def test_a_slice_takes_its_units_less_the_savings_at_inner_cuts() -> None:
+    model = model_of(THREE)
+    assert model.compute_ms(0, 3, prepack=False, threads=1) == pytest.approx(4 + 6 + 8 - 0.5 - 0.25)
+    assert model.compute_ms(0, 2, prepack=False, threads=1) == pytest.approx(4 + 6 - 0.5)
+    assert model.compute_ms(1, 2, prepack=False, threads=1) == pytest.approx(6)
+    assert model.compute_ms(1, 3, prepack=True, threads=1) == pytest.approx(3 + 4 - 0.25)
+    assert model.compute_ms(1, 3, prepack=True, threads=2) == pytest.approx((3 + 4) / SPEEDUP[2] - 0.25)
+
+
+@given(CHAINS, st.booleans(), st.sampled_from([1, 2]))
+def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], prepack: bool, threads: int) -> None:
+    model = model_of(units)
+    times = []
+    for unit in units:
+        off, on = unit.time_ms / SPEEDUP[threads], unit.time_ms / SPEEDUP[threads] / unit.packed_speedup
+        inert = unit.packed_mb == 0  # the same thing measured twice: its mean
+        times.append((off + on) / 2 if inert else (on if prepack else off))
+    for first, last in spans(model):
+        saved = sum(max(0.0, u.saving_ms) for u in units[first : last - 1])
+        want = max(0.001, sum(times[first:last]) - saved)
+        assert model.compute_ms(first, last, prepack=prepack, threads=threads) == pytest.approx(want)
+
+
+def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
+    graph = graph_of(THREE)
+    profile = profile_of(graph, THREE)
+    assert all(v.batch == 1 for v in profile.variants)
+    model = model_of(THREE)
+    half = model.compute_ms(0, 1, prepack=False, threads=2) / model.compute_ms(0, 1, prepack=False, threads=1)
+    assert half == pytest.approx(1 / SPEEDUP[2])
+
+
+def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
+    hop = HopCost(0.2, 0.5, 0.05)
+    busy = 4.0 + 0.05
+    model = model_of(THREE, hop=hop)
+    assert model.run_ms(0, 1, prepack=False, vcpu=1.0) == pytest.approx(busy)
+    assert model.run_ms(0, 1, prepack=False, vcpu=0.5) == throttled_ms(busy, 0.5, 100.0)
+    assert model.run_ms(0, 1, prepack=False, vcpu=2.0) == pytest.approx(4.0 / SPEEDUP[2] + 0.05)
+    # Two threads in one and a half vCPU: no faster than the share allows, no slower than one thread.
+    assert 4.0 / SPEEDUP[2] <= model.run_ms(0, 1, prepack=False, vcpu=1.5) <= busy
+
+
+def test_what_throttling_took_over_the_rule_where_it_was_measured_is_carried_to_other_runs() -> None:
+    model = model_of(THREE)
+    told = throttled_ms(20.0, 0.5, 10.0)
+    long, within = QuotaTime(0.5, 20.0, told * 1.2), QuotaTime(0.5, 3.0, 99.0)  # the second is within its grant
+    units = tuple(msgspec.structs.replace(u, quotas=(long, within)) for u in model.profile.units)
+    measured = SliceModel(
+        model.graph,
+        msgspec.structs.replace(model.profile, units=units),
+        model.platform,
+        batch=1,
+        vcpu=0.5,
+    )
+    for vcpu, factor in ((0.25, 1.2), (0.5, 1.2), (0.75, 1.1), (1.0, 1.0), (2.0, 1.0)):
+        rule = model.run_ms(0, 3, prepack=False, vcpu=vcpu)
+        assert measured.run_ms(0, 3, prepack=False, vcpu=vcpu) == pytest.approx(rule * factor)
+
+
+@given(CHAINS, PLATFORMS)
+def test_more_cpu_never_makes_a_run_slower(units: tuple[Made, ...], where: str) -> None:
+    model = model_of(units, where)
+    shares = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
+    for prepack in (False, True):
+        runs = [model.run_ms(0, model.units, prepack=prepack, vcpu=v) for v in shares]
+        # Under a quota whole microseconds are counted.
+        assert all(later <= earlier + 1e-3 for earlier, later in pairwise(runs))
+
+
+def test_memory_of_a_slice_by_hand() -> None:
+    units = (
+        Made(weights_mb=10, out_mb=1, live_mb=4, private_mb=2, load_extra_mb=6),
+        Made(weights_mb=20, out_mb=3, live_mb=9, private_mb=5, load_extra_mb=90),
+        Made(weights_mb=30, out_mb=2, live_mb=4, private_mb=2, load_extra_mb=6),
+    )
+    model = model_of(units)
+    # Unit 1 alone: floor, weights, private, its live peak; but its load peak is higher.
+    peak, law = model.memory_mb(1, 2, prepack=False)
+    assert peak == pytest.approx(max(FLOOR_MB + 20 + 5 + 9, FLOOR_MB + 5 + 90))
+    assert law == pytest.approx(FLOOR_MB + 20 + 1 + 3)
+    # All: sessions share what the smallest of them holds; unit 1 runs beside the request and the answer's buffers.
+    peak, _ = model.memory_mb(0, 3, prepack=False)
+    private = 2 + 0 + 3 + 0
+    x = 1024 * 4 / MB
+    assert peak == pytest.approx(max(FLOOR_MB + 60 + private + 9 + x + 2, FLOOR_MB + private + 90))
+
+
+@given(CHAINS, st.booleans())
+def test_law_4_counts_every_weight_in_full_and_all_live_activations(units: tuple[Made, ...], prepack: bool) -> None:
+    model = model_of(units)
+    for first, last in spans(model):
+        peak, law = model.memory_mb(first, last, prepack=prepack)
+        weights = sum(u.weights_mb for u in units[first:last])
+        live = model.graph.live_bytes(first, last) / MB
+        assert law >= FLOOR_MB + weights + live - 1e-3
+        assert peak >= FLOOR_MB + weights - 1e-3
+
+
+@given(st.lists(UNITS, min_size=2, max_size=5), st.booleans())
+def test_a_larger_slice_needs_no_less_where_all_borders_are_alike(units: list[Made], prepack: bool) -> None:
+    # Not so in general: growing over a wide border turns a hop buffer, held throughout, into an inner tensor.
+    alike = tuple(Made(u.weights_mb, 1024 * 4 / MB, u.time_ms, u.live_mb, u.private_mb, u.load_extra_mb) for u in units)
+    model = model_of(alike)
+    for first, last in spans(model):
+        for larger in ((first - 1, last), (first, last + 1)):
+            if larger[0] < 0 or larger[1] > model.units:
+                continue
+            now, then = (model.memory_mb(*s, prepack=prepack) for s in ((first, last), larger))
+            assert then[0] >= now[0] - 1e-9
+            assert then[1] >= now[1] - 1e-9
+
+
+@given(CHAINS, PLATFORMS, VCPUS)
+def test_no_choice_of_a_slice_beats_another_and_each_holds_its_need(
+    units: tuple[Made, ...], where: str, vcpu: float
+) -> None:
+    model = model_of(units, where, vcpu=vcpu)
+    rules = platform(where)
+    for span in spans(model):
+        found = model.choices(*span)
+        for choice in found:
+            assert choice.memory_mb >= max(choice.peak_mb, choice.floor_mb) - 1e-6
+            assert rules.allocation_mb(choice.memory_mb) == choice.memory_mb
+            assert choice.vcpu == rules.vcpu(choice.memory_mb, vcpu)
+            assert choice.cost_usd == rules.cost_usd(choice.memory_mb, choice.run_ms)
+            assert 1 <= choice.threads <= CORES
+        assert not [(a, b) for a in found for b in found if a is not b and beats(a, b)]
+
+
+def beats(a: Choice, b: Choice) -> bool:
+    return a.run_ms <= b.run_ms and a.cost_usd <= b.cost_usd
+
+
+@given(st.integers(128, 10240))
+def test_sizes_tried_on_lambda_hold_the_need_and_buy_no_cpu_beyond_this_machine(need: int) -> None:
+    sizes = model_of(THREE, "aws-lambda").sizes(need)
+    assert sizes[0] == need
+    assert sizes == sorted(set(sizes))
+    assert all(need < size <= 1769 * CORES + 1 for size in sizes[1:])
+    assert need >= 1769 or 1769 in sizes  # exactly one vCPU
+
+
+def test_where_cpu_is_free_only_the_smallest_size_is_tried() -> None:
+    assert model_of(THREE).sizes(208) == [208]
+
+
+def test_a_slice_that_fits_no_size_has_no_choice() -> None:
+    assert model_of((Made(weights_mb=20_000),)).choices(0, 1) == []
+
+
+def test_a_slice_that_runs_beyond_the_timeout_has_no_choice() -> None:
+    assert model_of((Made(time_ms=301_000),)).choices(0, 1) == []
+
+
+def test_a_hop_is_what_was_measured_and_on_lambda_the_catalogue_s_besides() -> None:
+    cut_mb = 3.0
+    here = model_of((Made(out_mb=cut_mb), Made()), hop=HopCost(0.2, 0.5, 0.05))
+    assert here.hop(1)[0] == pytest.approx(0.2 + 0.5 * cut_mb)
+    assert here.hop(1)[1:] == (0.0, 3 * MB)
+    there = model_of((Made(out_mb=cut_mb), Made()), "aws-lambda", hop=HopCost(0.2, 0.5, 0.05))
+    emulated = 31.6 + cut_mb * 4 / 3 / 90 * 1000
+    assert there.hop(1)[0] == pytest.approx(emulated + 0.2 + 0.5 * cut_mb)
+
+
+def test_what_crosses_must_fit_the_payload_in_base64() -> None:
+    for cut_mb, fits in ((4.5, True), (4.51, False)):
+        assert model_of((Made(out_mb=cut_mb), Made()), "aws-lambda").fits_payload(1) is fits

@@ -1,0 +1,244 @@
+"""Measuring a real small model: interrupted, gone on with, found again, extended."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from lamella.errors import ConfigError
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.limits import detect
+from lamella.machine import this_machine
+from lamella.plan.predict import SliceModel
+from lamella.platforms import platform
+from lamella.profile.document import Profile, Variant
+from lamella.profile.measure import Progress, cache_path, measure, threads_needed, units_of, variants_for
+from lamella.profile.timing import time_units
+
+BUDGET_S = 0.2
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A fresh cache, so that nothing is measured yet."""
+    path = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LAMELLA_CACHE", str(path))
+        yield path
+
+
+@pytest.fixture(scope="module")
+def graph(cache: Path) -> Graph:
+    return import_model("zoo:cnn-tiny")
+
+
+@dataclass
+class Log:
+    """What progress was told; interrupts as Ctrl-C does when `stop` is seen for the `at`-th time."""
+
+    stop: str = ""
+    at: int = 1
+    shares: list[float] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+
+    def __call__(self, share: float, what: str) -> None:
+        self.shares.append(share)
+        what = what.rpartition(" of ")[2]  # "memory ... of unit 4" is known by its unit
+        if what not in self.steps:
+            self.steps.append(what)
+        self.at -= what == self.stop
+        if what == self.stop and self.at == 0:
+            raise KeyboardInterrupt
+
+
+def run(graph: Graph, progress: Progress, *, batches: tuple[int, ...] = (1,)) -> Profile:
+    return measure(graph, batches=batches, budget_s=BUDGET_S, progress=progress)
+
+
+def state(graph: Graph) -> dict[str, Any]:
+    found: dict[str, Any] = msgspec.json.decode(cache_path(graph).read_bytes())
+    return found
+
+
+@dataclass
+class Story:
+    """Three runs of one measurement, two of them interrupted, and the state each left."""
+
+    logs: list[Log]
+    states: list[dict[str, Any]]
+    leftovers: list[Path]
+    profile: Profile
+
+
+@pytest.fixture(scope="module")
+def story(graph: Graph) -> Story:
+    first, last = units_of(graph)[0][2]
+    assert last > first
+    logs = [Log("times, batch 1, 1 thread", at=3), Log(f"unit {first}"), Log()]
+    states = []
+    for log in logs[:2]:
+        with pytest.raises(KeyboardInterrupt):
+            run(graph, log)
+        states.append(state(graph))
+    leftovers = list(graph.directory.glob(".profile-*"))
+    profile = run(graph, logs[2])
+    states.append(state(graph))
+    return Story(logs, states, leftovers, profile)
+
+
+def test_what_was_done_before_an_interruption_is_not_done_again(story: Story, graph: Graph) -> None:
+    units = [f"unit {first}" for first, _ in units_of(graph)[0]]
+    times = "times, batch 1, 1 thread"
+    assert [log.steps for log in story.logs] == [
+        ["runtime floor and hops", times],
+        [times, *units[:3]],
+        [*units[2:], "codecs", "done"],
+    ]
+
+
+def test_what_was_measured_before_an_interruption_is_kept_to_the_bit(story: Story) -> None:
+    floor, more, whole = story.states
+    assert floor["floor"] == more["floor"] == whole["floor"]
+    assert floor["hop"] == more["hop"] == whole["hop"]
+    assert floor["timed"] == []
+    assert more["timed"] == whole["timed"]
+    assert len(more["memory"]) == 2
+    assert more["memory"].items() <= whole["memory"].items()
+    assert more["quotas"].items() <= whole["quotas"].items()
+
+
+def test_an_interrupted_run_leaves_no_scratch_files(story: Story, cache: Path) -> None:
+    assert story.leftovers == []
+    assert not [p for p in cache.rglob(".*") if p.is_dir()]
+
+
+def test_progress_goes_from_nought_to_one(story: Story) -> None:
+    # It may go back within a timed step, which is taken again where the machine was busy meanwhile.
+    for log in story.logs:
+        assert log.shares[0] == 0.0
+        assert all(0 <= share <= 1 for share in log.shares)
+    assert story.logs[-1].shares[-1] == 1.0
+
+
+def test_asked_again_it_measures_nothing_and_answers_the_same(story: Story, graph: Graph) -> None:
+    log = Log()
+    before = cache_path(graph).read_bytes()
+    begun = time.monotonic()
+    again = run(graph, log)
+    assert time.monotonic() - begun < 1
+    assert again == story.profile
+    assert log.steps == ["done"]
+    assert cache_path(graph).read_bytes() == before
+
+
+def test_the_profile_covers_every_operator_once_and_every_cut(story: Story, graph: Graph) -> None:
+    profile = story.profile
+    assert profile.units[0].first == 0
+    assert profile.units[-1].last == len(graph.operators)
+    marks = [u.first for u in profile.units[1:]]
+    assert marks == [u.last for u in profile.units[:-1]] == [c.position for c in profile.cuts]
+    assert profile.model_hash == graph.hash
+    assert profile.machine == this_machine()
+    assert sum(u.flops for u in profile.units) == sum(op.flops for op in graph.operators)
+
+
+def test_figures_are_in_their_ranges(story: Story) -> None:
+    profile = story.profile
+    assert 30 < profile.floor.resident_mb < 120
+    assert 0 < profile.floor.anonymous_mb < profile.floor.resident_mb
+    assert profile.floor.start_ms > 0
+    assert profile.hop.fixed_ms > 0
+    assert profile.hop.call_ms > 0
+    assert profile.hop.per_mb_ms >= 0
+    assert profile.noise.worst >= 1
+    for unit in profile.units:
+        assert all(0 < t.median_ms <= t.p95_ms for t in unit.times)
+        assert [m.prepack for m in unit.memory] == [False, True]
+        for memory in unit.memory:
+            assert memory.weights_mb <= unit.weight_bytes / 2**20 + 0.1
+            assert 0 < memory.private_mb < 50
+            assert 0 <= memory.live_mb < 50
+        assert bool(unit.quotas) == detect().enforced
+        assert all(q.vcpu < 1 and q.free_ms > 0 and q.throttled_ms > 0 for q in unit.quotas)
+
+
+def test_codecs_are_measured_on_every_cut(story: Story) -> None:
+    for cut in story.profile.cuts:
+        plain, half = cut.codecs
+        assert (plain.codec, plain.ratio, plain.max_rel) == ("none", 1.0, 0.0)
+        assert half.codec == "bf16"
+        assert half.ratio == pytest.approx(2.0)
+        assert 0 < half.max_rel < 0.01
+
+
+def test_another_batch_adds_only_what_is_missing(story: Story, graph: Graph) -> None:
+    log = Log()
+    more = run(graph, log, batches=(1, 2))
+    assert log.steps == ["times, batch 2, 1 thread", "done"]
+    assert more.variants == (*story.profile.variants, Variant(2, False, 1), Variant(2, True, 1))
+    for old, new in zip(story.profile.units, more.units, strict=True):
+        assert new.times[: len(old.times)] == old.times
+        assert (new.memory, new.quotas) == (old.memory, old.quotas)
+    log = Log()
+    assert run(graph, log) == more
+    assert log.steps == ["done"]
+
+
+def test_a_batch_of_a_model_whose_batch_axis_is_bound_is_refused_before_anything_is_measured(cache: Path) -> None:
+    bound = import_model("zoo:cnn-tiny", {"x": (1, 3, 32, 32)})
+    log = Log()
+    with pytest.raises(ConfigError, match="batch 2 needs a free batch axis, cnn-tiny has none") as caught:
+        run(bound, log, batches=(1, 2))
+    assert "--shape" in caught.value.try_
+    assert log.steps == []
+    assert not cache_path(bound).exists()
+
+
+def test_another_shape_is_another_profile(graph: Graph) -> None:
+    assert cache_path(import_model("zoo:cnn-tiny", {"x": (1, 3, 32, 32)})) != cache_path(graph)
+
+
+def test_units_less_savings_are_about_the_whole(story: Story, graph: Graph, tmp_path: Path) -> None:
+    # Both taken now and by one method, so that what the machine does meanwhile is done to both: see benchmarks for
+    # figures on real models.
+    import numpy as np
+
+    from lamella.graph.requests import request
+
+    variant = Variant(1, False, 1)
+    inputs = request(graph, np.random.default_rng(0))
+    off = []
+    for _ in range(3):
+        parts = time_units(graph, units_of(graph)[0], [variant], inputs, tmp_path, budget_s=0.3)[0]
+        whole = time_units(graph, [(0, len(graph.operators))], [variant], inputs, tmp_path, budget_s=0.3)[0]
+        predicted = float(np.median(parts.alone, axis=0).sum() - np.median(parts.savings, axis=0).sum())
+        off.append(abs(predicted / float(np.median(whole.alone)) - 1))
+    assert min(off) < 0.4
+
+
+def test_a_real_profile_prices_every_slice(story: Story, graph: Graph) -> None:
+    model = SliceModel(graph, story.profile, platform("openfaas"), batch=1, vcpu=1.0)
+    for first in range(model.units):
+        for last in range(first + 1, model.units + 1):
+            assert model.choices(first, last)
+
+
+def test_larger_batches_are_measured_on_one_thread_only(graph: Graph) -> None:
+    variants = variants_for(graph, (1, 4), (1, 2, 99))
+    assert [v for v in variants if v.batch == 4] == [Variant(4, False, 1), Variant(4, True, 1)]
+    assert all(v.threads <= this_machine().cores for v in variants)
+
+
+def test_threads_follow_the_vcpu_asked_or_all_cores_where_memory_buys_cpu() -> None:
+    cores = this_machine().cores
+    assert threads_needed("free", 0.5) == (1,)
+    assert threads_needed("free", 1.0) == (1,)
+    assert threads_needed("free", 64.0) == tuple(range(1, cores + 1))
+    assert threads_needed("memory", 1.0) == tuple(range(1, cores + 1))
