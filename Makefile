@@ -44,6 +44,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/main_job.py $(ARGS)
 
 docs: $(VENV)/.docs ## build the documentation into site/
+	$(BIN)/python docs/make_schemas.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean: ## delete everything that was built or cached, .venv included

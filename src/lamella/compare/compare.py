@@ -25,7 +25,7 @@ from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation, allocate
 from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, PlatformLimit
 from lamella.graph.extract import Extractor
-from lamella.graph.model import MB, Graph
+from lamella.graph.model import Graph
 from lamella.graph.requests import read_arrays, request, unknown_ranges
 from lamella.limits import Limiter, detect
 from lamella.limits.pagecache import evict
@@ -38,6 +38,7 @@ from lamella.profile.document import Profile
 from lamella.runtime.function import open_session
 from lamella.runtime.instance import ColdStart
 from lamella.scratch import scratch
+from lamella.units import MB
 
 Progress = Callable[[float, str], None]
 DEFAULT_PLANNERS = ("ort", "ort-default", "single", "uniform-4", "mopar")

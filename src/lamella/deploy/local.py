@@ -1,67 +1,19 @@
-"""The local deployment: a package's functions as limited processes, tensors between them in shared memory.
-
-The driver calls stage after stage, as an orchestrator on a real platform does, so a function is billed for its own run
-and never for waiting. Each tensor that crosses a cut has one shared segment that its producer writes in place and every
-reader binds to: a hop costs two small messages, whatever its size. The `socket` channel sends the bytes instead, so
-that the gain can be measured.
-"""
+"""The local deployment, the reference for every other: a package's functions as limited processes on this machine."""
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
 
 import msgspec
-import numpy as np
 
-from lamella.channels import messages as wire
-from lamella.channels.segments import Segment, create
-from lamella.errors import InputRefused, InstanceCrashed, OutOfMemory
-from lamella.graph.model import dim_at, numpy_dtype
 from lamella.limits import Limiter, detect
 from lamella.package import verify
-from lamella.runtime.function import Function, TensorSpec
-from lamella.runtime.instance import ColdStart, Instance, State
-
-Channel = Literal["shared-memory", "socket"]
+from lamella.runtime.chain import Answer, Chain, Channel, Size, StageTime, check_inputs
+from lamella.runtime.function import Function
 
 
-class StageTime(NamedTuple):
-    """One stage of one request, ms."""
-
-    run_ms: float
-    cpu_ms: float
-
-
-class Answer(NamedTuple):
-    """Outputs of a request and where its time went."""
-
-    outputs: dict[str, np.ndarray]
-    latency_ms: float
-    stages: tuple[StageTime, ...]
-    cold_ms: float
-    """Time spent on starting instances for this request; 0 when all were warm."""
-
-
-class Size(NamedTuple):
-    """What one function is given."""
-
-    memory_mb: int | None
-    vcpu: float
-
-
-class Call(NamedTuple):
-    """A stage's request, ready to send: its packet, inputs for the stream socket, where outputs appear."""
-
-    packet: bytes
-    streamed: tuple[str, ...]
-    views: dict[str, np.ndarray]
-
-
-class Deployment:
+class Deployment(Chain):
     """Runs one package. Use as a context manager: on exit every process, group and segment is gone."""
 
     def __init__(
@@ -76,232 +28,37 @@ class Deployment:
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
     ) -> None:
-        """Check the package and prepare; instances start with the first request, or `start()`.
+        """Check the package, every byte of it, and prepare; instances start with the first request.
 
         Args:
             package: a directory written by `lamella package`.
             limiter: how limits are enforced; the best this machine has by default.
             sizes: per function, in place of the plan's.
-            channel: how tensors travel.
-            keep_alive_s: an instance idle for longer is stopped at the next `reap()` or request.
-            timeout_s: per function and request.
-            period_ms: of the CPU quota.
-            cpus: cores to keep the functions on; those of `machine.on_cores` make hops cheapest.
+            channel: see `Chain`, as are the others.
+            keep_alive_s: see `Chain`.
+            timeout_s: see `Chain`.
+            period_ms: see `Chain`.
+            cpus: see `Chain`.
 
         Raises:
             PackageError: damaged or incomplete.
         """
         self.manifest, self.plan = verify(package)
-        self.limiter = limiter or detect()
-        self.channel = channel
-        self._package = package
-        self._sizes = {f.name: Size(f.memory_mb, f.vcpu) for f in self.plan.functions} | dict(sizes or {})
-        self._keep_alive_s, self._timeout_s, self._period_ms, self._cpus = keep_alive_s, timeout_s, period_ms, cpus
-        self.functions = [
-            msgspec.json.decode((package / name / "function.json").read_bytes(), type=Function)
+        functions = [
+            (msgspec.json.decode((package / name / "function.json").read_bytes(), type=Function), package / name)
             for name in self.manifest.functions
         ]
-        self.instances: dict[str, Instance] = {}
-        self._used: dict[str, float] = {}
-        self._segments: dict[str, tuple[int, Segment, int]] = {}
-        self._next_segment = 0
-        self._calls: dict[tuple[str, int, int], Call] = {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self.close()
-
-    @property
-    def inputs(self) -> dict[str, TensorSpec]:
-        """What a request must hold."""
-        made = {o.name for f in self.functions for o in f.outputs}
-        return {s.name: s for f in self.functions for s in f.inputs if s.name not in made}
-
-    def pin(self, cpus: frozenset[int]) -> None:
-        """Keep instances started from now on to these cores."""
-        self._cpus = cpus
-
-    def start(self) -> dict[str, ColdStart]:
-        """Start what is not running, all at once; the cold start of each function that was started.
-
-        When one of them fails, those started with it are stopped.
-        """
-        for name in [n for n, i in self.instances.items() if i.state is not State.READY]:
-            self.instances.pop(name).kill()  # lost by an earlier request, or interrupted in one
-        new = [f.name for f in self.functions if f.name not in self.instances]
-        try:
-            for name in new:
-                self._spawn(name)
-            return {name: self.instances[name].ready() for name in new}
-        except BaseException:
-            for name in self.instances.keys() & new:
-                self.instances.pop(name).kill()
-            raise
-
-    def _spawn(self, name: str) -> Instance:
-        size = self._sizes[name]
-        instance = Instance(
-            name,
-            self._package / name,
-            self.limiter,
-            memory_mb=size.memory_mb,
-            vcpu=size.vcpu,
-            period_ms=self._period_ms,
-            cpus=self._cpus,
+        super().__init__(
+            functions,
+            self.plan.model.outputs,
+            {f.name: Size(f.memory_mb, f.vcpu) for f in self.plan.functions} | dict(sizes or {}),
+            limiter=limiter or detect(),
+            channel=channel,
+            keep_alive_s=keep_alive_s,
+            timeout_s=timeout_s,
+            period_ms=period_ms,
+            cpus=cpus,
         )
-        self.instances[name] = instance
-        self._used[name] = time.monotonic()
-        return instance
-
-    def reap(self) -> list[str]:
-        """Stop instances that have been idle for longer than the keep-alive; their names."""
-        old = [n for n, at in self._used.items() if n in self.instances and time.monotonic() - at > self._keep_alive_s]
-        for name in old:
-            self.instances.pop(name).stop()
-        return old
-
-    def scale_to_zero(self) -> None:
-        """Stop every instance; the next request starts them again."""
-        while self.instances:
-            self.instances.popitem()[1].stop()
-
-    def close(self) -> None:
-        """Stop everything and free the segments."""
-        self.scale_to_zero()
-        for _, _, fd in self._segments.values():
-            os.close(fd)
-        self._segments.clear()
-        self._calls.clear()  # their views hold the mappings
-
-    def infer(self, inputs: Mapping[str, np.ndarray], *, sent: float | None = None) -> Answer:
-        """The model's outputs for one request.
-
-        Args:
-            inputs: by name; where the batch axis is free, any batch.
-            sent: when the request was meant to be sent (time.monotonic()); latency counts from there.
-
-        Raises:
-            InputRefused: wrong names, dtypes or shapes.
-            InstanceLost: a function was lost twice in a row (once is retried: inference is idempotent).
-        """
-        sent = time.monotonic() if sent is None else sent
-        batch = check_inputs(self.inputs, inputs)
-        self.reap()
-        begun = time.monotonic()
-        started = self.start()
-        cold_ms = (time.monotonic() - begun) * 1000 if started else 0.0
-        values: dict[str, np.ndarray] = dict(inputs)
-        if self.channel == "shared-memory":
-            for name, array in inputs.items():
-                np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
-        times = []
-        for function in self.functions:
-            try:
-                times.append(self._stage(function, values, batch))
-            except (InstanceCrashed, OutOfMemory):
-                begun = time.monotonic()
-                self.instances.pop(function.name).kill()
-                self._spawn(function.name).ready()
-                cold_ms += (time.monotonic() - begun) * 1000
-                times.append(self._stage(function, values, batch))
-        outputs = {n: np.array(values[n]) for n in self.plan.model.outputs}
-        return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)
-
-    def _stage(self, function: Function, values: dict[str, np.ndarray], batch: int) -> StageTime:
-        instance = self.instances[function.name]
-        call = self._call(function, instance, values, batch)
-        parts = [_native(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
-        reply = instance.run(call.packet, self._timeout_s, parts)
-        self._used[function.name] = time.monotonic()
-        values.update(call.views)
-        streams = iter(reply.streamed)
-        for ref in reply.outputs:
-            if ref.segment < 0:
-                values[ref.name] = np.frombuffer(next(streams), ref.dtype).reshape(ref.shape)
-        return StageTime(reply.run_ms, reply.cpu_ms)
-
-    def _call(self, function: Function, instance: Instance, values: dict[str, np.ndarray], batch: int) -> Call:
-        """The encoded request of a stage; the same bytes again while shapes and instances stay."""
-        key = (function.name, batch, instance.pid)
-        if key in self._calls:
-            return self._calls[key]
-        shared = self.channel == "shared-memory"
-        takes, gives = [], []
-        views: dict[str, np.ndarray] = {}
-        for spec in function.inputs:
-            array = values[spec.name]
-            segment = self._share(instance, spec.name, array.nbytes) if shared else -1
-            takes.append(wire.TensorRef(spec.name, array.dtype.name, array.shape, segment, size=array.nbytes))
-        for spec in function.outputs:
-            shape = tuple(dim_at(d, batch) for d in spec.shape)
-            size = int(np.prod(shape, dtype=np.int64)) * numpy_dtype(spec.dtype).itemsize
-            segment = self._share(instance, spec.name, size) if shared and not spec.dynamic else -1
-            gives.append(wire.TensorRef(spec.name, spec.dtype, shape, segment, size=size))
-            if segment >= 0:
-                views[spec.name] = self._segments[spec.name][1].view(spec.dtype, shape)
-        packet = wire.encode(wire.Run(tuple(takes), tuple(gives)))
-        self._calls[key] = Call(packet, tuple(ref.name for ref in takes if ref.segment < 0), views)
-        return self._calls[key]
-
-    def _share(self, instance: Instance, name: str, size: int) -> int:
-        number, segment, fd = self._segment(name, size)
-        instance.attach(number, segment.size, fd)
-        return number
-
-    def _segment(self, name: str, size: int) -> tuple[int, Segment, int]:
-        """The tensor's segment, a larger one where the present one is too small."""
-        held = self._segments.get(name)
-        if held and held[1].size >= size:
-            return held
-        if held:
-            self._calls.clear()
-            os.close(held[2])
-            for instance in self.instances.values():
-                if instance.state is State.READY:
-                    instance.detach(held[0])
-        segment, fd = create(size)
-        self._segments[name] = (self._next_segment, segment, fd)
-        self._next_segment += 1
-        return self._segments[name]
 
 
-def _native(array: np.ndarray) -> np.ndarray:
-    """The array in C order and this machine's byte order; itself where it is."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
-
-
-def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, np.ndarray]) -> int:
-    """The batch of a request whose tensors fit.
-
-    Raises:
-        InputRefused: says which tensor, what it is and what it should be.
-    """
-    missing, extra = sorted(set(specs) - set(inputs)), sorted(set(inputs) - set(specs))
-    if missing or extra:
-        said = [f"missing {', '.join(map(repr, missing))}"] if missing else []
-        said += [f"unknown {', '.join(map(repr, extra))}"] if extra else []
-        raise InputRefused(
-            f"{' and '.join(said)}: the model takes {', '.join(map(repr, specs))}",
-            try_="save the request with np.savez('x.npz', NAME=array, ...)",
-        )
-    batch: int | None = None
-    for name, spec in specs.items():
-        array = inputs[name]
-        if array.dtype.name != spec.dtype:
-            raise InputRefused(
-                f"input {name!r} has dtype {array.dtype}, the model takes {spec.dtype}",
-                where=f"input {name!r}",
-                try_=f"array.astype({spec.dtype!r})",
-            )
-        if len(array.shape) == len(spec.shape) and isinstance(spec.shape[:1], tuple) and spec.shape[:1] == ("N",):
-            batch = batch or array.shape[0]
-        want = tuple(dim_at(d, batch or 1) for d in spec.shape)
-        if array.shape != want or 0 in array.shape:
-            raise InputRefused(
-                f"input {name!r} has shape {list(array.shape)}, the model takes {list(spec.shape)}",
-                where=f"input {name!r}",
-                try_="reshape the input, or import the model with another --shape",
-            )
-    return batch or 1
+__all__ = ["Answer", "Channel", "Deployment", "Size", "StageTime", "check_inputs"]

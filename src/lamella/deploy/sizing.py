@@ -21,7 +21,6 @@ from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, InstanceLost
-from lamella.graph.model import dim_at, numpy_dtype
 from lamella.limits import Limiter
 from lamella.limits.pagecache import evict
 from lamella.machine import this_machine
@@ -31,6 +30,7 @@ from lamella.plan.document import FunctionPlan
 from lamella.platforms import Platform
 from lamella.runtime.function import Function
 from lamella.runtime.instance import Instance
+from lamella.units import dim_at
 
 SIZING_VERSION = "2"
 """Part of the cache key: raise it when the rule changes."""
@@ -171,11 +171,11 @@ class _Bench:
                 batch = values[spec.name].shape[0] // dim_at(spec.shape[0], 1)
         gives = []
         for out in self.function.outputs:
-            shape = tuple(dim_at(d, batch) for d in out.shape)
+            shape = out.shape_at(batch)
             if out.dynamic:
                 gives.append(wire.TensorRef(out.name, out.dtype, shape))
             else:
-                gives.append(self._hold(out.name, np.zeros(shape, numpy_dtype(out.dtype))))
+                gives.append(self._hold(out.name, np.zeros(shape, out.dtype)))
         self._gives = tuple(gives)
         self._request = wire.encode(wire.Run(tuple(takes), self._gives))
 

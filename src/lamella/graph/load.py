@@ -22,10 +22,11 @@ from onnx.inliner import inline_local_functions
 
 from lamella.documents import cache_dir
 from lamella.errors import ModelError, UnboundShape
-from lamella.graph.model import BATCH, Dim, Graph, Operator, Tensor, Weight
+from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.graph.normalise import normalise
 from lamella.graph.shapes import analyse
 from lamella.graph.weights import disk_error, read_external, write_weights
+from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
 IMPORT_VERSION = "5"

@@ -13,26 +13,11 @@ from pathlib import Path
 
 import numpy as np
 
+from lamella.units import Dim, dim_at
 from lamella.zoo import InputSpec
-
-Dim = int | str
-"""A bound dimension, or a multiple of the free batch axis written `N` or `12*N`."""
-
-BATCH = "N"
-
-MB = 2**20
-"""Memory is counted in MB as the platforms count it, which is MiB."""
 
 TINY_BYTES = 1024
 """Constants up to this size (scalars, axes, shapes) are no weights worth speaking of."""
-
-
-def dim_at(dim: Dim, batch: int) -> int:
-    """The value of a dimension when the free batch axis is `batch`."""
-    if isinstance(dim, int):
-        return dim
-    factor, _, _ = dim.rpartition("*")
-    return int(factor or 1) * batch
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:

@@ -16,8 +16,9 @@ from onnx import ModelProto, NodeProto, helper
 
 from lamella.errors import ModelError, UnboundShape
 from lamella.graph.flops import flops
-from lamella.graph.model import BATCH, Dim, Operator, Tensor, Weight
+from lamella.graph.model import Operator, Tensor, Weight
 from lamella.graph.normalise import constant_bytes, reads, subgraphs
+from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec
 
 DATA_DEPENDENT = frozenset(

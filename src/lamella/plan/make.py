@@ -9,7 +9,7 @@ from typing import cast
 import msgspec
 
 from lamella.errors import InfeasiblePlan
-from lamella.graph.model import MB, Graph
+from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.document import FunctionPlan, Hop, Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
@@ -20,6 +20,7 @@ from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
 from lamella.profile.document import Profile
 from lamella.runtime.function import Kind
+from lamella.units import MB
 
 BASELINES: dict[str, BaselineKind] = {"ort": "plain", "ort-default": "default"}
 

@@ -7,10 +7,11 @@ from itertools import pairwise
 
 from lamella.errors import ConfigError
 from lamella.graph.cuts import legal_cuts
-from lamella.graph.model import MB, Graph
+from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.document import FunctionPlan, Hop, Plan, Predicted, model_ref
 from lamella.platforms import Platform
+from lamella.units import MB
 
 ROOM_MB = 160
 """For the runtime, the session and workspaces; generous, since nothing was measured."""

@@ -14,10 +14,11 @@ from functools import cached_property, lru_cache
 import msgspec
 import numpy as np
 
-from lamella.graph.model import MB, Graph
+from lamella.graph.model import Graph
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, UnitMemory, Variant
+from lamella.units import MB
 
 PHASES = 32
 EXACT_MS = 1e-6
@@ -217,7 +218,7 @@ class SliceModel:
         """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes."""
         cut = self.profile.cuts[unit - 1]
         size = cut.bytes * self.batch
-        time = self.platform.hop_ms(size) + self.profile.hop.fixed_ms + self.profile.hop.per_mb_ms * size / MB
+        time = self.platform.hop_ms(size) + self.profile.hop.fixed_ms
         return time, self.platform.hop.usd.value, size
 
     def fits_payload(self, unit: int) -> bool:
@@ -227,5 +228,7 @@ class SliceModel:
 
     @property
     def entry_ms(self) -> float:
-        """Reaching the first function, ms."""
-        return self.profile.hop.fixed_ms
+        """What a request takes before the first function and after the last, ms."""
+        hop = self.profile.hop
+        size = sum(self.graph.tensors[n].bytes_at(self.batch) for n in {*self.graph.inputs, *self.graph.outputs})
+        return hop.entry_ms + hop.fixed_ms + hop.entry_mb_ms * size / MB

@@ -101,12 +101,16 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 class HopCost(msgspec.Struct, frozen=True):
-    """What a request to a function costs on shared memory beyond its operators, ms."""
+    """What serving takes beyond the operators, on shared memory, with caches as cold as other stages leave them; ms."""
 
+    entry_ms: float
+    """Per request: checking it, making its answer."""
+    entry_mb_ms: float
+    """Per MB of request and answer, which are copied in and out."""
     fixed_ms: float
-    per_mb_ms: float
+    """Per function: waking the driver when it is done."""
     call_ms: float
-    """What a function's own run takes beyond its operators: reading the request, binding tensors."""
+    """Per function and billed: waking it, reading the request."""
 
 
 class Noise(msgspec.Struct, frozen=True):

@@ -22,6 +22,7 @@ from lamella.limits import Limiter
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import this_machine
 from lamella.profile.document import Floor, HopCost, QuotaTime, UnitMemory
+from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import Instance
 
@@ -33,7 +34,7 @@ PERIOD_MS = 10
 
 def _write_function(
     directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], prepack: bool
-) -> None:
+) -> Function:
     weights = "optimised.bin" if (directory / "optimised.bin").exists() else ""
     function = Function(
         name=directory.name,
@@ -49,6 +50,7 @@ def _write_function(
         sha256={},
     )
     documents.write(directory / "function.json", function)
+    return function
 
 
 class UnitProbe(NamedTuple):
@@ -158,39 +160,56 @@ class Probe:
         return (time.perf_counter() - start) * 1000, reply.run_ms
 
 
-def _rested(probe: Probe, other_work: np.ndarray) -> tuple[float, float]:
-    """A request after other work: in a chain an instance waits for its turn, and wakes with cold caches."""
-    other_work += 1.0
-    return probe.run()
+class _Overhead(NamedTuple):
+    """Medians of a chain of functions that do next to nothing, ms: beyond the functions' runs, and a run."""
+
+    beyond: float
+    run: float
 
 
 def floor_and_hop(scratch: Path) -> tuple[Floor, HopCost]:
-    """The runtime floor and the price of a hop, from workers that do next to nothing."""
-    overheads, calls = [], []
-    sizes_mb = (1 / 64, 4.0)
-    floor = Floor(0.0, 0.0, 0.0)
-    other_work = np.zeros(32 << 20, np.float32)
-    for size_mb in sizes_mb:
-        shape = (int(size_mb * 2**18),)
-        directory = scratch / f"echo-{size_mb}"
-        directory.mkdir(parents=True)
-        specs = (TensorSpec("x", "float32", shape),), (TensorSpec("y", "float32", shape),)
-        graph = helper.make_graph(
-            [helper.make_node("Relu", ["x"], ["y"])],
-            "echo",
-            [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-            [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)],
+    """The runtime floor and what serving takes beyond the operators, from chains that do next to nothing."""
+    small, large = 1 / 64, 4.0
+    one, floor = _echo_chain(scratch / "one", small, 1)
+    three, _ = _echo_chain(scratch / "three", small, 3)
+    wide, _ = _echo_chain(scratch / "wide", large, 1)
+    fixed = max(0.0, (three.beyond - one.beyond) / 2)
+    return floor, HopCost(
+        entry_ms=max(0.0, one.beyond - fixed),
+        entry_mb_ms=max(0.0, (wide.beyond - one.beyond) / (2 * (large - small))),
+        fixed_ms=fixed,
+        call_ms=three.run,
+    )
+
+
+def _echo_chain(directory: Path, size_mb: float, stages: int) -> tuple[_Overhead, Floor]:
+    shape = (int(size_mb * 2**18),)
+    functions = []
+    for k in range(stages):
+        folder = directory / f"stage-{k}"
+        folder.mkdir(parents=True)
+        names = (f"x{k}", f"x{k + 1}")
+        values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in names]
+        graph = helper.make_graph([helper.make_node("Relu", names[:1], names[1:])], "echo", values[:1], values[1:])
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+            folder / "optimised.onnx",
         )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-        onnx.save(model, directory / "optimised.onnx")
-        _write_function(directory, *specs, prepack=False)
-        values = {n: np.ones(shape, np.float32) for n in ("x", "y")}
-        with Probe(directory, values, ("x",), ("y",)) as probe:
-            trips = [_rested(probe, other_work) for _ in range(33)][3:]
-            report = probe.instance.report()
-            floor = Floor(report.floor_mb, report.floor_anonymous_mb, probe.cold.spawn + probe.cold.imports)
-        overheads.append(float(np.median([trip - run for trip, run in trips])))
-        calls.append(float(np.median([run for _, run in trips])))
-        shutil.rmtree(directory)
-    slope = max(0.0, (overheads[1] - overheads[0]) / (sizes_mb[1] - sizes_mb[0]))
-    return floor, HopCost(overheads[0], slope, calls[0])
+        specs = [TensorSpec(n, "float32", shape) for n in names]
+        functions.append((_write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
+    sizes = {f.name: Size(None, 1.0) for f, _ in functions}
+    other_work = np.zeros(32 << 20, np.float32)
+    samples = []
+    with Chain(functions, [f"x{stages}"], sizes, limiter=Unlimited("profiling")) as chain:
+        cold = next(iter(chain.start().values()))
+        for _ in range(33):
+            other_work += 1.0  # in a chain an instance waits for its turn, and wakes with cold caches
+            answer = chain.infer({"x0": np.ones(shape, np.float32)})
+            runs = [s.run_ms for s in answer.stages]
+            samples.append((answer.latency_ms - sum(runs), sum(runs) / stages))
+        report = next(iter(chain.instances.values())).report()
+    shutil.rmtree(directory)
+    beyond, run = np.median(np.array(samples[3:]), axis=0)
+    return _Overhead(float(beyond), float(run)), Floor(
+        report.floor_mb, report.floor_anonymous_mb, cold.spawn + cold.imports
+    )

@@ -17,6 +17,7 @@ import onnxruntime as ort
 from lamella.documents import Document
 from lamella.errors import ModelError, PackageError
 from lamella.machine import Machine
+from lamella.units import Dim, dim_at
 
 Kind = Literal["packaged", "portable", "plain", "default", "reference"]
 
@@ -26,9 +27,13 @@ class TensorSpec(msgspec.Struct, frozen=True):
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[Dim, ...]
     dynamic: bool = False
     """The shape depends on the data: the tensor travels as it comes, not in place."""
+
+    def shape_at(self, batch: int = 1) -> tuple[int, ...]:
+        """The shape for a batch."""
+        return tuple(dim_at(d, batch) for d in self.shape)
 
 
 class Function(Document, frozen=True, kw_only=True):

@@ -107,12 +107,13 @@ class Instance:
     ) -> None:
         """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it."""
         self.name = name
+        self.number = next(_numbers)
         self.memory_mb = memory_mb
         self.events: deque[tuple[float, State]] = deque(maxlen=256)
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
         self._timeout_s = -1.0
-        self._group = limiter.create(f"{next(_numbers)}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
+        self._group = limiter.create(f"{self.number}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_over:
             undo.callback(self._group.remove)
             undo.callback(self._group.kill)

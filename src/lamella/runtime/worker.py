@@ -1,9 +1,9 @@
 """One function instance: a process that opens a function, says it is ready, and answers until told to stop.
 
-Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. A request at a time, as on
-the platforms we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound in place: inputs are read from, outputs written to, the shared segments.
-The hot path is short on purpose, since an instance that waited for its turn runs it with cold caches: a request equal
-to the last one, byte for byte, reuses its bindings without being decoded.
+Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. One request at a time, as on platforms
+we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound in place: inputs are
+read from, outputs written to, the shared segments. The hot path is short on purpose, since an instance that waited for
+its turn runs it with cold caches: a request equal to the last one, byte for byte, reuses its bindings undecoded.
 """
 
 import time
@@ -77,12 +77,7 @@ class Worker:
         first request.
         """
         for fill in (0, 1):
-            feeds = {
-                s.name: np.full(
-                    [d if isinstance(d, int) else int(d.rpartition("*")[0] or 1) for d in s.shape], fill, s.dtype
-                )
-                for s in self._function.inputs
-            }
+            feeds = {s.name: np.full(s.shape_at(), fill, s.dtype) for s in self._function.inputs}
             try:
                 self._session.run(None, feeds)
             except Exception:  # noqa: BLE001 - the binding raises bare exceptions

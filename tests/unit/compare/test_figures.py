@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from lamella.compare.compare import difference, used_memory_time
 from lamella.compare.rounds import interval
-from lamella.graph.model import MB
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
+from lamella.units import MB
 from tests.unit.plan.synthetic import FLOOR_MB, Made, graph_of, profile_of
 
 VALUES = st.lists(st.floats(1, 1000), min_size=1, max_size=12)

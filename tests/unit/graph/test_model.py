@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from onnx import ModelProto
 
-from lamella.graph.model import Graph, dim_at, numpy_dtype
+from lamella.graph.model import Graph, numpy_dtype
+from lamella.units import dim_at
 from tests.unit.graph.onnx_models import conditional, dense, graph_of, loop, masked, model, node, residual
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-from lamella.graph.model import MB, Graph, Operator, Tensor, Weight
+from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.machine import Machine
 from lamella.plan.predict import Choice, SliceModel
 from lamella.platforms import platform
@@ -24,6 +24,7 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
+from lamella.units import MB
 
 FLOOR_MB = 50.0
 CORES = 2
@@ -82,7 +83,7 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
         model_hash=graph.hash,
         machine=MACHINE,
         floor=Floor(FLOOR_MB, 25.0, 100.0),
-        hop=hop or HopCost(0.2, 0.5, 0.05),
+        hop=hop or HopCost(0.1, 0.5, 0.2, 0.05),
         noise=Noise(1.0, 1.0, 1.0),
         units=tuple(
             Unit(

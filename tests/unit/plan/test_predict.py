@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.graph.model import MB
 from lamella.plan.predict import Choice, SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost, QuotaTime
+from lamella.units import MB
 from tests.unit.plan.synthetic import (
     CHAINS,
     CORES,
@@ -71,7 +71,7 @@ def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
 
 
 def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
-    hop = HopCost(0.2, 0.5, 0.05)
+    hop = HopCost(0.1, 0.5, 0.2, 0.05)
     busy = 4.0 + 0.05
     model = model_of(THREE, hop=hop)
     assert model.run_ms(0, 1, prepack=False, vcpu=1.0) == pytest.approx(busy)
@@ -195,12 +195,12 @@ def test_a_slice_that_runs_beyond_the_timeout_has_no_choice() -> None:
 
 def test_a_hop_is_what_was_measured_and_on_lambda_the_catalogue_s_besides() -> None:
     cut_mb = 3.0
-    here = model_of((Made(out_mb=cut_mb), Made()), hop=HopCost(0.2, 0.5, 0.05))
-    assert here.hop(1)[0] == pytest.approx(0.2 + 0.5 * cut_mb)
+    here = model_of((Made(out_mb=cut_mb), Made()), hop=HopCost(0.1, 0.5, 0.2, 0.05))
+    assert here.hop(1)[0] == pytest.approx(0.2)
     assert here.hop(1)[1:] == (0.0, 3 * MB)
-    there = model_of((Made(out_mb=cut_mb), Made()), "aws-lambda", hop=HopCost(0.2, 0.5, 0.05))
+    there = model_of((Made(out_mb=cut_mb), Made()), "aws-lambda", hop=HopCost(0.1, 0.5, 0.2, 0.05))
     emulated = 31.6 + cut_mb * 4 / 3 / 90 * 1000
-    assert there.hop(1)[0] == pytest.approx(emulated + 0.2 + 0.5 * cut_mb)
+    assert there.hop(1)[0] == pytest.approx(emulated + 0.2)
 
 
 def test_what_crosses_must_fit_the_payload_in_base64() -> None:

@@ -13,7 +13,7 @@ WORKER = "import lamella.runtime.worker"
 START = f"{WORKER}; lamella.runtime.worker.this_machine()"
 HEAVY = """asyncio concurrent email hashlib html http importlib.metadata importlib.resources json logging
     multiprocessing pickle random shutil ssl sqlite3 subprocess tempfile unittest xml zipfile""".split()
-LEAVES = {"channels", "codecs", "documents", "errors", "limits", "machine", "runtime"}
+LEAVES = {"channels", "codecs", "documents", "errors", "limits", "machine", "runtime", "units"}
 MORE_MODULES = 40
 """Modules on top of the three: what pathlib, socket and ctypes load, and our own."""
 SECONDS = 2.0

@@ -1,0 +1,19 @@
+"""Units that several layers speak: megabytes, and dimensions that follow the batch."""
+
+from __future__ import annotations
+
+MB = 2**20
+"""Memory is counted in MB as the platforms count it, which is MiB."""
+
+Dim = int | str
+"""A bound dimension, or a multiple of the free batch axis written `N` or `12*N`."""
+
+BATCH = "N"
+
+
+def dim_at(dim: Dim, batch: int) -> int:
+    """The value of a dimension when the free batch axis is `batch`."""
+    if isinstance(dim, int):
+        return dim
+    factor, _, _ = dim.rpartition("*")
+    return int(factor or 1) * batch
