@@ -20,8 +20,19 @@ app = App(
     version=__version__,
     help_format="plaintext",
 )
-for verb in ("inspect", "profile", "plan", "check", "package", "run", "compare", "clean", "demo"):
-    app.command(f"lamella.cli.{verb}:{verb}", name=verb)
+VERBS = {
+    "inspect": "What a model is made of, and where it can be divided.",
+    "profile": "Measure a model on this machine, per unit and per cut.",
+    "plan": "Find the cheapest way to serve a model on a platform.",
+    "check": "Check a plan against the laws and its platform's limits.",
+    "package": "Write what ships: optimised graphs, mapped weights, manifests.",
+    "run": "Answer a request with a plan's functions on this machine.",
+    "compare": "Deploy several plans for real and measure them side by side.",
+    "clean": "Remove what dead runs left behind.",
+    "demo": "The main job, start to end, in three minutes.",
+}
+for verb, about in VERBS.items():
+    app.command(f"lamella.cli.{verb}:{verb}", name=verb, help=about)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,7 +46,8 @@ def run(argv: Sequence[str]) -> int:
         app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         print(f"lamella: {error}", file=sys.stderr)
-        print(f"  try:   lamella {argv[0]} --help" if argv else "  try:   lamella --help", file=sys.stderr)
+        known = bool(argv) and argv[0] in VERBS
+        print(f"  try:   lamella {argv[0]} --help" if known else "  try:   lamella --help", file=sys.stderr)
         return 2
     except LamellaError as error:
         print(f"lamella: {error}", file=sys.stderr)

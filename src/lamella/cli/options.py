@@ -16,10 +16,11 @@ from lamella.errors import ConfigError
 Model = Annotated[str, Parameter(help="Path to an .onnx file, or zoo:NAME.")]
 Shape = Annotated[
     list[str] | None,
-    Parameter(name="--shape", help="Request shape of an input, NAME=1,3,224,224; N keeps the batch free."),
+    Parameter(name="--shape", negative="", help="Request shape of an input, NAME=1,3,224,224; N keeps the batch free."),
 ]
 Range = Annotated[
-    list[str] | None, Parameter(name="--range", help="Valid values of an input, NAME=LOW:HIGH (HIGH excluded).")
+    list[str] | None,
+    Parameter(name="--range", negative="", help="Valid values of an input, NAME=LOW:HIGH (HIGH excluded)."),
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document instead of a table.")]
 Output = Annotated[Path | None, Parameter(name=["-o", "--output"], help="Where to write the document.")]

@@ -18,9 +18,10 @@ from lamella.deploy.local import Channel, Deployment
 from lamella.errors import StorageError
 from lamella.graph.load import import_model
 from lamella.graph.requests import read_arrays
-from lamella.machine import on_cores
+from lamella.machine import on_cores, this_machine
 from lamella.package import build
 from lamella.plan.document import read_plan
+from lamella.platforms import platform
 from lamella.scratch import scratch
 
 
@@ -42,7 +43,7 @@ def run(
     input_: Annotated[Path, Parameter(name="--input", help="An .npz file with one array per input.")],
     output: Annotated[Path | None, Parameter(name="--output", help="Where to write the outputs, .npz.")] = None,
     channel: Annotated[Channel, Parameter(help="How tensors travel between functions.")] = "shared-memory",
-    timeout_s: Annotated[float, Parameter(help="Per function, s.")] = 300.0,
+    timeout_s: Annotated[float | None, Parameter(help="Per function, s; the platform's by default.")] = None,
     json: Json = False,
 ) -> None:
     """Answer one request with PLAN, a plan.json or a package directory, under its limits on this machine."""
@@ -50,7 +51,7 @@ def run(
     with (
         _package(plan) as directory,
         on_cores(1) as cpus,
-        Deployment(directory, channel=channel, timeout_s=timeout_s) as deployment,
+        _deployed(directory, channel, timeout_s) as deployment,
     ):
         if all(f.threads == 1 for f in deployment.functions):
             deployment.pin(cpus)
@@ -83,6 +84,25 @@ def run(
     )
     for name, array in answer.outputs.items():
         print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
+
+
+def _deployed(directory: Path, channel: Channel, timeout_s: float | None) -> Deployment:
+    """The package under its platform's rules; says so where its figures come from another machine."""
+    if not (directory / "manifest.json").is_file():
+        return Deployment(directory)  # which says what is wrong with it
+    read = read_plan(directory / "plan.json")
+    rules = platform(read.platform)
+    if read.machine != this_machine():
+        print(
+            f"note: the plan was made on another machine ({read.machine.cpu}); its predictions may not hold here",
+            file=sys.stderr,
+        )
+    return Deployment(
+        directory,
+        channel=channel,
+        timeout_s=timeout_s or rules.limits.timeout_s.value,
+        period_ms=int(rules.cpu.period_ms.value),
+    )
 
 
 @contextmanager

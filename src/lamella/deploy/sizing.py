@@ -27,6 +27,7 @@ from lamella.machine import this_machine
 from lamella.package import verify
 from lamella.package.build import sha256
 from lamella.plan.document import FunctionPlan
+from lamella.plan.predict import LOAD_FACTOR
 from lamella.platforms import Platform
 from lamella.runtime.function import Function
 from lamella.runtime.instance import Instance
@@ -34,7 +35,6 @@ from lamella.units import dim_at
 
 SIZING_VERSION = "2"
 """Part of the cache key: raise it when the rule changes."""
-LOAD_FACTOR = 1.25
 RUN_FACTOR = 1.05
 GRAIN_MS = 0.1
 """Runs far below a millisecond differ by this much for nothing."""

@@ -40,7 +40,8 @@ class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
     peak_mb: float
     """Predicted VmHWM."""
     floor_mb: float
-    """What law 4 demands: runtime floor, full weights, prepacked copies, live activations."""
+    """What law 4 demands: runtime floor, all weights in full (or their prepacked copies, where larger), and the peak of
+    live activations."""
     run_ms: float
     """Predicted time of one run."""
     cost_usd: float

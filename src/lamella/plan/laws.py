@@ -74,8 +74,8 @@ def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
         if crossing != {*hop.tensors, *hop.side}:
             found.append(
                 LawBroken(
-                    f"law 2: the hop to {f.name} lists {len(hop.tensors) + len(hop.side)} tensors, "
-                    f"{len(crossing)} cross there",
+                    f"law 2: the hop to {f.name} lists {', '.join(sorted({*hop.tensors, *hop.side})) or 'nothing'}; "
+                    f"{', '.join(sorted(crossing))} cross there",
                     where=f.name,
                 )
             )

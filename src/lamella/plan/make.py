@@ -139,7 +139,9 @@ def _hop(model: SliceModel, unit: int) -> Hop:
     time_ms, usd, size = model.hop(unit)
     bf16 = next(c for c in cut.codecs if c.codec == "bf16")
     plain = next(c for c in cut.codecs if c.codec == "none")
+    work = bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms
     saved = model.platform.hop_ms(size) - model.platform.hop_ms(int(size / bf16.ratio))
+    gain = f"save {saved:.2f} ms of transfer" if model.platform.hop.emulated else "save nothing in shared memory"
     return Hop(
         position=cut.position,
         tensors=cut.tensors,
@@ -149,10 +151,7 @@ def _hop(model: SliceModel, unit: int) -> Hop:
         codec="none",
         time_ms=time_ms,
         cost_usd=usd,
-        why=(
-            f"codec none: bf16 would save {saved:.2f} ms of transfer for "
-            f"{bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms:.2f} ms of work and be lossy"
-        ),
+        why=f"codec none: bf16 would {gain} for {work:.2f} ms of work, and is lossy",
     )
 
 

@@ -21,7 +21,7 @@ LATENCY_MARGIN = 1.01
 
 
 WORTH = 0.03
-"""A division has to save this share of the single function's cost: less is within the error of prediction."""
+"""Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
 
 
 class Request(NamedTuple):
@@ -131,7 +131,8 @@ class Mopar:
             raise _infeasible(model, [_candidate(self.name, x) for f in free.values() for x in f.labels], request)
         chosen = _candidate(self.name, label)
         whole = [c for c in alone if c.latency_ms <= cap]
-        if whole and chosen.cost_usd > cheapest_of(whole).cost_usd * (1 - WORTH):
+        worth = WORTH if request.slo_ms is None else 0.0  # under an SLO the least cost decides, or law 8 would break
+        if whole and chosen.cost_usd > cheapest_of(whole).cost_usd * (1 - worth):
             chosen = cheapest_of(whole)
         per_stage = [
             (_candidate(f"best with {k} stage{'s' * (k > 1)}", best), k)
@@ -145,7 +146,7 @@ class Mopar:
             f"({model.units} units); least cost with {said}, the fastest within 1 % of it"
         )
         if len(chosen.choices) == 1:
-            why = f"one function: no division is more than {WORTH:.0%} cheaper with {said}"
+            why = f"one function: no division is {f'more than {worth:.0%} ' if worth else ''}cheaper with {said}"
         return Decision(chosen, why, tuple(losers))
 
     @staticmethod
@@ -218,7 +219,7 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
             f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
             f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",
             where=f"unit {worst[1]} ({unit.kinds}, operators {unit.first} to {unit.last - 1})",
-            try_="another --platform, or shards (not built yet)",
+            try_="another --platform",
         )
     nearest = min(candidates, key=lambda c: c.latency_ms)
     assert request.slo_ms is not None

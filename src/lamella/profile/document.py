@@ -38,6 +38,10 @@ class UnitMemory(msgspec.Struct, frozen=True):
     """Peak of loading beyond what stays."""
     steady_mb: float
     """Resident memory beyond the floor after runs."""
+    load_ms: float = 0.0
+    """Opening the session with its files in the page cache; measured where prepacking copies."""
+    read_ms: float = 0.0
+    """What it takes more when they have to come from disk."""
 
 
 class QuotaTime(msgspec.Struct, frozen=True):

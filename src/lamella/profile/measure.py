@@ -47,7 +47,7 @@ from lamella.profile.document import (
 from lamella.profile.probes import floor_and_hop, probe_unit
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "10"
+PROFILE_VERSION = "11"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
