@@ -28,6 +28,7 @@ from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import read_arrays, request, unknown_ranges
 from lamella.limits import Limiter, detect
+from lamella.limits.memory import major_faults, peak_rss_mb
 from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
 from lamella.package import build
@@ -151,7 +152,7 @@ def compare(
                 colds[name],
                 errors[name],
                 _faults(deployments[name]) - faults[name],
-                sum(i.report().peak_mb for i in deployments[name].instances.values()),
+                sum(peak_rss_mb(i.pid) for i in deployments[name].instances.values()),
                 limiter.enforced,
             )
             for name, plan in plans.items()
@@ -211,12 +212,13 @@ def _cold(deployment: Deployment, package: Path, inputs: dict[str, np.ndarray]) 
     """Latency of the first request with nothing running and no file cached; the slowest function's start."""
     evict(p for p in package.rglob("*") if p.is_file())
     answer = deployment.infer(inputs)
+    deployment.pause()
     starts = [i.cold for i in deployment.instances.values() if i.cold]
     return answer.latency_ms, max(starts, key=lambda c: c.total)
 
 
 def _faults(deployment: Deployment) -> int:
-    return sum(i.report().major_faults for i in deployment.instances.values())
+    return sum(major_faults(i.pid) for i in deployment.instances.values())
 
 
 def _errors(
@@ -228,7 +230,8 @@ def _errors(
     for feed in feeds:
         expected = dict(zip(graph.outputs, session.run(list(graph.outputs), feed), strict=True))
         for name, deployment in deployments.items():
-            got = deployment.infer(feed).outputs
+            with deployment.awake():
+                got = deployment.infer(feed).outputs
             for output, want in expected.items():
                 absolute, relative = difference(want, got[output])
                 worst[name][0] = max(worst[name][0], absolute)

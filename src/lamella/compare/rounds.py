@@ -43,6 +43,9 @@ def run_rounds(
 ) -> Rounds:
     """Send `per_round` fresh requests to every plan in each of `rounds` rounds.
 
+    A plan's instances are frozen while it is not their turn: the threads of the default session spin on after an
+    answer, and would take the core from whoever comes next.
+
     A noisy round is repeated, at most `max_rejected` times in all (as many as rounds by default); after that noisy
     rounds are kept, and counted as rejected all the same: their figures then carry the noise, and say so.
     """
@@ -55,7 +58,8 @@ def run_rounds(
         drawn: dict[str, list[Sample]] = {}
         before = known_load()
         for name in order:
-            drawn[name] = [_send(deployments[name], requests(), kept) for _ in range(per_round)]
+            with deployments[name].awake() as awake:
+                drawn[name] = [_send(awake, requests(), kept) for _ in range(per_round)]
         after = known_load()
         loads += [before, after]
         order = order[1:] + order[:1]  # no plan always runs after the same one

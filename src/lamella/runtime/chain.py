@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
@@ -145,6 +146,21 @@ class Chain:
         self.instances[name] = instance
         self._used[name] = time.monotonic()
         return instance
+
+    def pause(self) -> None:
+        """Freeze every instance, so that none of its threads runs until it is `awake()`."""
+        for instance in self.instances.values():
+            instance.pause()
+
+    @contextmanager
+    def awake(self) -> Iterator[Self]:
+        """Thaw what `pause()` froze, and freeze it again afterwards."""
+        for instance in self.instances.values():
+            instance.resume()
+        try:
+            yield self
+        finally:
+            self.pause()
 
     def reap(self) -> list[str]:
         """Stop instances that have been idle for longer than the keep-alive; their names."""

@@ -245,6 +245,16 @@ class Instance:
             raise WireError(f"function {self.name} reported {type(message).__name__}")
         return message
 
+    def pause(self) -> None:
+        """Stop its process where it stands; a platform freezes idle instances too."""
+        if self.state is not State.GONE:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let a paused process go on."""
+        if self.state is not State.GONE:
+            self._process.send_signal(signal.SIGCONT)
+
     def limit_cpu(self, vcpu: float) -> None:
         """Change its CPU share."""
         self._group.resize(memory_mb=self.memory_mb, vcpu=vcpu)
@@ -252,6 +262,7 @@ class Instance:
     def stop(self, timeout_s: float = 2.0) -> None:
         """Let it finish and leave; kill it when it does not."""
         if self.state is State.READY:
+            self.resume()
             self._enter(State.DRAINING)
             try:
                 wire.send(self._sock, wire.Stop())
