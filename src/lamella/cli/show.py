@@ -66,6 +66,7 @@ def show_profile(profile: Profile) -> None:
                 f"{off.live_mb:.1f}",
                 *(f"{times[v].median_ms:.2f}" for v in variants),
                 f"{times[variants[0]].p95_ms:.2f}",
+                *(f"{q.throttled_ms:.1f}" for q in unit.quotas),
                 megabytes(cut.bytes) if cut else "",
                 f"{cut.savings[0].ms:.2f}" if cut else "",
             ]
@@ -81,6 +82,7 @@ def show_profile(profile: Profile) -> None:
                 "live MB",
                 *names,
                 "p95",
+                *(f"ms {q.vcpu:g} vCPU" for q in profile.units[0].quotas),
                 "cut MB",
                 "cut costs ms",
             ],

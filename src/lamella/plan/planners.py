@@ -20,7 +20,7 @@ LATENCY_MARGIN = 1.01
 """Without an SLO a divided plan may take this much of the single function's predicted latency."""
 
 
-WORTH = 0.03
+WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
 
 

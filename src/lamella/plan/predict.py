@@ -30,8 +30,9 @@ PASSES = 2
 """How often onnxruntime 1.31 goes over a weight it packs: measured on bert-base, 1.8 ms per MB that does not fit where
 reading takes 0.9."""
 INERT_MB = 0.5
-QUOTA_PERIOD_MS = 10.0
-"""Of the quotas under which units were measured (`profile.probes.PERIOD_MS`)."""
+CODE_MB = 8.0
+"""Pages of kernels and session that running touches, at least: measured on units with next to no activations."""
+FAR = 1.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,23 +138,11 @@ class SliceModel:
         threads = min(threads_for(vcpu), self.profile.machine.cores)
         busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.profile.hop.call_ms
         if vcpu < 1:
-            period = self.platform.cpu.period_ms.value
-            return throttled_ms(round(busy, 3), round(vcpu, 4), period) * self._kernel_factor(vcpu)
+            return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if 1 < vcpu < threads:
             alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.profile.hop.call_ms
             return max(busy, min(alone, alone / vcpu))
         return busy
-
-    def _kernel_factor(self, vcpu: float) -> float:
-        """What the kernel's throttling really took over what the rule says, between the measured quotas; 1 at one."""
-        points = {1.0: 1.0}
-        for quota in {q.vcpu for u in self.profile.units for q in u.quotas}:
-            grant = quota * QUOTA_PERIOD_MS  # a run within its grant is not held back at all
-            pairs = [q for u in self.profile.units for q in u.quotas if q.vcpu == quota and q.free_ms > grant]
-            told = sum(throttled_ms(round(q.free_ms, 3), quota, QUOTA_PERIOD_MS) for q in pairs)
-            points[quota] = sum(q.throttled_ms for q in pairs) / told if told else 1.0
-        shares = sorted(points)
-        return float(np.interp(vcpu, shares, [points[s] for s in shares]))
 
     def _memory(self, unit: int, prepack: bool) -> UnitMemory:
         return next(m for m in self.profile.units[unit].memory if m.prepack == prepack)
@@ -173,7 +162,7 @@ class SliceModel:
         takes, gives = self.graph.border(*span)
         size = {n: self.graph.tensors[n].bytes_at(1) / MB for n in (*takes, *gives)}
         into, out = sum(size[n] for n in takes), sum(size[n] for n in gives)
-        live = max(p.live_mb + (into if i else 0.0) + (out if i < len(parts) - 1 else 0.0) for i, p in enumerate(parts))
+        live = self._live_mb(span, parts, first, into, out)
         more = (self.graph.live_bytes(*span, self.batch) - self.graph.live_bytes(*span, 1)) / MB
         floor = self.profile.floor.resident_mb
         peak = max(
@@ -185,6 +174,25 @@ class SliceModel:
             peak = max(peak, self._load_mb(parts, private, full, first, last))
         law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
         return peak, law
+
+    def _live_mb(
+        self, span: tuple[int, int], parts: Sequence[UnitMemory], first: int, into: float, out: float
+    ) -> float:
+        """Peak of activations, workspace and code pages of a slice that takes `into` and gives `out` MB of tensors.
+
+        Two estimates. From its hungriest unit as measured alone, beside the slice's own hop buffers: too much, since a
+        unit alone copies its border into the layout of its kernels and the slice does not. From the lifetimes of its
+        tensors, with such copies of the slice's own border: too little, since kernels have workspaces. Their mean; but
+        where the first is far above the second those copies are the reason, and the second counts.
+        """
+        last = len(parts) - 1
+        alone = max(p.live_mb + into * (i > 0) + out * (i < last) for i, p in enumerate(parts))
+        if not last:
+            return alone
+        code = min(p.live_mb - self.profile.units[first + i].live_bytes / MB for i, p in enumerate(parts))
+        lifetimes = max(code, CODE_MB) + self.graph.live_bytes(*span, 1) / MB + into + out
+        held = self.profile.floor.resident_mb + sum(p.weights_mb for p in parts)
+        return lifetimes if alone + held > FAR * (lifetimes + held) else max(lifetimes, (alone + lifetimes) / 2)
 
     def _load_mb(self, parts: Sequence[UnitMemory], private: float, file_mb: float, first: int, last: int) -> float:
         """Memory at which a prepacking load is quick enough for the allocation rule, MB.
