@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from itertools import combinations, pairwise
 
-import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.plan.predict import Choice, SliceModel, throttled_ms
 from lamella.platforms import platform
-from lamella.profile.document import HopCost, QuotaTime
+from lamella.profile.document import HopCost
 from lamella.units import MB
 from tests.unit.plan.synthetic import (
     CHAINS,
@@ -19,7 +18,6 @@ from tests.unit.plan.synthetic import (
     FLOOR_MB,
     PLATFORMS,
     SPEEDUP,
-    UNITS,
     VCPUS,
     Made,
     graph_of,
@@ -81,23 +79,6 @@ def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
     assert 4.0 / SPEEDUP[2] <= model.run_ms(0, 1, prepack=False, vcpu=1.5) <= busy
 
 
-def test_what_throttling_took_over_the_rule_where_it_was_measured_is_carried_to_other_runs() -> None:
-    model = model_of(THREE)
-    told = throttled_ms(20.0, 0.5, 10.0)
-    long, within = QuotaTime(0.5, 20.0, told * 1.2), QuotaTime(0.5, 3.0, 99.0)  # the second is within its grant
-    units = tuple(msgspec.structs.replace(u, quotas=(long, within)) for u in model.profile.units)
-    measured = SliceModel(
-        model.graph,
-        msgspec.structs.replace(model.profile, units=units),
-        model.platform,
-        batch=1,
-        vcpu=0.5,
-    )
-    for vcpu, factor in ((0.25, 1.2), (0.5, 1.2), (0.75, 1.1), (1.0, 1.0), (2.0, 1.0)):
-        rule = model.run_ms(0, 3, prepack=False, vcpu=vcpu)
-        assert measured.run_ms(0, 3, prepack=False, vcpu=vcpu) == pytest.approx(rule * factor)
-
-
 @given(CHAINS, PLATFORMS)
 def test_more_cpu_never_makes_a_run_slower(units: tuple[Made, ...], where: str) -> None:
     model = model_of(units, where)
@@ -135,20 +116,6 @@ def test_law_4_counts_every_weight_in_full_and_all_live_activations(units: tuple
         live = model.graph.live_bytes(first, last) / MB
         assert law >= FLOOR_MB + weights + live - 1e-3
         assert peak >= FLOOR_MB + weights - 1e-3
-
-
-@given(st.lists(UNITS, min_size=2, max_size=5), st.booleans())
-def test_a_larger_slice_needs_no_less_where_all_borders_are_alike(units: list[Made], prepack: bool) -> None:
-    # Not so in general: growing over a wide border turns a hop buffer, held throughout, into an inner tensor.
-    alike = tuple(Made(u.weights_mb, 1024 * 4 / MB, u.time_ms, u.live_mb, u.private_mb, u.load_extra_mb) for u in units)
-    model = model_of(alike)
-    for first, last in spans(model):
-        for larger in ((first - 1, last), (first, last + 1)):
-            if larger[0] < 0 or larger[1] > model.units:
-                continue
-            now, then = (model.memory_mb(*s, prepack=prepack) for s in ((first, last), larger))
-            assert then[0] >= now[0] - 1e-9
-            assert then[1] >= now[1] - 1e-9
 
 
 @given(CHAINS, PLATFORMS, VCPUS)

@@ -12,7 +12,7 @@ HEAVY = Made(weights_mb=400, out_mb=0.004, live_mb=1, private_mb=1, load_extra_m
 
 
 def test_equal_neighbours_of_next_to_no_weight_become_one_run() -> None:
-    tiny = Made(weights_mb=0.01, out_mb=0.004, live_mb=1, private_mb=1, load_extra_mb=0)
+    tiny = Made(weights_mb=0.01, out_mb=0.004, live_mb=9, private_mb=1, load_extra_mb=0)
     assert merge_similar(model_of((tiny,) * 5)) == [0, 5]
 
 
