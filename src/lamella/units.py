@@ -10,6 +10,9 @@ Dim = int | str
 
 BATCH = "N"
 
+DIE_WITH_PARENT = "LAMELLA_DIE_WITH_PARENT"
+"""Environment variable: the kernel kills the worker when the thread that spawned it ends."""
+
 
 def dim_at(dim: Dim, batch: int) -> int:
     """The value of a dimension when the free batch axis is `batch`."""

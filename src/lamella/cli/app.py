@@ -6,6 +6,7 @@ rest, 130 interrupted.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -56,5 +57,11 @@ def run(argv: Sequence[str]) -> int:
         print("\nlamella: interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
         return 130
     except BrokenPipeError:
+        return 1
+    except Exception as error:
+        if os.environ.get("LAMELLA_DEBUG"):
+            raise
+        print(f"lamella: {type(error).__name__}: {error}", file=sys.stderr)
+        print("  try:   again with LAMELLA_DEBUG=1, and report what it prints", file=sys.stderr)
         return 1
     return 0

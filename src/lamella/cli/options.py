@@ -31,13 +31,17 @@ Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where 
 Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
 
 
+LEAST_VCPU, MOST_VCPU = 0.01, 64.0
+LARGEST = 2.0**62
+
+
 def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
     """`NAME=1,3,224,224` -> dimensions; ConfigError where the text is something else."""
     found: dict[str, tuple[int | str, ...]] = {}
     for text in options or []:
         name, _, dims = text.rpartition("=")
         parts = [d.strip() for d in dims.split(",")] if dims else []
-        if not name or not all(d == "N" or d.isdecimal() for d in parts):
+        if not name or not all(d == "N" or (d.isdecimal() and len(d) < 10) for d in parts):
             raise ConfigError(f"--shape {text!r} is not NAME=1,3,224,224", try_="--shape input=N,3,224,224")
         found[name] = tuple(d if d == "N" else int(d) for d in parts)
     return found
@@ -53,7 +57,7 @@ def parse_ranges(options: list[str] | None) -> dict[str, tuple[float, float]]:
             found[name] = (float(low), float(high))
         except ValueError:
             raise ConfigError(f"--range {text!r} is not NAME=LOW:HIGH", try_="--range input_ids=0:30522") from None
-        if not name or found[name][0] >= found[name][1]:
+        if not name or not -LARGEST < found[name][0] < found[name][1] < LARGEST:
             raise ConfigError(f"--range {text!r}: LOW must be below HIGH", try_="--range input_ids=0:30522")
     return found
 
@@ -61,8 +65,10 @@ def parse_ranges(options: list[str] | None) -> dict[str, tuple[float, float]]:
 def positive(**values: float | None) -> None:
     """ConfigError for the first value that is not above zero."""
     for name, value in values.items():
-        if value is not None and not value > 0:
-            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, it must be above zero")
+        if value is not None and not 0 < value < float("inf"):
+            raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, it must be a finite number above zero")
+        if name == "vcpu" and value is not None and not LEAST_VCPU <= value <= MOST_VCPU:
+            raise ConfigError(f"--vcpu is {value:g}, it must be between {LEAST_VCPU:g} and {MOST_VCPU:g}")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Range, Shape, parse_ranges, parse_shapes, progress
+from lamella.cli.options import Json, Model, Output, Range, Shape, parse_ranges, parse_shapes, positive, progress
 from lamella.cli.show import print_json, show_profile
 from lamella.errors import ConfigError
 from lamella.graph.load import import_model
@@ -26,6 +26,7 @@ def profile(
     json: Json = False,
 ) -> None:
     """Measure time, memory and hops per unit and per cut; resumable, cached by model, machine and runtime version."""
+    positive(budget_s=budget_s)
     graph = import_model(model, parse_shapes(shape))
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 from cyclopts import Parameter
 
-from lamella.cli.options import Json, progress
+from lamella.cli.options import Json, positive, progress
 from lamella.cli.show import print_json
 from lamella.deploy.local import Channel, Deployment
 from lamella.errors import StorageError
@@ -47,6 +47,7 @@ def run(
     json: Json = False,
 ) -> None:
     """Answer one request with PLAN, a plan.json or a package directory, under its limits on this machine."""
+    positive(timeout_s=timeout_s)
     feeds = read_arrays(input_)
     with (
         _package(plan) as directory,

@@ -127,6 +127,7 @@ def compare(
                     period_ms=int(platform.cpu.period_ms.value),
                     timeout_s=platform.limits.timeout_s.value,
                     cpus=everywhere if plan.functions[0].kind == "default" else cpus,
+                    freezable=True,
                 )
             )
             colds[name] = _cold(deployments[name], packages[name], draw())
@@ -185,6 +186,7 @@ def _plans(
 ) -> tuple[dict[str, Plan], dict[str, str]]:
     plans: dict[str, Plan] = {}
     failed: dict[str, str] = {}
+    last: InfeasiblePlan | PlatformLimit | None = None
     for k, name in enumerate(dict.fromkeys(planners)):
         progress(0.1 * k / len(planners), f"planning {name}")
         try:
@@ -204,7 +206,7 @@ def _plans(
             failed[name] = str(error)
             last = error
     if not plans:
-        raise last
+        raise last or ConfigError("no planner is named", try_="--planners ort,single,mopar")
     return plans, failed
 
 
@@ -245,6 +247,10 @@ def difference(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
         return float("inf"), float("inf")
     if want.size == 0:
         return 0.0, 0.0
+    if not np.array_equal(np.isnan(want), np.isnan(got)) if want.dtype.kind == "f" and got.dtype.kind == "f" else False:
+        return float("inf"), float("inf")
+    if want.dtype.kind == "f":
+        want, got = np.nan_to_num(want), np.nan_to_num(got)
     wide = want.astype(np.float64)
     absolute = float(np.max(np.abs(wide - got.astype(np.float64))))
     span = float(np.ptp(wide)) or float(np.max(np.abs(wide))) or 1.0
@@ -279,13 +285,12 @@ def _record(
     )
     resident = float(sum(sizes) * np.mean(latency)) / 1000
     used, bare = used_memory_time(plan, graph, profile, stages.mean(axis=0))
-    p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added))
-    cost_low, cost_high = interval(
-        _by_round(
-            samples,
-            lambda s: sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 + hop_usd,
-        )
+    p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added), lambda v: float(np.median(v)))
+    per_request = _by_round(
+        samples,
+        lambda s: sum(platform.cost_usd(m, t) for m, t in zip(sizes, s.stage_ms, strict=True)) * 1e6 + hop_usd,
     )
+    cost_low, cost_high = interval(per_request, lambda v: float(np.mean(v)))
     medians = np.median(stages, axis=0)
     return PlanRecord(
         planner=plan.planner,
@@ -325,11 +330,11 @@ def _record(
     )
 
 
-def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[float]:
+def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[list[float]]:
     rounds: dict[int, list[float]] = {}
     for sample in samples:
         rounds.setdefault(sample.round, []).append(value(sample))
-    return [float(np.median(v)) for v in rounds.values()]
+    return list(rounds.values())
 
 
 def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.ndarray) -> tuple[float, float]:

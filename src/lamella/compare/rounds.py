@@ -81,10 +81,14 @@ def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int) ->
     )
 
 
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean of round values; (value, value) for fewer than three rounds."""
-    array = np.asarray(values, float)
-    if len(array) < 3:
-        return float(array.min()), float(array.max())
-    draws = np.random.default_rng(0).choice(array, (2000, len(array))).mean(axis=1)
-    return float(np.percentile(draws, 2.5)), float(np.percentile(draws, 97.5))
+def interval(rounds: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:
+    """95 % bootstrap interval of a statistic of all samples, whole rounds drawn; (value, value) below three rounds."""
+    value = float(statistic(np.concatenate([np.asarray(r, float) for r in rounds])))
+    if len(rounds) < 3:
+        return value, value
+    rng = np.random.default_rng(0)
+    drawn = []
+    for _ in range(1000):
+        picks = rng.integers(0, len(rounds), len(rounds))
+        drawn.append(statistic(np.concatenate([np.asarray(rounds[p], float) for p in picks])))
+    return float(np.percentile(drawn, 2.5)), float(np.percentile(drawn, 97.5))

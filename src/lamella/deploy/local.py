@@ -27,6 +27,7 @@ class Deployment(Chain):
         timeout_s: float = 300.0,
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
+        freezable: bool = False,
     ) -> None:
         """Check the package, every byte of it, and prepare; instances start with the first request.
 
@@ -39,6 +40,7 @@ class Deployment(Chain):
             timeout_s: see `Chain`.
             period_ms: see `Chain`.
             cpus: see `Chain`.
+            freezable: see `Chain`.
 
         Raises:
             PackageError: damaged or incomplete.
@@ -58,6 +60,7 @@ class Deployment(Chain):
             timeout_s=timeout_s,
             period_ms=period_ms,
             cpus=cpus,
+            freezable=freezable,
         )
 
 

@@ -150,7 +150,9 @@ def _import(
             outputs=tuple(o.name for o in proto.graph.output),
         )
         (scratch / "graph.json").write_bytes(msgspec.json.encode(stored))
-        if directory.exists():  # half an import of an older crash, or another process was faster
+        if (directory / "graph.json").is_file():
+            return  # another process was faster, and may be working there
+        if directory.exists():  # half an import of an older crash
             shutil.rmtree(directory)
         os.replace(scratch, directory)
     except OSError as error:

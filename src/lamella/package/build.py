@@ -20,6 +20,7 @@ from lamella.machine import this_machine
 from lamella.package.layout import WeightsFile
 from lamella.package.manifest import Manifest
 from lamella.plan.document import FunctionPlan, Plan
+from lamella.plan.laws import structure
 from lamella.runtime.function import Function, TensorSpec
 
 
@@ -36,6 +37,8 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Callable[[str], N
             f"the plan is for model {plan.model.name} {plan.model.hash[:8]}, this is {graph.name} {graph.hash[:8]}",
             try_="lamella plan MODEL again, or give the plan's own model",
         )
+    for error in structure(plan, graph):
+        raise error
     directory = directory.resolve()
     _check_free(directory)
     try:

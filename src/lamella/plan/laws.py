@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+import re
 
 from lamella.errors import LamellaError, LawBroken, PlatformLimit
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.platforms import Platform
+from lamella.units import MB
 
 TOLERANCE = 1e-6
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
 def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaError]:
@@ -24,12 +27,43 @@ def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaErr
             )
         )
         return found
-    found += _covers(plan, graph)
-    if not found:
-        found += _borders(plan, graph)
+    found += structure(plan, graph)
+    if found:
+        return found
+    found += _truth(plan, graph)
     found += _memory(plan, platform)
     found += _limits(plan, platform)
     found += _sums(plan, platform)
+    return found
+
+
+def structure(plan: Plan, graph: Graph) -> list[LamellaError]:
+    """Laws 1 and 2: what has to hold before anything is built from the plan."""
+    names = [f.name for f in plan.functions]
+    bad = [n for n in names if not NAME.fullmatch(n)]
+    if bad or len(set(names)) < len(names):
+        return [LawBroken(f"law 1: functions need different names of letters, digits and -, not {bad or names}")]
+    if plan.model.outputs != graph.outputs:
+        return [LawBroken(f"law 2: the plan gives {list(plan.model.outputs)}, the model {list(graph.outputs)}")]
+    return _covers(plan, graph) or _borders(plan, graph)
+
+
+def _truth(plan: Plan, graph: Graph) -> list[LamellaError]:
+    """What the graph alone says of law 4 and 5: a plan may not claim less."""
+    found: list[LamellaError] = []
+    for f in plan.functions:
+        weights = graph.weight_bytes(f.first, f.last) / MB
+        least = weights + graph.live_bytes(f.first, f.last, plan.batch) / MB
+        if max(f.peak_mb, f.floor_mb) < least - 0.5:
+            found.append(LawBroken(f"law 4: {f.name} holds {least:.0f} MB of weights and tensors alone", where=f.name))
+        if f.package_mb < weights * 0.99 - 0.5 and f.kind == "packaged":
+            found.append(LawBroken(f"law 5: the package of {f.name} holds {weights:.0f} MB of weights", where=f.name))
+        if min(f.run_ms, f.cost_usd, f.vcpu) < 0 or f.threads < 1:
+            found.append(LawBroken(f"{f.name} has a negative time, cost or CPU, or no thread", where=f.name))
+    for hop in plan.hops:
+        size = sum(graph.tensors[n].bytes_at(plan.batch) for n in (*hop.tensors, *hop.side))
+        if hop.bytes < size:
+            found.append(LawBroken(f"law 5: {size} bytes cross at operator {hop.position}, the plan says {hop.bytes}"))
     return found
 
 

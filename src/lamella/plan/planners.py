@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.predict import Choice, SliceModel
-from lamella.plan.search import Front, Label, cheapest, divide
+from lamella.plan.search import NEAR, Front, Label, cheapest, divide
 from lamella.plan.simplify import merge_similar
 
 LATENCY_MARGIN = 1.01
@@ -239,7 +239,10 @@ def _lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
     more = candidate.cost_usd / chosen.cost_usd - 1
     if more > 0.0005:
         return f"{more:.1%} dearer"
-    return f"as cheap, {candidate.latency_ms - chosen.latency_ms:+.1f} ms slower"
+    if more < -NEAR:
+        return f"{-more:.1%} cheaper, less than the {WORTH:.0%} that a division has to save without an SLO"
+    slower = candidate.latency_ms - chosen.latency_ms
+    return f"as cheap, {slower:.1f} ms slower" if slower > 0 else "as cheap, with more functions"
 
 
 def planner(name: str) -> Planner:
@@ -248,7 +251,7 @@ def planner(name: str) -> Planner:
     Raises:
         ConfigError: there is none, with the names there are.
     """
-    if name.startswith("uniform-") and name.removeprefix("uniform-").isdigit():
+    if name.startswith("uniform-") and name.removeprefix("uniform-").isdecimal():
         stages = int(name.removeprefix("uniform-"))
         if stages >= 1:
             return Uniform(stages)

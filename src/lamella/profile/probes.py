@@ -143,7 +143,11 @@ class Probe:
         limiter = limiter or Unlimited("profiling")
         self.instance = Instance("probe", directory, limiter, memory_mb=None, vcpu=1.0)
         self._fds = []
-        self.cold = self.instance.ready()
+        try:
+            self.cold = self.instance.ready()
+        except BaseException:
+            self.instance.kill()
+            raise
         refs = []
         for number, name in enumerate((*takes, *gives)):
             array = values[name]

@@ -74,6 +74,7 @@ class Chain:
         timeout_s: float = 300.0,
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
+        freezable: bool = False,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -87,6 +88,7 @@ class Chain:
             timeout_s: per function and request.
             period_ms: of the CPU quota.
             cpus: cores to keep the functions on; those of `machine.on_cores` make hops cheapest.
+            freezable: `pause()` may be called; instances then have to be started from one lasting thread.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -94,6 +96,7 @@ class Chain:
         self._directories = {function.name: directory for function, directory in functions}
         self._outputs, self._sizes = tuple(outputs), dict(sizes)
         self._keep_alive_s, self._timeout_s, self._period_ms, self._cpus = keep_alive_s, timeout_s, period_ms, cpus
+        self._freezable = freezable
         self._used: dict[str, float] = {}
         self._segments: dict[str, tuple[int, Segment, int]] = {}
         self._next_segment = 0
@@ -142,6 +145,7 @@ class Chain:
             vcpu=size.vcpu,
             period_ms=self._period_ms,
             cpus=self._cpus,
+            freezable=self._freezable,
         )
         self.instances[name] = instance
         self._used[name] = time.monotonic()

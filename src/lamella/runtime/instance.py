@@ -34,6 +34,7 @@ from lamella.errors import (
     WireError,
 )
 from lamella.limits import Limiter
+from lamella.units import DIE_WITH_PARENT
 
 
 class State(enum.StrEnum):
@@ -104,8 +105,13 @@ class Instance:
         vcpu: float,
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
+        freezable: bool = False,
     ) -> None:
-        """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it."""
+        """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it.
+
+        A `freezable` instance may be paused: a stopped process cannot see its driver go, so the kernel kills it when
+        the thread that spawned it ends.
+        """
         self.name = name
         self.number = next(_numbers)
         self.memory_mb = memory_mb
@@ -133,7 +139,7 @@ class Instance:
                 pass_fds=descriptors,
                 stdin=subprocess.DEVNULL,
                 stderr=self._stderr,
-                env=_environment(),
+                env=_environment() | ({DIE_WITH_PARENT: "1"} if freezable else {}),
                 start_new_session=True,
             )
             undo.pop_all()

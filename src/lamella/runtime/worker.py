@@ -11,6 +11,7 @@ import time
 STARTED = time.monotonic()
 
 import _thread  # noqa: E402 - the clock must start before the imports it measures
+import ctypes  # noqa: E402
 import os  # noqa: E402
 import select  # noqa: E402
 import signal  # noqa: E402
@@ -30,8 +31,12 @@ from lamella.errors import LamellaError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
+from lamella.units import DIE_WITH_PARENT  # noqa: E402
 
 IMPORTED = time.monotonic()
+
+
+PR_SET_PDEATHSIG = 1
 
 
 class Worker:
@@ -205,6 +210,8 @@ def _end_with(sock: socket.socket) -> None:
 def main() -> None:
     """Serve on the descriptor and directory given on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    if os.environ.get(DIE_WITH_PARENT):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     sock, stream = socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2]))
     _thread.start_new_thread(_end_with, (sock,))
     try:
