@@ -28,9 +28,9 @@ def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaErr
         )
         return found
     found += structure(plan, graph)
-    if found:
-        return found
-    found += _truth(plan, graph)
+    if not found:
+        found += _hops(plan, graph)
+        found += _truth(plan, graph)
     found += _memory(plan, platform)
     found += _limits(plan, platform)
     found += _sums(plan, platform)
@@ -86,7 +86,7 @@ def _covers(plan: Plan, graph: Graph) -> list[LamellaError]:
 
 
 def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
-    """Law 2: what a function takes was given before it or comes with the request, and each hop lists what crosses."""
+    """Law 2: what a function takes was given before it or comes with the request."""
     known = set(graph.inputs)
     found: list[LamellaError] = []
     for f in plan.functions:
@@ -97,6 +97,12 @@ def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
             if name not in known
         ]
         known.update(gives)
+    return found
+
+
+def _hops(plan: Plan, graph: Graph) -> list[LamellaError]:
+    """Law 2: each hop lists exactly what crosses."""
+    found: list[LamellaError] = []
     for hop, f in zip(plan.hops, plan.functions[1:], strict=False):
         if hop.position != f.first:
             found.append(

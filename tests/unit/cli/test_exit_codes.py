@@ -34,7 +34,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_workflow(lamella: Lamella) -> 
         ((*PLAN[:2],), "--platform"),
         ((*PLAN, "--bogus"), "--bogus"),
         ((*PLAN, "--slo-ms", "soon"), "soon"),
-        ((*PLAN, "--slo-ms", "0"), "--slo-ms is 0, it must be above zero"),
+        ((*PLAN, "--slo-ms", "0"), "--slo-ms is 0, it must be a finite number above zero"),
         ((*PLAN, "--slo-ms", "nan"), "--slo-ms is nan"),
         ((*PLAN, "--vcpu", "-1"), "--vcpu is -1"),
         ((*PLAN, "--batch", "0"), "--batch is 0"),

@@ -92,7 +92,7 @@ def test_a_divided_plan_is_shown_with_its_hops_and_with_what_was_turned_down_and
     chain = graph_of(units)
     show_plan(make_plan(chain, profile_of(chain, units), platform("openfaas"), "mopar", given="made-up"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "made-up on openfaas by mopar: 2 function(s)" in said
+    assert "made-up on openfaas by mopar: 3 function(s)" in said
     assert "shared-memory none" in said
     assert "turned down" in said
     assert "best with 3 stages" in said
