@@ -22,10 +22,12 @@ from pathlib import Path
 from lamella.deploy.local import Deployment
 from tests.faults import packages
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit none
-with Deployment(Path(sys.argv[1])) as deployment:
+with Deployment(Path(sys.argv[1]), freezable=sys.argv[2] == "frozen") as deployment:
     deployment.start()
+    if sys.argv[2] == "frozen":
+        deployment.pause()
     print(json.dumps([packages.pids(deployment), packages.own_groups(deployment.limiter)]), flush=True)
-    if sys.argv[2] == "idle":
+    if sys.argv[2] in ("idle", "frozen"):
         signal.pause()
     for seed in range(1000):
         deployment.infer(packages.slow_request(int(sys.argv[2]), seed))
@@ -65,7 +67,7 @@ def all_gone(workers: dict[str, int]) -> bool:
     return not any(map(packages.is_running, workers.values()))
 
 
-@pytest.mark.parametrize("doing", ["idle", "5000"], ids=["idle", "at work"])
+@pytest.mark.parametrize("doing", ["idle", "frozen", "5000"], ids=["idle", "frozen", "at work"])
 def test_the_workers_of_a_killed_driver_die_and_a_sweep_removes_their_groups(
     slow_package: Path, limiter: Limiter, doing: str
 ) -> None:

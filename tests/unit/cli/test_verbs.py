@@ -95,7 +95,7 @@ def test_a_divided_plan_is_shown_with_its_hops_and_with_what_was_turned_down_and
     assert "made-up on openfaas by mopar: 3 function(s)" in said
     assert "shared-memory none" in said
     assert "turned down" in said
-    assert "best with 3 stages" in said
+    assert "best with 2 stages" in said
     assert "% dearer" in said
 
 
