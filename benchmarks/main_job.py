@@ -144,7 +144,8 @@ def predicted_errors(results: dict[str, Comparison]) -> dict[str, tuple[float, f
 def row(name: str, record: Comparison, plan: PlanRecord, base: dict[str, PlanRecord]) -> str:
     """One line of a table."""
     against = [
-        f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" if b in base else "" for b in ("ort", "single")
+        f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" if b in base else ""
+        for b in ("ort", "single")
     ]
     slower = f"{plan.latency_ms.p50 / base['single'].latency_ms.p50 - 1:+.1%}" if "single" in base else ""
     sizes = "+".join(str(f.memory_mb) for f in plan.functions)
@@ -255,7 +256,9 @@ def main() -> None:
                 continue
             stored["comparisons"][key] = json.loads(msgspec.json.encode(record))
             _save(stored)
-            costs = ", ".join(f"{p.planner} {p.cost_usd_per_million:.4f} $ {p.latency_ms.p50:.1f} ms" for p in record.plans)
+            costs = ", ".join(
+                f"{p.planner} {p.cost_usd_per_million:.4f} $ {p.latency_ms.p50:.1f} ms" for p in record.plans
+            )
             print(f"{key}: {costs} ({time.monotonic() - begun:.0f} s)", flush=True)
     if not options.page_only:
         if not stored["hops"]:
@@ -269,7 +272,11 @@ def main() -> None:
     print(text)
 
 
-def _save(stored: dict[str, object]) -> None:
+def _save(stored: dict[str, dict[str, object]]) -> None:
+    """Write the results, models in the page's order whatever order they were taken in."""
+    found = stored["comparisons"]
+    places = [f"{name} {rules}" for rules in PLANNERS for name in MODELS]
+    stored["comparisons"] = {key: found[key] for key in places if key in found}
     RESULTS.parent.mkdir(parents=True, exist_ok=True)
     RESULTS.write_text(json.dumps(stored, indent=1))
 
