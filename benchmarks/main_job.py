@@ -181,9 +181,10 @@ def page(results: dict[str, Comparison], hops: dict[str, float], imported: dict[
         "before and after each round rejected noisy rounds, and the table counts them.",
         "",
         "Definitions are the *measures* of [the architecture](architecture.md). One request at a time, warm, batch 1, "
-        "1 vCPU per function on `openfaas`; fresh random inputs for every request. Weights of vgg19, resnet50, alexnet, "
-        "densenet121, inception, bert-base and lstm are random (time and memory do not depend on them); the others "
-        "are pretrained. *Error* is the largest difference to the whole model run unoptimised, over the output's range.",
+        "1 vCPU per function on `openfaas`; fresh random inputs for every request. Weights of vgg19, resnet50, "
+        "alexnet, densenet121, inception, bert-base and lstm are random (time and memory do not depend on them); the "
+        "others are pretrained. *Error* is the largest difference to the whole model run unoptimised, over the output's "
+        "range.",
         "",
     ]
     for rules in PLANNERS:
@@ -191,8 +192,8 @@ def page(results: dict[str, Comparison], hops: dict[str, float], imported: dict[
         if platform(rules).hop.emulated:
             lines += [
                 f"Hops are **emulated**: {platform(rules).hop.latency_ms.value:g} ms and "
-                f"{platform(rules).hop.mb_per_s.value:g} MB/s from the catalogue are added per hop. CPU follows memory, "
-                "and the quota is enforced.",
+                f"{platform(rules).hop.mb_per_s.value:g} MB/s from the catalogue are added per hop. CPU follows "
+                "memory, and the quota is enforced.",
                 "",
             ]
         lines += [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
@@ -251,7 +252,7 @@ def main() -> None:
             begun = time.monotonic()
             try:
                 record = run_model(name, rules, options.requests)
-            except Exception as error:  # one model's failure must not lose the others' hours
+            except Exception as error:  # noqa: BLE001 - one model's failure must not lose the others' hours
                 print(f"{key}: FAILED {type(error).__name__}: {error}", flush=True)
                 continue
             stored["comparisons"][key] = json.loads(msgspec.json.encode(record))
