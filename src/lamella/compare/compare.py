@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from lamella.compare.record import (
@@ -23,7 +24,7 @@ from lamella.compare.record import (
 from lamella.compare.rounds import Rounds, Sample, interval, run_rounds
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation, allocate
-from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, PlatformLimit
+from lamella.errors import ConfigError, InfeasiblePlan, InputRefused, OutOfMemory, PlatformLimit
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import read_arrays, request, unknown_ranges
@@ -43,6 +44,8 @@ from lamella.units import MB
 
 Progress = Callable[[float, str], None]
 DEFAULT_PLANNERS = ("ort", "ort-default", "single", "uniform-4", "mopar")
+GROWTHS = 5
+"""How often a function may get the next size because a start was killed."""
 CHECKED = 3
 """How many requests are answered by the unoptimised whole model too."""
 
@@ -130,7 +133,9 @@ def compare(
                     freezable=True,
                 )
             )
-            colds[name] = _cold(deployments[name], packages[name], draw())
+            colds[name], allocations[name] = _settle(
+                deployments[name], packages[name], allocations[name], platform, draw()
+            )
         progress(0.67, "checking answers")
         reference = Extractor(graph).write(0, len(graph.operators), space / "reference")
         errors = _errors(graph, reference, deployments, [draw() for _ in range(CHECKED)])
@@ -208,6 +213,33 @@ def _plans(
     if not plans:
         raise last or ConfigError("no planner is named", try_="--planners ort,single,mopar")
     return plans, failed
+
+
+def _settle(
+    deployment: Deployment,
+    package: Path,
+    allocation: dict[str, Allocation],
+    platform: Platform,
+    inputs: dict[str, np.ndarray],
+) -> tuple[tuple[float, ColdStart], dict[str, Allocation]]:
+    """The cold start, and the allocation it lived at.
+
+    A start is never the same twice: a function that lived through its trials a few MB below its limit may be killed
+    now. Then its size was none, and it gets the next one.
+    """
+    for _ in range(GROWTHS):
+        try:
+            return _cold(deployment, package, inputs), allocation
+        except OutOfMemory as error:
+            name = error.where.removeprefix("function ")
+            held = allocation[name]
+            size = platform.allocation_mb(held.memory_mb * 1.02 + 1)
+            if size is None:
+                raise
+            tried = (*held.tried, (size, "after the kernel killed a start one size below"))
+            allocation = {**allocation, name: msgspec.structs.replace(held, memory_mb=size, tried=tried)}
+            deployment.resize(name, size)
+    return _cold(deployment, package, inputs), allocation
 
 
 def _cold(deployment: Deployment, package: Path, inputs: dict[str, np.ndarray]) -> tuple[float, ColdStart]:

@@ -118,6 +118,10 @@ class Chain:
         """Keep instances started from now on to these cores."""
         self._cpus = cpus
 
+    def resize(self, name: str, memory_mb: int) -> None:
+        """Give a function another memory limit; its next instance has it."""
+        self._sizes[name] = self._sizes[name]._replace(memory_mb=memory_mb)
+
     def start(self) -> dict[str, ColdStart]:
         """Start what is not running, all at once; the cold start of each function that was started.
 
