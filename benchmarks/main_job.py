@@ -58,7 +58,7 @@ def run_model(name: str, rules: str, requests: int) -> Comparison:
 
 
 def hop_overhead() -> dict[str, float]:
-    """A chain of matrix products, 1 MB between stages, no limits: what a hop adds to the sum of the stages' runs.
+    """A chain of matrix products, 1 MB between stages, no limits: what a hop adds to the stages' own work.
 
     Returns:
         Per channel, ms: overhead per hop, and the summed compute it stands against.
@@ -95,7 +95,7 @@ def hop_overhead() -> dict[str, float]:
                     request = {"x0": rng.standard_normal((rows, width), dtype=np.float32)}
                     answer = served.infer(request)
                     if k >= 20:
-                        compute = sum(s.run_ms for s in answer.stages)
+                        compute = sum(s.compute_ms for s in answer.stages)
                         samples.append((answer.latency_ms - compute, compute))
             over, compute = np.median(np.array(samples), axis=0)
             found[channel] = float(over) / stages

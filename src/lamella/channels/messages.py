@@ -67,11 +67,10 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):
-    """The answer: outputs unless all went in place, when it started (CLOCK_MONOTONIC), seconds run and of CPU time."""
+    """The answer: outputs unless all went in place; wall and CPU seconds between request read and answer sent."""
 
     outputs: tuple[TensorRef, ...]
-    started: float
-    run_s: float
+    compute_s: float
     cpu_s: float
 
 

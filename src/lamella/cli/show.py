@@ -44,9 +44,10 @@ def megabytes(size: float) -> str:
 def show_profile(profile: Profile) -> None:
     """Units and cuts with what was measured at batch 1."""
     out = console()
+    warm, cold = (cost.fixed_ms + cost.call_ms for cost in (profile.hop.warm, profile.hop.cold))
     out.print(
         f"{profile.model} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
-        f"{profile.floor.resident_mb:.0f} MB, a hop {profile.hop.fixed_ms + profile.hop.call_ms:.2f} ms, "
+        f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
     variants = [v for v in profile.variants if v.batch == 1]

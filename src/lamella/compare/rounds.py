@@ -43,6 +43,10 @@ def run_rounds(
 ) -> Rounds:
     """Send `per_round` fresh requests to every plan in each of `rounds` rounds.
 
+    A function below one vCPU gets its request after a pause of two to three periods, at any phase of one: its grant is
+    unspent then, as it is for a request on a platform. Without pauses it would only ever be seen exhausted by its
+    predecessor: requests in a closed loop take CPU time over quota, whatever the run takes by itself.
+
     A plan's instances are frozen while it is not their turn: the threads of the default session spin on after an
     answer, and would take the core from whoever comes next.
 
@@ -54,12 +58,13 @@ def run_rounds(
     loads = [known_load() for _ in range(5)]
     kept = rejected = 0
     order = list(deployments)
+    rng = np.random.default_rng(0)
     while kept < rounds:
         drawn: dict[str, list[Sample]] = {}
         before = known_load()
         for name in order:
             with deployments[name].awake() as awake:
-                drawn[name] = [_send(awake, requests(), kept) for _ in range(per_round)]
+                drawn[name] = [_send(awake, requests(), kept, rng) for _ in range(per_round)]
         after = known_load()
         loads += [before, after]
         order = order[1:] + order[:1]  # no plan always runs after the same one
@@ -74,7 +79,9 @@ def run_rounds(
     return Rounds(samples, kept, rejected)
 
 
-def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int) -> Sample:
+def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int, rng: np.random.Generator) -> Sample:
+    if deployment.throttled:
+        time.sleep((2 + rng.random()) * deployment.period_ms / 1000)
     answer: Answer = deployment.infer(inputs, sent=time.monotonic())
     return Sample(
         round_, answer.latency_ms, tuple(s.run_ms for s in answer.stages), sum(s.cpu_ms for s in answer.stages)

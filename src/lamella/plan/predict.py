@@ -82,6 +82,8 @@ class SliceModel:
         self.graph, self.profile, self.platform = graph, profile, platform
         self.batch, self.vcpu = batch, vcpu
         self.units = len(profile.units)
+        outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
+        self.hop_cost = profile.hop.at((graph.weight_bytes(0, len(graph.operators)) + outputs) / MB)
 
     @cached_property
     def _inert(self) -> list[bool]:
@@ -136,16 +138,25 @@ class SliceModel:
     def run_ms(self, first: int, last: int, *, prepack: bool, vcpu: float) -> float:
         """Time of one run of the function under its CPU share, ms."""
         threads = min(threads_for(vcpu), self.profile.machine.cores)
-        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.profile.hop.call_ms
+        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.hop_cost.call_ms
         if vcpu < 1:
             return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if 1 < vcpu < threads:
-            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.profile.hop.call_ms
+            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.hop_cost.call_ms
             return max(busy, min(alone, alone / vcpu))
         return busy
 
+    @cached_property
+    def _live_batch(self) -> int:
+        """The batch whose live memory is measured on every unit: the one that is asked for, or 1."""
+        known = all(any(live.batch == self.batch for live in unit.lives) for unit in self.profile.units)
+        return self.batch if known else 1
+
     def _memory(self, unit: int, prepack: bool) -> UnitMemory:
-        return next(m for m in self.profile.units[unit].memory if m.prepack == prepack)
+        found = self.profile.units[unit]
+        memory = next(m for m in found.memory if m.prepack == prepack)
+        live = next((live.live_mb for live in found.lives if live.batch == self._live_batch), memory.live_mb)
+        return msgspec.structs.replace(memory, live_mb=live)
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """The operators of units `first` to `last - 1`."""
@@ -160,10 +171,11 @@ class SliceModel:
         weights = sum(p.weights_mb for p in parts)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)
-        size = {n: self.graph.tensors[n].bytes_at(1) / MB for n in (*takes, *gives)}
+        measured = self._live_batch
+        size = {n: self.graph.tensors[n].bytes_at(measured) / MB for n in (*takes, *gives)}
         into, out = sum(size[n] for n in takes), sum(size[n] for n in gives)
         live = self._live_mb(span, parts, first, into, out)
-        more = (self.graph.live_bytes(*span, self.batch) - self.graph.live_bytes(*span, 1)) / MB
+        more = (self.graph.live_bytes(*span, self.batch) - self.graph.live_bytes(*span, measured)) / MB
         floor = self.profile.floor.resident_mb
         peak = max(
             floor + weights + private + live + more,
@@ -189,8 +201,12 @@ class SliceModel:
         alone = max(p.live_mb + into * (i > 0) + out * (i < last) for i, p in enumerate(parts))
         if not last:
             return alone
-        code = min(p.live_mb - self.profile.units[first + i].live_bytes / MB for i, p in enumerate(parts))
-        lifetimes = max(code, CODE_MB) + self.graph.live_bytes(*span, 1) / MB + into + out
+        units = self.profile.units[first : first + len(parts)]
+        batch = self._live_batch
+        code = min(
+            p.live_mb - self.graph.live_bytes(u.first, u.last, batch) / MB for p, u in zip(parts, units, strict=True)
+        )
+        lifetimes = max(code, CODE_MB) + self.graph.live_bytes(*span, batch) / MB + into + out
         held = self.profile.floor.resident_mb + sum(p.weights_mb for p in parts)
         return lifetimes if alone + held > FAR * (lifetimes + held) else max(lifetimes, (alone + lifetimes) / 2)
 
@@ -250,7 +266,7 @@ class SliceModel:
         """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes."""
         cut = self.profile.cuts[unit - 1]
         size = cut.bytes * self.batch
-        time = self.platform.hop_ms(size) + self.profile.hop.fixed_ms
+        time = self.platform.hop_ms(size) + self.hop_cost.fixed_ms
         return time, self.platform.hop.usd.value, size
 
     def fits_payload(self, unit: int) -> bool:
@@ -261,6 +277,6 @@ class SliceModel:
     @property
     def entry_ms(self) -> float:
         """What a request takes before the first function and after the last, ms."""
-        hop = self.profile.hop
+        hop = self.hop_cost
         size = sum(self.graph.tensors[n].bytes_at(self.batch) for n in {*self.graph.inputs, *self.graph.outputs})
         return hop.entry_ms + hop.fixed_ms + hop.entry_mb_ms * size / MB

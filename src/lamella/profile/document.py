@@ -36,12 +36,17 @@ class UnitMemory(msgspec.Struct, frozen=True):
     """Peak beyond that while running: activations, workspace, code pages, hop buffers."""
     load_extra_mb: float
     """Peak of loading beyond what stays."""
-    steady_mb: float
-    """Resident memory beyond the floor after runs."""
     load_ms: float = 0.0
     """Opening the session with its files in the page cache; measured where prepacking copies."""
     read_ms: float = 0.0
     """What it takes more when they have to come from disk."""
+
+
+class BatchLive(msgspec.Struct, frozen=True):
+    """`UnitMemory.live_mb` of a larger batch, which depends on prepacking even less."""
+
+    batch: int
+    live_mb: float
 
 
 class QuotaTime(msgspec.Struct, frozen=True):
@@ -63,6 +68,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     live_bytes: int
     times: tuple[Timing, ...] = ()
     memory: tuple[UnitMemory, ...] = ()
+    lives: tuple[BatchLive, ...] = ()
+    """Of the batches above 1 that were measured."""
     quotas: tuple[QuotaTime, ...] = ()
     """Empty where quotas cannot be enforced."""
 
@@ -78,6 +85,7 @@ class CodecResult(msgspec.Struct, frozen=True):
     """A codec on the real activations that cross a cut."""
 
     codec: str
+    batch: int
     ratio: float
     encode_ms: float
     decode_ms: float
@@ -105,16 +113,35 @@ class Floor(msgspec.Struct, frozen=True):
 
 
 class HopCost(msgspec.Struct, frozen=True):
-    """What serving takes beyond the operators, on shared memory, with caches as cold as other stages leave them; ms."""
+    """What serving takes beyond the operators, on shared memory; ms."""
 
     entry_ms: float
     """Per request: checking it, making its answer."""
     entry_mb_ms: float
     """Per MB of request and answer, which are copied in and out."""
     fixed_ms: float
-    """Per function: waking the driver when it is done."""
+    """Per function: what the driver does between two of them."""
     call_ms: float
-    """Per function and billed: waking it, reading the request."""
+    """Per function and billed: waking it, reading the request, the answer's way back."""
+
+
+class HopCosts(msgspec.Struct, frozen=True):
+    """The price of serving, which depends on how cold a request leaves the caches.
+
+    Little while driver and functions stay in them, several times that when they are read anew every time.
+    """
+
+    warm: HopCost
+    """Functions that do next to nothing."""
+    cold: HopCost
+    """Functions that touch `cold_mb` per request."""
+    cold_mb: float
+
+    def at(self, touched_mb: float) -> HopCost:
+        """The price where a request touches so much memory; linear in between (measurements: decision 9)."""
+        share = min(1.0, touched_mb / self.cold_mb)
+        pairs = zip(msgspec.structs.astuple(self.warm), msgspec.structs.astuple(self.cold), strict=True)
+        return HopCost(*(a + share * (b - a) for a, b in pairs))
 
 
 class Noise(msgspec.Struct, frozen=True):
@@ -132,7 +159,7 @@ class Profile(Document, frozen=True, kw_only=True):
     model_hash: str
     machine: Machine
     floor: Floor
-    hop: HopCost
+    hop: HopCosts
     noise: Noise
     units: tuple[Unit, ...]
     cuts: tuple[CutProfile, ...]

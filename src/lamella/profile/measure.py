@@ -31,10 +31,11 @@ from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
 from lamella.machine import on_cores, this_machine
 from lamella.profile.document import (
+    BatchLive,
     CodecResult,
     CutProfile,
     Floor,
-    HopCost,
+    HopCosts,
     Noise,
     Profile,
     QuotaTime,
@@ -44,10 +45,11 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
-from lamella.profile.probes import floor_and_hop, probe_unit
+from lamella.profile.hops import floor_and_hops
+from lamella.profile.probes import probe_live, probe_unit
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "11"
+PROFILE_VERSION = "12"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -71,9 +73,10 @@ class _State(Document, frozen=True, kw_only=True):
     """What is measured so far."""
 
     floor: Floor | None = None
-    hop: HopCost | None = None
+    hop: HopCosts | None = None
     timed: tuple[_Timed, ...] = ()
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
+    lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
     loads_ms: tuple[float, ...] = ()
@@ -143,7 +146,7 @@ def measure(
     wanted = [v for v in variants_for(graph, batches, threads) if v not in {t.variant for t in state.timed}]
     scratch = Path(tempfile.mkdtemp(prefix=".profile-", dir=graph.directory))
     try:
-        steps = _steps(graph, state, units, cuts, wanted, scratch, budget_s, ranges)
+        steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges)
         total = sum(step.weight for step in steps) or 1.0
         done = 0.0
         for step in steps:
@@ -195,13 +198,14 @@ def _steps(
     units: list[Span],
     cuts: list[Cut],
     wanted: list[Variant],
+    batches: Sequence[int],
     scratch: Path,
     budget_s: float,
     ranges: Mapping[str, tuple[float, float]] | None,
 ) -> list[_Step]:
     """What the state does not hold yet."""
     rng = np.random.default_rng(0)
-    steps = [] if state.hop else [_Step("runtime floor and hops", 3.0, partial(_floor, scratch))]
+    steps = [] if state.hop else [_Step("runtime floor and hops", 6.0, partial(_floor, scratch))]
     for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
         group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
         steps.append(
@@ -212,27 +216,61 @@ def _steps(
                 timed=True,
             )
         )
-    todo = [span for span in units if str(span[0]) not in state.memory]
-    if todo or (not state.codecs and cuts):
-        values = border_values(graph, units, request(graph, rng, 1, ranges))
-        extractor = Extractor(graph)
-        limiter = detect()
-        steps += [
-            _Step(
-                f"memory and quotas of unit {first}",
-                0.9,
-                partial(_memory, extractor, (first, last), values, scratch, limiter),
-            )
-            for first, last in todo
-        ]
-        if not state.codecs and cuts:
-            steps.append(_Step("codecs", 0.02 * len(cuts), partial(_codecs, cuts, values)))
+    limiter = detect()
+    extractor = Extractor(graph)
+    for batch in sorted({1, *batches}):
+        todo = [span for span in units if _lacks_memory(state, span, batch, limiter)]
+        lacks_codecs = all(r.batch != batch for c in cuts for r in state.codecs.get(str(c.position), ()))
+        if not todo and not (cuts and lacks_codecs):
+            continue
+        values = _Borders(graph, units, batch, ranges)
+        of_batch = f", batch {batch}" if batch > 1 else ""
+        for span in todo:
+            if batch > 1:
+                run = partial(_live, extractor, span, values, scratch, batch)
+            else:
+                run = partial(_memory, extractor, span, values, scratch, limiter)
+            what = "memory and quotas" if batch == 1 else "memory"
+            steps.append(_Step(f"{what} of unit {span[0]}{of_batch}", 0.9 if batch == 1 else 0.3, run))
+        if cuts and lacks_codecs:
+            steps.append(_Step(f"codecs{of_batch}", 0.02 * len(cuts) * batch, partial(_codecs, cuts, values, batch)))
     return steps
+
+
+def _lacks_memory(state: _State, span: Span, batch: int, limiter: Limiter) -> bool:
+    """Whether a unit's memory is to be measured; at batch 1 also its quotas, once they can be enforced."""
+    key = str(span[0])
+    if batch > 1:
+        return all(live.batch != batch for live in state.lives.get(key, ()))
+    return key not in state.memory or (limiter.enforced and not state.quotas[key])
+
+
+class _Borders:
+    """The real tensors at the units' borders for one request, made when they are first asked for."""
+
+    def __init__(
+        self, graph: Graph, units: list[Span], batch: int, ranges: Mapping[str, tuple[float, float]] | None
+    ) -> None:
+        self._make = partial(self._run, graph, units, batch, ranges)
+        self._held: dict[str, np.ndarray] | None = None
+
+    @staticmethod
+    def _run(
+        graph: Graph, units: list[Span], batch: int, ranges: Mapping[str, tuple[float, float]] | None
+    ) -> dict[str, np.ndarray]:
+        return border_values(graph, units, request(graph, np.random.default_rng(0), batch, ranges))
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """By name."""
+        if self._held is None:
+            self._held = self._make()
+        return self._held
 
 
 def _floor(scratch: Path, state: _State, tick: Callable[[float], None]) -> _State:
     with on_cores(1):
-        floor, hop = floor_and_hop(scratch)
+        floor, hop = floor_and_hops(scratch)
     return msgspec.structs.replace(state, floor=floor, hop=hop)
 
 
@@ -264,28 +302,46 @@ def _time(
 def _memory(
     extractor: Extractor,
     span: Span,
-    values: Mapping[str, np.ndarray],
+    borders: _Borders,
     scratch: Path,
     limiter: Limiter,
     state: _State,
     tick: Callable[[float], None],
 ) -> _State:
     with on_cores(1):
-        found = probe_unit(extractor, *span, values, scratch / f"unit-{span[0]}", limiter)
+        found = probe_unit(extractor, *span, borders.values, scratch / f"unit-{span[0]}", limiter)
     key = str(span[0])
     return msgspec.structs.replace(
         state, memory={**state.memory, key: found.memory}, quotas={**state.quotas, key: found.quotas}
     )
 
 
-def _codecs(
-    cuts: Sequence[Cut], values: Mapping[str, np.ndarray], state: _State, tick: Callable[[float], None]
+def _live(
+    extractor: Extractor,
+    span: Span,
+    borders: _Borders,
+    scratch: Path,
+    batch: int,
+    state: _State,
+    tick: Callable[[float], None],
 ) -> _State:
-    results = {str(cut.position): tuple(_codec(name, cut, values) for name in CODECS) for cut in cuts}
+    with on_cores(1):
+        live = probe_live(extractor, *span, borders.values, scratch / f"unit-{span[0]}")
+    key = str(span[0])
+    held = state.lives.get(key, ())
+    return msgspec.structs.replace(state, lives={**state.lives, key: (*held, BatchLive(batch, live))})
+
+
+def _codecs(cuts: Sequence[Cut], borders: _Borders, batch: int, state: _State, tick: Callable[[float], None]) -> _State:
+    results = {
+        key: (*state.codecs.get(key, ()), *(_codec(name, cut, borders.values, batch) for name in CODECS))
+        for cut in cuts
+        for key in [str(cut.position)]
+    }
     return msgspec.structs.replace(state, codecs=results)
 
 
-def _codec(name: str, cut: Cut, values: Mapping[str, np.ndarray]) -> CodecResult:
+def _codec(name: str, cut: Cut, values: Mapping[str, np.ndarray], batch: int) -> CodecResult:
     """A codec on the tensors of one cut, best of three."""
     codec = CODECS[name]
     tensors = [np.ascontiguousarray(values[n]) for n in (*cut.tensors, *cut.side)]
@@ -306,7 +362,9 @@ def _codec(name: str, cut: Cut, values: Mapping[str, np.ndarray]) -> CodecResult
         if any(t.dtype.kind == "f" for t in tensors)
         else 0.0
     )
-    return CodecResult(name, sum(t.nbytes for t in tensors) / sum(c.nbytes for c in coded), encode, decode, worst)
+    return CodecResult(
+        name, batch, sum(t.nbytes for t in tensors) / sum(c.nbytes for c in coded), encode, decode, worst
+    )
 
 
 def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -> Profile:
@@ -322,6 +380,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -
             live_bytes=graph.live_bytes(first, last),
             times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i]) for t in state.timed),
             memory=state.memory[str(first)],
+            lives=state.lives.get(str(first), ()),
             quotas=state.quotas[str(first)],
         )
         for i, (first, last) in enumerate(units)

@@ -1,4 +1,4 @@
-"""What needs a process of its own: the memory of a unit, the runtime floor, the price of a hop."""
+"""What needs a process of its own: the memory of a unit and its time under CPU quotas."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
 
 from lamella import documents
 from lamella.channels import messages as wire
@@ -23,8 +21,7 @@ from lamella.limits import Limiter
 from lamella.limits.pagecache import evict
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import this_machine
-from lamella.profile.document import Floor, HopCost, QuotaTime, UnitMemory
-from lamella.runtime.chain import Chain, Size
+from lamella.profile.document import QuotaTime, UnitMemory
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import Instance
 
@@ -36,9 +33,10 @@ PERIOD_MS = 10
 """Of the quota under which units are measured: that of our emulated Lambda."""
 
 
-def _write_function(
-    directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], prepack: bool
+def write_function(
+    directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], *, prepack: bool
 ) -> Function:
+    """Make the `optimised.onnx` in a directory a function of one thread."""
     weights = "optimised.bin" if (directory / "optimised.bin").exists() else ""
     function = Function(
         name=directory.name,
@@ -77,20 +75,16 @@ def probe_unit(
         scratch: an empty directory to work in; removed afterwards.
         limiter: enforces the quotas; where it cannot, none is measured.
     """
-    graph = extractor.graph
-    takes, gives = graph.border(first, last)
+    takes, gives = extractor.graph.border(first, last)
     found = []
     quotas: list[QuotaTime] = []
     try:
         optimise(extractor.write(first, last, scratch))
         for prepack in (False, True):
-            specs = [
-                tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names) for names in (takes, gives)
-            ]
-            _write_function(scratch, specs[0], specs[1], prepack)
+            write_function(scratch, _specs(values, takes), _specs(values, gives), prepack=prepack)
             with Probe(scratch, values, takes, gives, limiter) as probe:
                 free = min(probe.run()[1] for _ in range(RUNS))
-                found.append(_memory(probe.instance.report(), prepack))
+                found.append(_memory(probe.instance.report(), prepack=prepack))
                 load_ms = probe.cold.session
                 if not prepack and limiter.enforced:
                     quotas = [QuotaTime(q, free, _under_quota(probe, q, free)) for q in QUOTAS]
@@ -104,6 +98,24 @@ def probe_unit(
     return UnitProbe(tuple(found), tuple(quotas))
 
 
+def probe_live(extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path) -> float:
+    """`UnitMemory.live_mb` of operators `first` to `last - 1` for the request whose border tensors are `values`."""
+    takes, gives = extractor.graph.border(first, last)
+    try:
+        optimise(extractor.write(first, last, scratch))
+        write_function(scratch, _specs(values, takes), _specs(values, gives), prepack=False)
+        with Probe(scratch, values, takes, gives) as probe:
+            for _ in range(RUNS):
+                probe.run()
+            return _memory(probe.instance.report(), prepack=False).live_mb
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _specs(values: Mapping[str, np.ndarray], names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(n, values[n].dtype.name, values[n].shape) for n in names)
+
+
 def _under_quota(probe: Probe, vcpu: float, free_ms: float) -> float:
     """Mean time of a run under a quota, each from an unspent grant and another phase of the period, ms."""
     probe.instance.limit_cpu(vcpu)
@@ -114,7 +126,7 @@ def _under_quota(probe: Probe, vcpu: float, free_ms: float) -> float:
     return float(np.mean(times[1:]))
 
 
-def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
+def _memory(report: wire.Memory, *, prepack: bool) -> UnitMemory:
     private = report.load_anonymous_mb - report.floor_anonymous_mb
     stays = report.floor_mb + report.weights_mb + private
     return UnitMemory(
@@ -125,7 +137,6 @@ def _memory(report: wire.Memory, prepack: bool) -> UnitMemory:
             0.0, report.peak_mb - stays if report.peak_mb > report.load_peak_mb else report.resident_mb - stays
         ),
         load_extra_mb=report.load_peak_mb - report.floor_mb - private,
-        steady_mb=report.resident_mb - report.floor_mb,
     )
 
 
@@ -172,58 +183,3 @@ class Probe:
         start = time.perf_counter()
         reply = self.instance.run(self._request)
         return (time.perf_counter() - start) * 1000, reply.run_ms
-
-
-class _Overhead(NamedTuple):
-    """Medians of a chain of functions that do next to nothing, ms: beyond the functions' runs, and a run."""
-
-    beyond: float
-    run: float
-
-
-def floor_and_hop(scratch: Path) -> tuple[Floor, HopCost]:
-    """The runtime floor and what serving takes beyond the operators, from chains that do next to nothing."""
-    small, large = 1 / 64, 4.0
-    one, floor = _echo_chain(scratch / "one", small, 1)
-    three, _ = _echo_chain(scratch / "three", small, 3)
-    wide, _ = _echo_chain(scratch / "wide", large, 1)
-    fixed = max(0.0, (three.beyond - one.beyond) / 2)
-    return floor, HopCost(
-        entry_ms=max(0.0, one.beyond - fixed),
-        entry_mb_ms=max(0.0, (wide.beyond - one.beyond) / (2 * (large - small))),
-        fixed_ms=fixed,
-        call_ms=three.run,
-    )
-
-
-def _echo_chain(directory: Path, size_mb: float, stages: int) -> tuple[_Overhead, Floor]:
-    shape = (int(size_mb * 2**18),)
-    functions = []
-    for k in range(stages):
-        folder = directory / f"stage-{k}"
-        folder.mkdir(parents=True)
-        names = (f"x{k}", f"x{k + 1}")
-        values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n in names]
-        graph = helper.make_graph([helper.make_node("Relu", names[:1], names[1:])], "echo", values[:1], values[1:])
-        onnx.save(
-            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
-            folder / "optimised.onnx",
-        )
-        specs = [TensorSpec(n, "float32", shape) for n in names]
-        functions.append((_write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
-    sizes = {f.name: Size(None, 1.0) for f, _ in functions}
-    other_work = np.zeros(32 << 20, np.float32)
-    samples = []
-    with Chain(functions, [f"x{stages}"], sizes, limiter=Unlimited("profiling")) as chain:
-        cold = next(iter(chain.start().values()))
-        for _ in range(33):
-            other_work += 1.0  # in a chain an instance waits for its turn, and wakes with cold caches
-            answer = chain.infer({"x0": np.ones(shape, np.float32)})
-            runs = [s.run_ms for s in answer.stages]
-            samples.append((answer.latency_ms - sum(runs), sum(runs) / stages))
-        report = next(iter(chain.instances.values())).report()
-    shutil.rmtree(directory)
-    beyond, run = np.median(np.array(samples[3:]), axis=0)
-    return _Overhead(float(beyond), float(run)), Floor(
-        report.floor_mb, report.floor_anonymous_mb, cold.spawn + cold.imports
-    )

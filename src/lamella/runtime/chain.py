@@ -28,9 +28,10 @@ Channel = Literal["shared-memory", "socket"]
 
 
 class StageTime(NamedTuple):
-    """One stage of one request, ms."""
+    """One stage of one request, ms: billed, worked at by the instance, and CPU time."""
 
     run_ms: float
+    compute_ms: float
     cpu_ms: float
 
 
@@ -113,6 +114,16 @@ class Chain:
         """What a request must hold."""
         made = {o.name for f in self.functions for o in f.outputs}
         return {s.name: s for f in self.functions for s in f.inputs if s.name not in made}
+
+    @property
+    def throttled(self) -> bool:
+        """Whether a CPU quota holds a function below one vCPU."""
+        return self.limiter.enforced and any(size.vcpu < 1 for size in self._sizes.values())
+
+    @property
+    def period_ms(self) -> int:
+        """Of the CPU quota."""
+        return self._period_ms
 
     def pin(self, cpus: frozenset[int]) -> None:
         """Keep instances started from now on to these cores."""
@@ -235,7 +246,7 @@ class Chain:
         for ref in reply.outputs:
             if ref.segment < 0:
                 values[ref.name] = np.frombuffer(next(streams), ref.dtype).reshape(ref.shape)
-        return StageTime(reply.run_ms, reply.cpu_ms)
+        return StageTime(reply.run_ms, reply.compute_ms, reply.cpu_ms)
 
     def _call(self, function: Function, instance: Instance, values: dict[str, np.ndarray], batch: int) -> Call:
         """The encoded request of a stage; the same bytes again while shapes and instances stay."""

@@ -84,8 +84,10 @@ class Reply(NamedTuple):
     streamed: list[bytearray]
     """Bytes of outputs that came over the stream, in order."""
     run_ms: float
-    """What is billed: from the request's arrival at the instance to the end of its run. A throttled instance that has
-    to wait for its next grant before it can even read the request is running, as it is on the platforms."""
+    """What is billed: from sending the request to the arrival of the answer. An instance that is throttled before it
+    has read the request, or before its answer is out, is running, as it is on the platforms."""
+    compute_ms: float
+    """The part of it in which the instance had the request and worked."""
     cpu_ms: float
 
 
@@ -224,6 +226,7 @@ class Instance:
                 if isinstance(message, wire.Done)
                 else []
             )
+            run_ms = (time.monotonic() - sent) * 1000
         except TimeoutError:
             self.kill()
             raise FunctionTimeout(
@@ -238,7 +241,7 @@ class Instance:
             raise InputRefused(message.message, where=f"function {self.name}")
         if not isinstance(message, wire.Done):
             raise WireError(f"function {self.name} answered with {type(message).__name__}")
-        return Reply(message.outputs, data, (message.started + message.run_s - sent) * 1000, message.cpu_s * 1000)
+        return Reply(message.outputs, data, run_ms, message.compute_s * 1000, message.cpu_s * 1000)
 
     def report(self) -> wire.Memory:
         """Its memory and fault counters."""

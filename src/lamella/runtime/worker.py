@@ -101,7 +101,7 @@ class Worker:
                 except Exception as error:  # noqa: BLE001 - the binding raises bare exceptions
                     self._fail("input", error)
                     continue
-                wire.send(self._sock, wire.Done((), started, clock() - started, cpu() - spent))
+                wire.send(self._sock, wire.Done((), clock() - started, cpu() - spent))
                 continue
             match message := wire.decode(packet):
                 case wire.Run():
@@ -137,7 +137,7 @@ class Worker:
         except Exception as error:  # noqa: BLE001 - as above, for refused inputs too
             self._fail("input", error)
         else:
-            wire.send(self._sock, wire.Done(refs, started, time.monotonic() - started, time.process_time() - cpu))
+            wire.send(self._sock, wire.Done(refs, time.monotonic() - started, time.process_time() - cpu))
             wire.send_bytes(self._stream, parts)
 
     def _bind_in_place(self, request: wire.Run, feeds: dict[str, np.ndarray], packet: bytes) -> bool:

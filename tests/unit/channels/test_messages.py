@@ -37,7 +37,7 @@ messages = st.one_of(
     st.just(wire.Report()),
     st.just(wire.Stop()),
     st.builds(wire.Ready, seconds, seconds, seconds, seconds, seconds),
-    st.builds(wire.Done, tensors, seconds, seconds, seconds),
+    st.builds(wire.Done, tensors, seconds, seconds),
     memories,
     st.builds(wire.Failed, st.text(), st.text()),
 )

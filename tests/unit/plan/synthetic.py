@@ -16,6 +16,7 @@ from lamella.profile.document import (
     CutProfile,
     Floor,
     HopCost,
+    HopCosts,
     Noise,
     Profile,
     Saving,
@@ -77,13 +78,14 @@ def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
 
 def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
     """What measuring the chain on `MACHINE` would have found."""
+    price = hop or HopCost(0.1, 0.5, 0.2, 0.05)
     variants = [Variant(1, prepack, threads) for threads in range(1, CORES + 1) for prepack in (False, True)]
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
         machine=MACHINE,
         floor=Floor(FLOOR_MB, 25.0, 100.0),
-        hop=hop or HopCost(0.1, 0.5, 0.2, 0.05),
+        hop=HopCosts(price, price, 64.0),
         noise=Noise(1.0, 1.0, 1.0),
         units=tuple(
             Unit(
@@ -101,7 +103,6 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                         private_mb=unit.private_mb + unit.packed_mb * prepack,
                         live_mb=unit.live_mb,
                         load_extra_mb=unit.load_extra_mb,
-                        steady_mb=unit.weights_mb + unit.private_mb,
                     )
                     for prepack in (False, True)
                 ),
@@ -115,7 +116,7 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 side=(),
                 bytes=graph.tensors[f"t{i}"].bytes_at(),
                 savings=tuple(Saving(v, unit.saving_ms) for v in variants),
-                codecs=(CodecResult("none", 1.0, 0.1, 0.1, 0.0), CodecResult("bf16", 2.0, 0.3, 0.3, 0.002)),
+                codecs=(CodecResult("none", 1, 1.0, 0.1, 0.1, 0.0), CodecResult("bf16", 1, 2.0, 0.3, 0.3, 0.002)),
             )
             for i, unit in enumerate(units[:-1])
         ),

@@ -154,10 +154,11 @@ def test_figures_are_in_their_ranges(story: Story) -> None:
     assert 30 < profile.floor.resident_mb < 120
     assert 0 < profile.floor.anonymous_mb < profile.floor.resident_mb
     assert profile.floor.start_ms > 0
-    assert profile.hop.entry_ms >= 0
-    assert profile.hop.fixed_ms >= 0
-    assert profile.hop.call_ms > 0
-    assert profile.hop.entry_mb_ms >= 0
+    for cost in (profile.hop.warm, profile.hop.cold):
+        assert min(cost.entry_ms, cost.fixed_ms, cost.entry_mb_ms) >= 0
+        assert cost.call_ms > 0
+    assert profile.hop.at(0) == profile.hop.warm
+    assert profile.hop.at(1e6) == profile.hop.cold
     assert profile.noise.worst >= 1
     for unit in profile.units:
         assert all(0 < t.median_ms <= t.p95_ms for t in unit.times)
@@ -182,11 +183,16 @@ def test_codecs_are_measured_on_every_cut(story: Story) -> None:
 def test_another_batch_adds_only_what_is_missing(story: Story, graph: Graph) -> None:
     log = Log()
     more = run(graph, log, batches=(1, 2))
-    assert log.steps == ["times, batch 2, 1 thread", "done"]
+    units = [f"unit {first}, batch 2" for first, _ in units_of(graph)[0]]
+    assert log.steps == ["times, batch 2, 1 thread", *units, "codecs, batch 2", "done"]
     assert more.variants == (*story.profile.variants, Variant(2, False, 1), Variant(2, True, 1))
     for old, new in zip(story.profile.units, more.units, strict=True):
         assert new.times[: len(old.times)] == old.times
         assert (new.memory, new.quotas) == (old.memory, old.quotas)
+        assert [live.batch for live in new.lives] == [2]
+        assert all(live.live_mb >= 0 for live in new.lives)
+    for cut in more.cuts:
+        assert [(c.codec, c.batch) for c in cut.codecs] == [("none", 1), ("bf16", 1), ("none", 2), ("bf16", 2)]
     log = Log()
     assert run(graph, log) == more
     assert log.steps == ["done"]

@@ -1,0 +1,123 @@
+"""The runtime floor and the price of a hop, from chains made for it.
+
+A chain of functions is measured against one function that does the same work, in turns. What the chain takes more is
+the price of its hops: the driver's part, and a part that each function is billed for. Both grow with the memory that
+a request touches, since driver and functions wake up with caches that others have filled: so it is done twice, with
+functions that do next to nothing and with functions that together read `COLD_MB` of weights.
+"""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from lamella.limits.unlimited import Unlimited
+from lamella.profile.document import Floor, HopCost, HopCosts
+from lamella.profile.probes import write_function
+from lamella.runtime.chain import Chain, Size
+from lamella.runtime.function import Function, TensorSpec
+from lamella.runtime.instance import ColdStart
+
+STAGES = 4
+COLD_MB = 64
+"""Measured with 16, 32, 64 and 128 MB on a 32 MB cache: the price grows up to here and no further."""
+WIDTH = 1024
+MATRIX_MB = 4
+ROWS = 16
+TURNS = 30
+PER_TURN = 3
+
+
+class _Times(NamedTuple):
+    """Medians, ms: of a request beyond its functions' runs, and of the sum of these runs."""
+
+    beyond: float
+    runs: float
+
+
+def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
+    """The runtime floor and what serving takes beyond the operators. Takes about five seconds.
+
+    Args:
+        scratch: a directory to work in; what is made there is removed.
+    """
+    floor, entry_mb_ms = _floor_and_entry(scratch / "floor")
+    return floor, HopCosts(
+        warm=_price(scratch / "warm", 0, entry_mb_ms),
+        cold=_price(scratch / "cold", COLD_MB // MATRIX_MB // STAGES, entry_mb_ms),
+        cold_mb=COLD_MB,
+    )
+
+
+def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
+    """The price where each of the stages multiplies with so many matrices."""
+    whole, divided = _in_turns(directory, [[STAGES * matrices], [matrices] * STAGES], ROWS)
+    fixed = max(0.0, (divided.beyond - whole.beyond) / (STAGES - 1))
+    call = max(0.001, divided.runs / STAGES if not matrices else (divided.runs - whole.runs) / (STAGES - 1))
+    return HopCost(max(0.0, whole.beyond - fixed), entry_mb_ms, fixed, call)
+
+
+def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
+    """The floor, and what a request takes per MB that is copied in and out, ms."""
+    narrow, wide = ROWS, 64 * ROWS
+    times = [_in_turns(directory, [[0]], rows)[0] for rows in (narrow, wide)]
+    chain = _functions(directory, [0], narrow)
+    with Chain(chain, ["x1"], {chain[0][0].name: Size(None, 1.0)}, limiter=Unlimited("profiling")) as served:
+        cold: ColdStart = next(iter(served.start().values()))
+        report = next(iter(served.instances.values())).report()
+    shutil.rmtree(directory)
+    copied_mb = 2 * (wide - narrow) * WIDTH * 4 / 2**20
+    return (
+        Floor(report.floor_mb, report.floor_anonymous_mb, cold.spawn + cold.imports),
+        max(0.0, (times[1].beyond - times[0].beyond) / copied_mb),
+    )
+
+
+def _in_turns(directory: Path, chains: list[list[int]], rows: int) -> list[_Times]:
+    """Times of chains that take turns; a chain is the number of matrices of each stage."""
+    samples: list[list[tuple[float, float]]] = [[] for _ in chains]
+    with ExitStack() as stack:
+        served = []
+        for number, works in enumerate(chains):
+            functions = _functions(directory / str(number), works, rows)
+            sizes = {f.name: Size(None, 1.0) for f, _ in functions}
+            chain = Chain(functions, [f"x{len(works)}"], sizes, limiter=Unlimited("profiling"))
+            served.append(stack.enter_context(chain))
+            chain.start()
+        for _ in range(TURNS + 1):
+            for found, chain in zip(samples, served, strict=True):
+                for nth in range(PER_TURN):
+                    answer = chain.infer({"x0": np.ones((rows, WIDTH), np.float32)})
+                    runs = sum(s.run_ms for s in answer.stages)
+                    if nth:  # the first one meets the other chain's leavings
+                        found.append((answer.latency_ms - runs, runs))
+    shutil.rmtree(directory)
+    return [_Times(*np.median(np.array(found[2:]), axis=0).tolist()) for found in samples]
+
+
+def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Function, Path]]:
+    """A function per stage: products with 4 MB matrices, or one Relu."""
+    matrix = np.full((WIDTH, WIDTH), 1 / WIDTH, np.float32)
+    functions = []
+    for k, matrices in enumerate(works):
+        folder = directory / f"stage-{k}"
+        folder.mkdir(parents=True)
+        names = [f"x{k}", *(f"x{k}.{j}" for j in range(1, matrices)), f"x{k + 1}"]
+        weights = [numpy_helper.from_array(matrix, f"w{j}") for j in range(matrices)]
+        nodes = [helper.make_node("MatMul", [names[j], f"w{j}"], [names[j + 1]]) for j in range(matrices)]
+        nodes = nodes or [helper.make_node("Relu", names[:1], names[1:])]
+        ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (rows, WIDTH)) for n in (names[0], names[-1])]
+        graph = helper.make_graph(nodes, "stage", ends[:1], ends[1:], weights)
+        onnx.save(
+            helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
+            folder / "optimised.onnx",
+        )
+        specs = [TensorSpec(n, "float32", (rows, WIDTH)) for n in (names[0], names[-1])]
+        functions.append((write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
+    return functions
