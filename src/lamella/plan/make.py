@@ -137,8 +137,8 @@ def _why(model: SliceModel, choice: Choice) -> str:
 def _hop(model: SliceModel, unit: int) -> Hop:
     cut = model.profile.cuts[unit - 1]
     time_ms, usd, size = model.hop(unit)
-    bf16 = next(c for c in cut.codecs if c.codec == "bf16")
-    plain = next(c for c in cut.codecs if c.codec == "none")
+    measured = max(c.batch for c in cut.codecs if c.batch in (1, model.batch))
+    plain, bf16 = (next(c for c in cut.codecs if (c.codec, c.batch) == (n, measured)) for n in ("none", "bf16"))
     work = bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms
     saved = model.platform.hop_ms(size) - model.platform.hop_ms(int(size / bf16.ratio))
     gain = f"save {saved:.2f} ms of transfer" if model.platform.hop.emulated else "save nothing in shared memory"

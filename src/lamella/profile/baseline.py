@@ -23,6 +23,9 @@ from lamella.machine import on_cores, this_machine
 from lamella.profile.probes import RUNS, Probe
 from lamella.runtime.function import Function, TensorSpec
 
+WHOLE_VERSION = "2"
+"""Part of the cache key: raise it when measuring changes."""
+
 BaselineKind = Literal["plain", "default"]
 
 
@@ -45,7 +48,7 @@ def measure_whole(
     path = (
         documents.cache_dir()
         / "profiles"
-        / f"{graph.name}-{graph.hash}-{this_machine().key}-{kind}-{threads}-{batch}.json"
+        / f"{graph.name}-{graph.hash}-{this_machine().key}-{kind}-{threads}-{batch}-v{WHOLE_VERSION}.json"
     )
     if path.exists():
         return documents.read(path, Whole, made_by="lamella compare MODEL --planners ort")
