@@ -11,11 +11,10 @@ from __future__ import annotations
 import shutil
 from contextlib import ExitStack
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
 from lamella.limits.unlimited import Unlimited
 from lamella.profile.document import Floor, HopCost, HopCosts
@@ -29,16 +28,10 @@ COLD_MB = 64
 """Measured with 16, 32, 64 and 128 MB on a 32 MB cache: the price grows up to here and no further."""
 WIDTH = 1024
 MATRIX_MB = 4
+WEIGHTS = "optimised.bin"
 ROWS = 16
 TURNS = 30
-PER_TURN = 3
-
-
-class _Times(NamedTuple):
-    """Medians, ms: of a request beyond its functions' runs, and of the sum of these runs."""
-
-    beyond: float
-    runs: float
+PER_TURN = 4
 
 
 def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
@@ -58,15 +51,16 @@ def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
 def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
     """The price where each of the stages multiplies with so many matrices."""
     whole, divided = _in_turns(directory, [[STAGES * matrices], [matrices] * STAGES], ROWS)
-    fixed = max(0.0, (divided.beyond - whole.beyond) / (STAGES - 1))
-    call = max(0.001, divided.runs / STAGES if not matrices else (divided.runs - whole.runs) / (STAGES - 1))
-    return HopCost(max(0.0, whole.beyond - fixed), entry_mb_ms, fixed, call)
+    more = np.median(divided - whole, axis=0) / (STAGES - 1)
+    fixed = max(0.0, float(more[0]))
+    call = float(more[1]) if matrices else float(np.median(divided[:, 1])) / STAGES
+    return HopCost(max(0.0, float(np.median(whole[:, 0])) - fixed), entry_mb_ms, fixed, max(0.0, call))
 
 
 def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     """The floor, and what a request takes per MB that is copied in and out, ms."""
     narrow, wide = ROWS, 64 * ROWS
-    times = [_in_turns(directory, [[0]], rows)[0] for rows in (narrow, wide)]
+    beyond = [float(np.median(_in_turns(directory, [[0]], rows)[0][:, 0])) for rows in (narrow, wide)]
     chain = _functions(directory, [0], narrow)
     with Chain(chain, ["x1"], {chain[0][0].name: Size(None, 1.0)}, limiter=Unlimited("profiling")) as served:
         cold: ColdStart = next(iter(served.start().values()))
@@ -75,13 +69,16 @@ def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     copied_mb = 2 * (wide - narrow) * WIDTH * 4 / 2**20
     return (
         Floor(report.floor_mb, report.floor_anonymous_mb, cold.spawn + cold.imports),
-        max(0.0, (times[1].beyond - times[0].beyond) / copied_mb),
+        max(0.0, (beyond[1] - beyond[0]) / copied_mb),
     )
 
 
-def _in_turns(directory: Path, chains: list[list[int]], rows: int) -> list[_Times]:
-    """Times of chains that take turns; a chain is the number of matrices of each stage."""
-    samples: list[list[tuple[float, float]]] = [[] for _ in chains]
+def _in_turns(directory: Path, chains: list[list[int]], rows: int) -> list[np.ndarray]:
+    """Times of chains that take turns, ms: [turns, 2], a request beyond its functions' runs and the sum of these.
+
+    A chain is the number of matrices of each stage. Neighbouring turns see the same noise: compare turn by turn.
+    """
+    turns: list[list[list[float]]] = [[] for _ in chains]
     with ExitStack() as stack:
         served = []
         for number, works in enumerate(chains):
@@ -91,25 +88,25 @@ def _in_turns(directory: Path, chains: list[list[int]], rows: int) -> list[_Time
             served.append(stack.enter_context(chain))
             chain.start()
         for _ in range(TURNS + 1):
-            for found, chain in zip(samples, served, strict=True):
-                for nth in range(PER_TURN):
-                    answer = chain.infer({"x0": np.ones((rows, WIDTH), np.float32)})
-                    runs = sum(s.run_ms for s in answer.stages)
-                    if nth:  # the first one meets the other chain's leavings
-                        found.append((answer.latency_ms - runs, runs))
+            for found, chain in zip(turns, served, strict=True):
+                answers = [chain.infer({"x0": np.ones((rows, WIDTH), np.float32)}) for _ in range(PER_TURN)]
+                runs = [sum(s.run_ms for s in a.stages) for a in answers]
+                times = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
+                found.append(np.min(times[1:], axis=0).tolist())  # the first one meets the other chain's leavings
     shutil.rmtree(directory)
-    return [_Times(*np.median(np.array(found[2:]), axis=0).tolist()) for found in samples]
+    return [np.array(found[1:]) for found in turns]
 
 
 def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Function, Path]]:
     """A function per stage: products with 4 MB matrices, or one Relu."""
-    matrix = np.full((WIDTH, WIDTH), 1 / WIDTH, np.float32)
     functions = []
     for k, matrices in enumerate(works):
         folder = directory / f"stage-{k}"
         folder.mkdir(parents=True)
         names = [f"x{k}", *(f"x{k}.{j}" for j in range(1, matrices)), f"x{k + 1}"]
-        weights = [numpy_helper.from_array(matrix, f"w{j}") for j in range(matrices)]
+        weights = [_matrix(f"w{j}", j) for j in range(matrices)]
+        if matrices:
+            np.full((matrices, WIDTH, WIDTH), 1 / WIDTH, np.float32).tofile(folder / WEIGHTS)
         nodes = [helper.make_node("MatMul", [names[j], f"w{j}"], [names[j + 1]]) for j in range(matrices)]
         nodes = nodes or [helper.make_node("Relu", names[:1], names[1:])]
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (rows, WIDTH)) for n in (names[0], names[-1])]
@@ -121,3 +118,13 @@ def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Funct
         specs = [TensorSpec(n, "float32", (rows, WIDTH)) for n in (names[0], names[-1])]
         functions.append((write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
     return functions
+
+
+def _matrix(name: str, number: int) -> TensorProto:
+    """A matrix in the mapped file: in anonymous memory its speed would depend on the luck of getting huge pages."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=(WIDTH, WIDTH))
+    tensor.data_location = TensorProto.EXTERNAL
+    size = MATRIX_MB << 20
+    for key, value in (("location", WEIGHTS), ("offset", number * size), ("length", size)):
+        tensor.external_data.add(key=key, value=str(value))
+    return tensor

@@ -205,7 +205,7 @@ def _steps(
 ) -> list[_Step]:
     """What the state does not hold yet."""
     rng = np.random.default_rng(0)
-    steps = [] if state.hop else [_Step("runtime floor and hops", 6.0, partial(_floor, scratch))]
+    steps = [] if state.hop else [_Step("runtime floor and hops", 6.0, partial(_floor, scratch), timed=True)]
     for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
         group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
         steps.append(
