@@ -17,15 +17,23 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from lamella.documents import cache_dir
 from lamella.errors import ModelError, UnboundShape
 from lamella.graph.model import Graph, Operator, Tensor, Weight
-from lamella.graph.normalise import normalise
+from lamella.graph.normalise import normalise, tensors
 from lamella.graph.shapes import analyse
-from lamella.graph.weights import disk_error, read_external, write_weights
+from lamella.graph.weights import (
+    EXPORT_AGAIN,
+    disk_error,
+    element_type,
+    external_file,
+    read_external,
+    read_tensor,
+    write_weights,
+)
 from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
@@ -105,15 +113,13 @@ def _parse(path: Path) -> ModelProto:
 
 
 def external_files(proto: ModelProto, path: Path) -> list[Path]:
-    """Files with the model's external data, those that exist, each once."""
-    locations = dict.fromkeys(
-        e.value
-        for t in proto.graph.initializer
-        if t.data_location == TensorProto.EXTERNAL
-        for e in t.external_data
-        if e.key == "location"
-    )
-    return [p for p in (path.parent / name for name in locations) if p.is_file()]
+    """Files with the model's external data, each once.
+
+    Raises:
+        ModelError: one is missing, or outside the model's directory.
+    """
+    outside = (t for t in tensors(proto.graph) if t.data_location == TensorProto.EXTERNAL)
+    return list(dict.fromkeys(external_file(t, path.parent) for t in outside))
 
 
 def _hash_file(digest: hashlib._Hash, path: Path) -> None:
@@ -140,11 +146,11 @@ def _import(
         weights.clear()
         proto.graph.initializer.extend(initialisers)
         (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
-        operators, tensors = analyse(proto, scratch, table, specs)
+        operators, activations = analyse(proto, scratch, table, specs)
         (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
         stored = _Stored(
             operators=operators,
-            tensors=tensors,
+            tensors=activations,
             weights=table,
             inputs=tuple(i.name for i in proto.graph.input),
             outputs=tuple(o.name for o in proto.graph.output),
@@ -157,22 +163,43 @@ def _import(
         os.replace(scratch, directory)
     except OSError as error:
         raise disk_error(error, directory) from error
+    except MemoryError as error:
+        raise ModelError(
+            f"importing {path.name} takes more memory than this process may have: {str(error) or 'no more is given'}",
+            where=str(path),
+            try_="smaller dimensions with --shape, or a machine with more memory",
+        ) from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        fault = _fault(path)
+        if fault is None:
+            raise
+        raise ModelError(
+            f"{path.name} breaks the ONNX standard: {fault} (the import stopped at {type(error).__name__}: {error})",
+            where=str(path),
+            try_=EXPORT_AGAIN,
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fault(path: Path) -> str | None:
+    """What the standard's own checker finds wrong with a file that the importer tripped over."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
 
 
 def _take_weights(proto: ModelProto, path: Path) -> dict[str, np.ndarray]:
     """The initialisers as arrays, removed from the model."""
     weights: dict[str, np.ndarray] = {}
     for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            weights[tensor.name] = read_external(tensor, path.parent)
-        else:
-            try:
-                weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
-                raise ModelError(f"weight {tensor.name!r} cannot be read: {error}", where=str(path)) from error
+        weights[tensor.name] = read_tensor(tensor, path.parent)
     del proto.graph.initializer[:]
+    for tensor in tensors(proto.graph):  # inside nodes
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(read_external(tensor, path.parent), tensor.name))
     inputs = [i for i in proto.graph.input if i.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
@@ -189,6 +216,7 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
                 try_=f"--shape {sorted(known)[0] if known else 'name'}=1,3,224,224",
             )
     for value in proto.graph.input:
+        _check_type(value)
         dims = value.type.tensor_type.shape.dim
         given = bound.get(value.name)
         if given is None:
@@ -199,7 +227,7 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
                     f"input {value.name!r} has the shape [{shape}] with nothing bound to {', '.join(unbound) or 'it'}",
                     where=f"input {value.name!r}",
                     try_=f"--shape {value.name}="
-                    + ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims),
+                    + (",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims) or "1,3,224,224"),
                 )
             continue
         if value.type.tensor_type.HasField("shape") and len(given) != len(dims):
@@ -218,6 +246,21 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
         del dims[:]
         for dim in given:
             value.type.tensor_type.shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
+
+
+def _check_type(value: ValueInfoProto) -> None:
+    """Refuse an input that no request can bring."""
+    where = f"input {value.name!r}"
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        what = f"is a {kind.removesuffix('_type').replace('_', ' ')}" if kind else "has no type"
+        raise ModelError(f"input {value.name!r} {what}, a request carries plain tensors only", where=where)
+    if element_type(value.type.tensor_type.elem_type, where).hasobject:
+        raise ModelError(
+            f"input {value.name!r} takes strings, a request carries numbers only",
+            where=where,
+            try_="export the model without the part that reads text",
+        )
 
 
 def _check_values(weights: Mapping[str, np.ndarray]) -> None:
