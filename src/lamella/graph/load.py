@@ -40,6 +40,9 @@ from lamella.zoo import InputSpec, get, materialise
 IMPORT_VERSION = "5"
 """Part of the cache key: raise it when the importer changes."""
 
+NAME_BYTES = 80
+"""A model's name is cut here: file systems allow 255 bytes (encrypted ones 143), and caches add hash and machine."""
+
 Shapes = Mapping[str, Sequence[Dim]]
 
 
@@ -66,7 +69,7 @@ def resolve(model: str) -> tuple[Path, str, tuple[InputSpec, ...]]:
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise ModelError(f"model file {model!r} {what}", try_="give a path to an .onnx file, or zoo:NAME (zoo:vgg19)")
-    return path, path.stem, ()
+    return path, path.stem.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore"), ()
 
 
 def import_model(model: str, shapes: Shapes | None = None) -> Graph:
@@ -90,9 +93,7 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
         _hash_file(digest, file)
     key = digest.hexdigest()[:24]
     directory = cache_dir() / "models" / f"{name}-{key}"
-    if not (directory / "graph.json").is_file():
-        _import(proto, path, bound, specs, directory)
-    stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
+    stored = _read(directory) or _import(proto, path, bound, specs, directory)
     return Graph(
         name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored)
     )
@@ -122,6 +123,17 @@ def external_files(proto: ModelProto, path: Path) -> list[Path]:
     return list(dict.fromkeys(external_file(t, path.parent) for t in outside))
 
 
+def _read(directory: Path) -> _Stored | None:
+    """What an earlier import left; None where that is not whole, and the model has to be imported again."""
+    try:
+        stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
+        held = (directory / "weights.bin").stat().st_size
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    needed = max((w.offset + w.bytes for w in stored.weights.values()), default=0)
+    return stored if (directory / "graph.onnx").is_file() and held >= needed else None
+
+
 def _hash_file(digest: hashlib._Hash, path: Path) -> None:
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -130,7 +142,7 @@ def _hash_file(digest: hashlib._Hash, path: Path) -> None:
 
 def _import(
     proto: ModelProto, path: Path, bound: Mapping[str, Sequence[Dim]], specs: Sequence[InputSpec], directory: Path
-) -> None:
+) -> _Stored:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=directory.parent))
@@ -156,11 +168,12 @@ def _import(
             outputs=tuple(o.name for o in proto.graph.output),
         )
         (scratch / "graph.json").write_bytes(msgspec.json.encode(stored))
-        if (directory / "graph.json").is_file():
-            return  # another process was faster, and may be working there
-        if directory.exists():  # half an import of an older crash
+        if faster := _read(directory):
+            return faster  # another process, and it may be working there
+        if directory.exists():  # half an import of an older crash, or a damaged one
             shutil.rmtree(directory)
         os.replace(scratch, directory)
+        return stored
     except OSError as error:
         raise disk_error(error, directory) from error
     except MemoryError as error:

@@ -466,6 +466,36 @@ def test_half_an_import_of_an_older_crash_is_replaced(tmp_path: Path) -> None:
     assert (graph.directory / "graph.json").is_file()
 
 
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"operators":[]}', None], ids=str)
+def test_a_cached_graph_that_is_damaged_is_imported_again(content: bytes | None, tmp_path: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    stored = first.directory / "graph.json"
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert same(graph_of(dense(), tmp_path), first)
+    assert stored.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "weights.bin"])
+def test_a_cached_graph_that_lost_a_file_is_imported_again(name: str, tmp_path: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    content = (first.directory / name).read_bytes()
+    if name == "weights.bin":
+        (first.directory / name).write_bytes(content[:1000])
+    else:
+        (first.directory / name).unlink()
+    assert same(graph_of(dense(), tmp_path), first)
+    assert (first.directory / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("stem", ["n" * 250, "é" * 120, "[bold]"])
+def test_a_file_of_any_name_can_be_imported(stem: str, tmp_path: Path) -> None:
+    graph = import_model(str(save(dense(), tmp_path / f"{stem}.onnx")))
+    assert stem.startswith(graph.name)
+    assert len(graph.directory.name.encode()) < 140
+    assert same(graph, graph_of(dense(), tmp_path))
+
+
 # ------------------------------------------------------------------------------------------------------- full disk
 
 
