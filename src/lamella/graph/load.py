@@ -88,6 +88,7 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
     bound: dict[str, tuple[Dim, ...]] = {s.name: tuple(s.shape) for s in specs}
     bound.update({k: tuple(v) for k, v in (shapes or {}).items()})
     proto = _parse(path)
+    bound = {**_own_shapes(proto), **bound}  # a plan names them all, and must find this graph again
     digest = hashlib.sha256(repr((IMPORT_VERSION, sorted(bound.items()))).encode())
     for file in [path, *external_files(proto, path)]:
         _hash_file(digest, file)
@@ -121,6 +122,17 @@ def external_files(proto: ModelProto, path: Path) -> list[Path]:
     """
     outside = (t for t in tensors(proto.graph) if t.data_location == TensorProto.EXTERNAL)
     return list(dict.fromkeys(external_file(t, path.parent) for t in outside))
+
+
+def _own_shapes(proto: ModelProto) -> dict[str, tuple[Dim, ...]]:
+    """The shapes of the inputs whose every dimension the file itself fixes."""
+    weights = {t.name for t in proto.graph.initializer}
+    kinds = {i.name: i.type.tensor_type for i in proto.graph.input if i.name not in weights}
+    return {
+        name: tuple(d.dim_value for d in kind.shape.dim)
+        for name, kind in kinds.items()
+        if kind.HasField("shape") and all(d.dim_value > 0 for d in kind.shape.dim)
+    }
 
 
 def _read(directory: Path) -> _Stored | None:

@@ -496,6 +496,12 @@ def test_a_file_of_any_name_can_be_imported(stem: str, tmp_path: Path) -> None:
     assert same(graph, graph_of(dense(), tmp_path))
 
 
+def test_the_shapes_a_file_fixes_give_the_same_hash_when_they_are_given(tmp_path: Path) -> None:
+    alone = graph_of(dense((1, 8)), tmp_path)
+    # As a plan does, which records the shape of every input.
+    assert graph_of(dense((1, 8)), tmp_path, {n: alone.tensors[n].shape for n in alone.inputs}).hash == alone.hash
+
+
 # ------------------------------------------------------------------------------------------------------- full disk
 
 
