@@ -12,13 +12,16 @@ import pytest
 
 from lamella.cli.options import parse_ranges, parse_shapes
 from lamella.cli.show import show_plan
+from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.plan.document import read_plan
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
+from lamella.profile.measure import measure
 from lamella.runtime.function import open_session
 from tests.unit.cli.conftest import MODEL, Lamella
+from tests.unit.graph.onnx_models import filled, model, node, save
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
 
@@ -161,6 +164,20 @@ def test_a_package_answers_as_the_whole_model(lamella: Lamella, graph: Graph, pl
     with np.load(tmp_path / "answer.npz") as answer:
         assert answer.files == ["probabilities"]
         np.testing.assert_allclose(answer["probabilities"], want, rtol=0, atol=1e-5)
+
+
+def test_an_output_may_be_called_as_numpys_own_argument_is(lamella: Lamella, tmp_path: Path) -> None:
+    weights = {"w": filled(24, 24)}
+    proto = model([node("MatMul", ["x", "w"], ["file"])], {"x": [1, 24]}, {"file": None}, weights)
+    path = save(proto, tmp_path / "named.onnx")
+    measure(import_model(str(path)), threads=(1,), budget_s=0.05)
+    np.savez(tmp_path / "x.npz", x=filled(1, 24))
+    planned = lamella("plan", path, "--platform", "openfaas", "--planner", "single", "-o", tmp_path / "plan.json")
+    assert planned.code == 0
+    done = lamella("run", tmp_path / "plan.json", "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "y.npz") as answer:
+        np.testing.assert_allclose(answer["file"], filled(1, 24) @ weights["w"], rtol=1e-5)
 
 
 def test_run_takes_a_plan_any_batch_and_a_socket(
