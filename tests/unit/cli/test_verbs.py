@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lamella.cli.options import parse_ranges, parse_shapes
-from lamella.cli.show import show_plan
+from lamella.cli.show import console, show_plan, table
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
@@ -45,6 +45,22 @@ def test_inspect_as_json_agrees_with_the_graph(lamella: Lamella, graph: Graph) -
     assert found["units"][-1][1] == len(graph.operators)
     assert found["legal_cuts"] + found["refused_cuts"] == len(graph.operators) - 1
     assert found["cannot_divide"] == []
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    lamella: Lamella, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        node("MatMul", ["x[/x]", "w[/x]"], ["m[/x]"], name="op[/x]"),
+        node("MatMul", ["m[/x]", "v[/x]"], ["[bold]y"], name="[red]last"),
+    ]
+    weights = {"w[/x]": filled(24, 240), "v[/x]": filled(240, 24)}
+    path = save(model(nodes, {"x[/x]": [1, 24]}, {"[bold]y": None}, weights), tmp_path / "[b]m.onnx")
+    done = lamella("inspect", path)
+    assert done.code == 0
+    assert all(name in done.out for name in ("x[/x]", "[bold]y"))
+    console().print(table(["hop at", "tensors "], [["1", "m[/x]"]]))
+    assert "m[/x]" in capsys.readouterr().out
 
 
 def test_inspect_says_why_a_model_inside_an_if_cannot_be_divided(lamella: Lamella) -> None:
