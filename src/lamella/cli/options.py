@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -33,6 +33,7 @@ Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
 
 LEAST_VCPU, MOST_VCPU = 0.01, 64.0
 LARGEST = 2.0**62
+DIGITS = 9
 
 
 def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
@@ -41,25 +42,44 @@ def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
     for text in options or []:
         name, _, dims = text.rpartition("=")
         parts = [d.strip() for d in dims.split(",")] if dims else []
-        if not name or not all(d == "N" or (d.isdecimal() and len(d) < 10) for d in parts):
+        if not name or not all(d == "N" or d.isdecimal() for d in parts):
             raise ConfigError(f"--shape {text!r} is not NAME=1,3,224,224", try_="--shape input=N,3,224,224")
+        if any(len(d) > DIGITS for d in parts):
+            raise ConfigError(
+                f"--shape {text!r}: a dimension has at most {DIGITS} digits", try_="--shape input=N,3,224,224"
+            )
+        _once("--shape", name, found)
         found[name] = tuple(d if d == "N" else int(d) for d in parts)
     return found
 
 
 def parse_ranges(options: list[str] | None) -> dict[str, tuple[float, float]]:
-    """`NAME=LOW:HIGH` -> bounds; ConfigError where the text is something else."""
-    found = {}
+    """`NAME=LOW:HIGH` -> bounds; ConfigError where the text is something else, or no value lies between them."""
+    found: dict[str, tuple[float, float]] = {}
+    hint = "--range input_ids=0:30522"
     for text in options or []:
         name, _, bounds = text.rpartition("=")
-        low, _, high = bounds.partition(":")
+        low_text, _, high_text = bounds.partition(":")
         try:
-            found[name] = (float(low), float(high))
+            low, high = float(low_text), float(high_text)
         except ValueError:
-            raise ConfigError(f"--range {text!r} is not NAME=LOW:HIGH", try_="--range input_ids=0:30522") from None
-        if not name or not -LARGEST < found[name][0] < found[name][1] < LARGEST:
-            raise ConfigError(f"--range {text!r}: LOW must be below HIGH", try_="--range input_ids=0:30522")
+            raise ConfigError(f"--range {text!r} is not NAME=LOW:HIGH", try_=hint) from None
+        if not name:
+            raise ConfigError(f"--range {text!r} is not NAME=LOW:HIGH", try_=hint)
+        if not (abs(low) < LARGEST and abs(high) < LARGEST):
+            raise ConfigError(
+                f"--range {text!r}: LOW and HIGH must be finite, between {-LARGEST:.2g} and {LARGEST:.2g}", try_=hint
+            )
+        if low >= high:
+            raise ConfigError(f"--range {text!r}: LOW must be below HIGH, which is excluded", try_=hint)
+        _once("--range", name, found)
+        found[name] = (low, high)
     return found
+
+
+def _once(option: str, name: str, found: Mapping[str, object]) -> None:
+    if name in found:
+        raise ConfigError(f"{option} is given twice for {name!r}", try_=f"one {option} per input")
 
 
 def positive(**values: float | None) -> None:

@@ -9,15 +9,13 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-import numpy as np
 from cyclopts import Parameter
 
 from lamella.cli.options import Json, positive, progress
 from lamella.cli.show import print_json
 from lamella.deploy.local import Channel, Deployment
-from lamella.errors import StorageError
 from lamella.graph.load import import_model
-from lamella.graph.requests import read_arrays
+from lamella.graph.requests import read_arrays, write_arrays
 from lamella.machine import on_cores, this_machine
 from lamella.package import build
 from lamella.plan.document import read_plan
@@ -60,11 +58,7 @@ def run(
         limiter = deployment.limiter
         names = [f.name for f in deployment.functions]
     if output:
-        try:
-            with output.open("wb") as file:
-                np.savez(file, **answer.outputs)  # type: ignore[arg-type]
-        except OSError as error:
-            raise StorageError(f"cannot write {output}: {error.strerror}") from error
+        write_arrays(output, answer.outputs)
     record = RunRecord(
         plan=str(plan),
         limits="enforced" if limiter.enforced else "unlimited",

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from lamella.compare.record import Comparison
@@ -31,7 +32,7 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: str | No
         text = i == 0 or name.endswith(" ")
         made.add_column(name.strip(), justify="left" if text else "right", no_wrap=not text, overflow="fold")
     for row in rows:
-        made.add_row(*row)
+        made.add_row(*map(escape, row))  # a tensor may be called w[/x]
     return made
 
 
@@ -46,7 +47,7 @@ def show_profile(profile: Profile) -> None:
     out = console()
     warm, cold = (cost.fixed_ms + cost.call_ms for cost in (profile.hop.warm, profile.hop.cold))
     out.print(
-        f"{profile.model} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
+        f"{escape(profile.model)} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
         f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
@@ -105,11 +106,11 @@ def show_plan(plan: Plan) -> None:
     out = console()
     p = plan.predicted
     out.print(
-        f"[bold]{plan.model.name} on {plan.platform} by {plan.planner}[/bold]: {plan.stages} function(s), "
+        f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {plan.stages} function(s), "
         f"{p.latency_ms:.1f} ms, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million requests "
         "(predicted)"
     )
-    out.print(f"why: {plan.why}")
+    out.print(f"why: {plan.why}", markup=False)
     out.print(
         table(
             ["function", "operators", "MB", "vCPU", "threads", "ms", "why "],
@@ -167,7 +168,7 @@ def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
     label = "limits enforced" if not record.limits_reason else f"limits NOT enforced ({record.limits_reason})"
-    out.print(f"[bold]{record.model} on {record.platform}[/bold], {record.machine.cpu}, {record.date}, {label}")
+    out.print(f"[bold]{escape(record.model)} on {record.platform}[/bold], {record.machine.cpu}, {record.date}, {label}")
     base = next((p for p in record.plans if p.planner == "single"), record.plans[0])
     rows = []
     for p in record.plans:
@@ -209,4 +210,4 @@ def show_comparison(record: Comparison) -> None:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")
     for name, why in record.failed.items():
-        out.print(f"{name}: no plan. {why}")
+        out.print(f"{name}: no plan. {why}", markup=False)

@@ -43,12 +43,6 @@ class Refusal:
     reason: str
 
 
-def crossing(graph: Graph, position: int) -> list[str]:
-    """Names of all tensors that cross a position, in the order they are made."""
-    made, last = graph.producer, graph.last_use
-    return [name for name in made if made[name] < position <= last[name]]
-
-
 def legal_cuts(graph: Graph) -> tuple[list[Cut], list[Refusal]]:
     """Every position with what crosses it: the legal cuts, and the refused ones with reasons."""
     cuts: list[Cut] = []

@@ -17,20 +17,31 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import onnx
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, ValueInfoProto, numpy_helper
 from onnx.inliner import inline_local_functions
 
 from lamella.documents import cache_dir
 from lamella.errors import ModelError, UnboundShape
 from lamella.graph.model import Graph, Operator, Tensor, Weight
-from lamella.graph.normalise import normalise
+from lamella.graph.normalise import normalise, tensors
 from lamella.graph.shapes import analyse
-from lamella.graph.weights import disk_error, read_external, write_weights
+from lamella.graph.weights import (
+    EXPORT_AGAIN,
+    disk_error,
+    element_type,
+    external_file,
+    read_external,
+    read_tensor,
+    write_weights,
+)
 from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
 IMPORT_VERSION = "5"
 """Part of the cache key: raise it when the importer changes."""
+
+NAME_BYTES = 80
+"""A model's name is cut here: file systems allow 255 bytes (encrypted ones 143), and caches add hash and machine."""
 
 Shapes = Mapping[str, Sequence[Dim]]
 
@@ -58,7 +69,7 @@ def resolve(model: str) -> tuple[Path, str, tuple[InputSpec, ...]]:
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise ModelError(f"model file {model!r} {what}", try_="give a path to an .onnx file, or zoo:NAME (zoo:vgg19)")
-    return path, path.stem, ()
+    return path, path.stem.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore"), ()
 
 
 def import_model(model: str, shapes: Shapes | None = None) -> Graph:
@@ -77,14 +88,13 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
     bound: dict[str, tuple[Dim, ...]] = {s.name: tuple(s.shape) for s in specs}
     bound.update({k: tuple(v) for k, v in (shapes or {}).items()})
     proto = _parse(path)
+    bound = {**_own_shapes(proto), **bound}  # a plan names them all, and must find this graph again
     digest = hashlib.sha256(repr((IMPORT_VERSION, sorted(bound.items()))).encode())
     for file in [path, *external_files(proto, path)]:
         _hash_file(digest, file)
     key = digest.hexdigest()[:24]
     directory = cache_dir() / "models" / f"{name}-{key}"
-    if not (directory / "graph.json").is_file():
-        _import(proto, path, bound, specs, directory)
-    stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
+    stored = _read(directory) or _import(proto, path, bound, specs, directory)
     return Graph(
         name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored)
     )
@@ -105,15 +115,35 @@ def _parse(path: Path) -> ModelProto:
 
 
 def external_files(proto: ModelProto, path: Path) -> list[Path]:
-    """Files with the model's external data, those that exist, each once."""
-    locations = dict.fromkeys(
-        e.value
-        for t in proto.graph.initializer
-        if t.data_location == TensorProto.EXTERNAL
-        for e in t.external_data
-        if e.key == "location"
-    )
-    return [p for p in (path.parent / name for name in locations) if p.is_file()]
+    """Files with the model's external data, each once.
+
+    Raises:
+        ModelError: one is missing, or outside the model's directory.
+    """
+    outside = (t for t in tensors(proto.graph) if t.data_location == TensorProto.EXTERNAL)
+    return list(dict.fromkeys(external_file(t, path.parent) for t in outside))
+
+
+def _own_shapes(proto: ModelProto) -> dict[str, tuple[Dim, ...]]:
+    """The shapes of the inputs whose every dimension the file itself fixes."""
+    weights = {t.name for t in proto.graph.initializer}
+    kinds = {i.name: i.type.tensor_type for i in proto.graph.input if i.name not in weights}
+    return {
+        name: tuple(d.dim_value for d in kind.shape.dim)
+        for name, kind in kinds.items()
+        if kind.HasField("shape") and all(d.dim_value > 0 for d in kind.shape.dim)
+    }
+
+
+def _read(directory: Path) -> _Stored | None:
+    """What an earlier import left; None where that is not whole, and the model has to be imported again."""
+    try:
+        stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
+        held = (directory / "weights.bin").stat().st_size
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return None
+    needed = max((w.offset + w.bytes for w in stored.weights.values()), default=0)
+    return stored if (directory / "graph.onnx").is_file() and held >= needed else None
 
 
 def _hash_file(digest: hashlib._Hash, path: Path) -> None:
@@ -124,7 +154,7 @@ def _hash_file(digest: hashlib._Hash, path: Path) -> None:
 
 def _import(
     proto: ModelProto, path: Path, bound: Mapping[str, Sequence[Dim]], specs: Sequence[InputSpec], directory: Path
-) -> None:
+) -> _Stored:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=directory.parent))
@@ -140,39 +170,61 @@ def _import(
         weights.clear()
         proto.graph.initializer.extend(initialisers)
         (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
-        operators, tensors = analyse(proto, scratch, table, specs)
+        operators, activations = analyse(proto, scratch, table, specs)
         (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
         stored = _Stored(
             operators=operators,
-            tensors=tensors,
+            tensors=activations,
             weights=table,
             inputs=tuple(i.name for i in proto.graph.input),
             outputs=tuple(o.name for o in proto.graph.output),
         )
         (scratch / "graph.json").write_bytes(msgspec.json.encode(stored))
-        if (directory / "graph.json").is_file():
-            return  # another process was faster, and may be working there
-        if directory.exists():  # half an import of an older crash
+        if faster := _read(directory):
+            return faster  # another process, and it may be working there
+        if directory.exists():  # half an import of an older crash, or a damaged one
             shutil.rmtree(directory)
         os.replace(scratch, directory)
+        return stored
     except OSError as error:
         raise disk_error(error, directory) from error
+    except MemoryError as error:
+        raise ModelError(
+            f"importing {path.name} takes more memory than this process may have: {str(error) or 'no more is given'}",
+            where=str(path),
+            try_="smaller dimensions with --shape, or a machine with more memory",
+        ) from error
+    except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError) as error:
+        fault = _fault(path)
+        if fault is None:
+            raise
+        raise ModelError(
+            f"{path.name} breaks the ONNX standard: {fault} (the import stopped at {type(error).__name__}: {error})",
+            where=str(path),
+            try_=EXPORT_AGAIN,
+        ) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fault(path: Path) -> str | None:
+    """What the standard's own checker finds wrong with a file that the importer tripped over."""
+    try:
+        onnx.checker.check_model(str(path))
+    except (onnx.checker.ValidationError, RuntimeError, ValueError) as error:
+        return next(iter(str(error).splitlines()), type(error).__name__)
+    return None
 
 
 def _take_weights(proto: ModelProto, path: Path) -> dict[str, np.ndarray]:
     """The initialisers as arrays, removed from the model."""
     weights: dict[str, np.ndarray] = {}
     for tensor in proto.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            weights[tensor.name] = read_external(tensor, path.parent)
-        else:
-            try:
-                weights[tensor.name] = onnx.numpy_helper.to_array(tensor)
-            except (ValueError, TypeError) as error:
-                raise ModelError(f"weight {tensor.name!r} cannot be read: {error}", where=str(path)) from error
+        weights[tensor.name] = read_tensor(tensor, path.parent)
     del proto.graph.initializer[:]
+    for tensor in tensors(proto.graph):  # inside nodes
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.CopyFrom(numpy_helper.from_array(read_external(tensor, path.parent), tensor.name))
     inputs = [i for i in proto.graph.input if i.name not in weights]
     del proto.graph.input[:]
     proto.graph.input.extend(inputs)
@@ -189,6 +241,7 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
                 try_=f"--shape {sorted(known)[0] if known else 'name'}=1,3,224,224",
             )
     for value in proto.graph.input:
+        _check_type(value)
         dims = value.type.tensor_type.shape.dim
         given = bound.get(value.name)
         if given is None:
@@ -199,7 +252,7 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
                     f"input {value.name!r} has the shape [{shape}] with nothing bound to {', '.join(unbound) or 'it'}",
                     where=f"input {value.name!r}",
                     try_=f"--shape {value.name}="
-                    + ",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims),
+                    + (",".join(str(d.dim_value) if d.dim_value > 0 else "1" for d in dims) or "1,3,224,224"),
                 )
             continue
         if value.type.tensor_type.HasField("shape") and len(given) != len(dims):
@@ -218,6 +271,21 @@ def _bind(proto: ModelProto, weights: Mapping[str, np.ndarray], bound: Mapping[s
         del dims[:]
         for dim in given:
             value.type.tensor_type.shape.dim.add(**({"dim_value": dim} if isinstance(dim, int) else {"dim_param": dim}))
+
+
+def _check_type(value: ValueInfoProto) -> None:
+    """Refuse an input that no request can bring."""
+    where = f"input {value.name!r}"
+    kind = value.type.WhichOneof("value")
+    if kind != "tensor_type":
+        what = f"is a {kind.removesuffix('_type').replace('_', ' ')}" if kind else "has no type"
+        raise ModelError(f"input {value.name!r} {what}, a request carries plain tensors only", where=where)
+    if element_type(value.type.tensor_type.elem_type, where).hasobject:
+        raise ModelError(
+            f"input {value.name!r} takes strings, a request carries numbers only",
+            where=where,
+            try_="export the model without the part that reads text",
+        )
 
 
 def _check_values(weights: Mapping[str, np.ndarray]) -> None:

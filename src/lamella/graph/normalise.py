@@ -8,13 +8,16 @@ also fuses, and what is fused can no longer be cut; folding DequantizeLinear, be
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, helper, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
 
 from lamella.errors import ModelError
+from lamella.graph.weights import EXPORT_AGAIN, read_tensor
 
 KEEP = frozenset(
     "DequantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
@@ -23,6 +26,9 @@ KEEP = frozenset(
 
 OPTIONAL_OUTPUTS = frozenset("Dropout MaxPool LSTM GRU RNN LayerNormalization BatchNormalization".split())
 """Kinds whose unread outputs can be left out, such as Dropout's mask."""
+
+SOURCE_LINE = re.compile(r"Status Message: \S+\.(?:cc|h):\d+ [^()]*\([^()]*\) (?:const )?")
+"""Where the runtime's own source raised an error."""
 
 FOLD_LIMIT = 16 << 20
 """Expanding constants (Expand, Tile) are folded up to this many bytes; ConstantOfShape always is."""
@@ -35,6 +41,18 @@ def subgraphs(node: NodeProto) -> Iterator[GraphProto]:
             yield attribute.g
         elif attribute.type == AttributeProto.GRAPHS:
             yield from attribute.graphs
+
+
+def tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    """Every constant of a graph: its initialisers, and those inside its nodes, at any depth."""
+    yield from graph.initializer
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for sub in subgraphs(node):
+            yield from tensors(sub)
 
 
 def captured(node: NodeProto) -> list[str]:
@@ -111,10 +129,18 @@ def _lift_constants(graph: GraphProto, weights: dict[str, np.ndarray]) -> None:
 
 
 def _constant(node: NodeProto) -> np.ndarray | None:
+    if not node.attribute or not node.output:
+        lacks = "value" if node.output else "output"
+        raise ModelError(
+            f"a Constant node has no {lacks}",
+            where=f"operator {node.name or ', '.join(node.output) or 'Constant'}",
+            try_=EXPORT_AGAIN,
+        )
     attribute = node.attribute[0]
     match attribute.name:
         case "value":
-            return numpy_helper.to_array(attribute.t)
+            attribute.t.name = attribute.t.name or node.output[0]
+            return read_tensor(attribute.t, Path())  # the importer has taken external bytes in
         case "value_float" | "value_floats":
             return np.array(helper.get_attribute_value(attribute), dtype=np.float32)
         case "value_int" | "value_ints":
@@ -233,8 +259,18 @@ def _evaluate(
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
         values = session.run(wanted, {n: weights[n] for n in given})
     except Exception as error:  # the binding raises bare exceptions of many kinds
-        raise ModelError(f"constants of the model cannot be computed: {error}", where=nodes[0].op_type) from error
+        raise ModelError(
+            f"constants of the model cannot be computed: {short(error)}",
+            where=f"operators {', '.join(dict.fromkeys(n.op_type for n in nodes))}",
+            try_=EXPORT_AGAIN,
+        ) from error
     return dict(zip(wanted, values, strict=True))
+
+
+def short(error: Exception) -> str:
+    """What the runtime says, without the place in its own source and the lines after the first."""
+    text = next(iter(str(error).splitlines()), type(error).__name__).split(" : ")[-1]
+    return SOURCE_LINE.sub("", text)[:300]
 
 
 def _drop_dead(graph: GraphProto, weights: dict[str, np.ndarray]) -> None:

@@ -7,6 +7,7 @@ really treats the rows of a batch apart. The planner never guesses a shape.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,9 +18,13 @@ from onnx import ModelProto, NodeProto, helper
 from lamella.errors import ModelError, UnboundShape
 from lamella.graph.flops import flops
 from lamella.graph.model import Operator, Tensor, Weight
-from lamella.graph.normalise import constant_bytes, reads, subgraphs
-from lamella.units import BATCH, Dim
+from lamella.graph.normalise import constant_bytes, reads, short, subgraphs
+from lamella.graph.weights import element_type
+from lamella.machine import this_machine
+from lamella.units import BATCH, MB, Dim
 from lamella.zoo import InputSpec
+
+GB = 1024 * MB
 
 DATA_DEPENDENT = frozenset(
     "NonZero Unique NonMaxSuppression Compress If Loop Scan SequenceAt SequenceConstruct SplitToSequence "
@@ -42,7 +47,7 @@ def example_inputs(
     for value in proto.graph.input:
         kind = value.type.tensor_type
         shape = [d.dim_value if d.HasField("dim_value") else batch for d in kind.shape.dim]
-        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        dtype = element_type(kind.elem_type, f"input {value.name!r}")
         spec = known.get(value.name)
         feeds[value.name] = random_values(dtype, tuple(shape), spec, rng)
     return feeds
@@ -76,7 +81,9 @@ def analyse(
     Raises:
         ModelError: the runtime cannot run the model, or a free batch axis mixes its rows.
     """
-    inferred = _infer(proto)
+    known = _infer(proto)
+    inferred = {v.name: _static(v) for v in known.graph.value_info}
+    _check_memory(known)
     rng = np.random.default_rng(0)
     one = example_inputs(proto, specs, 1, rng)
     values = _exposed_run(proto, directory, one)
@@ -104,17 +111,54 @@ def analyse(
     return operators, tensors
 
 
-def _infer(proto: ModelProto) -> dict[str, bool]:
-    """For each tensor whether inference proves its shape, the batch axis aside."""
+def _infer(proto: ModelProto) -> ModelProto:
+    """The model with every shape that inference finds."""
     try:
-        done = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:  # onnx raises InferenceError, and bare exceptions from C++
         raise ModelError(f"shapes contradict each other: {error}", try_="check the --shape options") from error
-    return {
-        v.name: v.type.tensor_type.HasField("shape")
-        and all(d.HasField("dim_value") or d.dim_param == BATCH for d in v.type.tensor_type.shape.dim)
-        for v in done.graph.value_info
-    }
+
+
+def _static(value: onnx.ValueInfoProto) -> bool:
+    """Whether inference proves a tensor's shape, the batch axis aside."""
+    kind = value.type.tensor_type
+    return kind.HasField("shape") and all(d.HasField("dim_value") or d.dim_param == BATCH for d in kind.shape.dim)
+
+
+def _check_memory(known: ModelProto) -> None:
+    """Refuse a request whose tensors do not fit in this machine, before the kernel kills the process that tries.
+
+    A run that exposes every tensor holds them all; with a free batch axis one row, another one, and both together.
+    """
+    inputs = [v for v in known.graph.input if _static(v)]
+    rest = [v for v in (*known.graph.value_info, *known.graph.output) if _static(v)]
+    copies = 4 if any(d.dim_param for v in inputs for d in v.type.tensor_type.shape.dim) else 1
+    drawn = max((math.prod(_sizes(v)) * 8 for v in inputs), default=0)  # as float64 or int64, then converted
+    needed = drawn + copies * sum(
+        math.prod(_sizes(v)) * element_type(v.type.tensor_type.elem_type, f"tensor {v.name!r}").itemsize
+        for v in (*inputs, *rest)
+    )
+    free = _free_memory()
+    if needed > free:
+        shapes = ", ".join(f"{v.name}={_sizes(v)}" for v in inputs)
+        raise UnboundShape(
+            f"the tensors of a request with {shapes} take {needed / GB:.1f} GB, this machine has {free / GB:.1f} GB "
+            "free",
+            try_="smaller dimensions with --shape",
+        )
+
+
+def _sizes(value: onnx.ValueInfoProto) -> list[int]:
+    return [d.dim_value if d.HasField("dim_value") else 1 for d in value.type.tensor_type.shape.dim]
+
+
+def _free_memory() -> int:
+    """Bytes that new processes can have here; the whole memory where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) << 10
+    except (OSError, StopIteration, ValueError):
+        return this_machine().memory_mb * MB
 
 
 def _exposed_run(proto: ModelProto, directory: Path, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -136,21 +180,17 @@ def _exposed_run(proto: ModelProto, directory: Path, feeds: Mapping[str, np.ndar
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding raises Fail, NotImplemented, InvalidGraph, ...
-        raise ModelError(f"the runtime refuses the model: {_short(error)}") from error
+        raise ModelError(f"the runtime refuses the model: {short(error)}") from error
     try:
         values = session.run(names, dict(feeds))
     except Exception as error:
         shapes = ", ".join(f"{n}={list(a.shape)}" for n, a in feeds.items())
         raise UnboundShape(
-            f"the model does not run with {shapes}: {_short(error)}", try_="bind other shapes with --shape"
+            f"the model does not run with {shapes}: {short(error)}", try_="bind other shapes with --shape"
         ) from error
     finally:
         path.unlink()
     return {**feeds, **dict(zip(names, values, strict=True))}
-
-
-def _short(error: Exception) -> str:
-    return str(error).splitlines()[0].split(" : ")[-1][:300]
 
 
 def _describe(value: object) -> tuple[str, tuple[int, ...]]:

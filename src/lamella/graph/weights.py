@@ -6,9 +6,10 @@ alignment. Tiny constants (shapes, axes) stay inside the ONNX skeleton: shape in
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from onnx import StringStringEntryProto, TensorProto, helper, numpy_helper
@@ -18,6 +19,8 @@ from lamella.graph.model import TINY_BYTES, Weight
 
 INLINE_BYTES = TINY_BYTES
 """Constants up to this size stay in the skeleton."""
+
+EXPORT_AGAIN = "export the model again; `python -m onnx.checker` may show more"
 
 
 def alignment(size: int) -> int:
@@ -39,7 +42,7 @@ def write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> tuple[dict[s
     try:
         with path.open("wb") as file:
             for name, array in weights.items():
-                if array.nbytes <= INLINE_BYTES:
+                if array.nbytes <= INLINE_BYTES or array.dtype.hasobject:  # strings have no bytes to map
                     protos.append(numpy_helper.from_array(array, name))
                     table[name] = Weight(name, array.dtype.name, array.shape, -1, array.nbytes)
                     continue
@@ -68,40 +71,110 @@ def external(
     return proto
 
 
-def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
-    """The array of an external initialiser, mapped read-only, not copied.
+def element_type(kind: int, where: str) -> np.dtype[np.generic]:
+    """The numpy dtype of an ONNX element type.
 
     Raises:
-        ModelError: the data file is missing, too short, or outside the model's directory.
+        ModelError: ONNX defines no such type.
     """
-    entry = {e.key: e.value for e in proto.external_data}
-    if Path(entry["location"]).is_absolute() or ".." in Path(entry["location"]).parts:
+    try:
+        return np.dtype(helper.tensor_dtype_to_np_dtype(kind))
+    except KeyError as error:
+        raise ModelError(f"element type {kind} is none that ONNX knows", where=where, try_=EXPORT_AGAIN) from error
+
+
+def read_tensor(proto: TensorProto, directory: Path) -> np.ndarray:
+    """The array of a constant, wherever its bytes lie; `directory` is the model's.
+
+    Raises:
+        ModelError: its type, shape and bytes do not fit each other, or its data file does not.
+    """
+    if proto.data_location == TensorProto.EXTERNAL:
+        return read_external(proto, directory)
+    _, shape = _layout(proto)
+    try:
+        return numpy_helper.to_array(proto)
+    except (ValueError, TypeError) as error:
         raise ModelError(
-            f"external data file {entry['location']!r} is outside the model's directory",
+            f"weight {proto.name!r} of shape {list(shape)} cannot be read: {error}",
             where=f"weight {proto.name!r}",
+            try_=EXPORT_AGAIN,
+        ) from error
+
+
+def external_file(proto: TensorProto, directory: Path) -> Path:
+    """Where the bytes of an external tensor lie.
+
+    Raises:
+        ModelError: no file is named, or it is missing, or outside the model's directory.
+    """
+    location = next((e.value for e in proto.external_data if e.key == "location"), "")
+    where = f"weight {proto.name!r}"
+    if not location:
+        raise ModelError("a weight lies in an external data file, and none is named", where=where, try_=EXPORT_AGAIN)
+    parts = PurePosixPath(location)
+    if parts.is_absolute() or ".." in parts.parts:
+        raise ModelError(
+            f"external data file {location!r} is outside the model's directory",
+            where=where,
             try_="put the file beside the model, and save the model again",
         )
-    path = directory / entry["location"]
-    dtype = np.dtype(helper.tensor_dtype_to_np_dtype(proto.data_type))
-    shape = tuple(proto.dims)
-    offset = int(entry.get("offset", 0))
-    size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-    if not path.is_file():
+    try:
+        found = (directory / location).is_file()
+    except OSError:  # a longer name than any file has
+        found = False
+    if not found:
         raise ModelError(
-            f"external data file {entry['location']!r} is missing",
-            where=f"weight {proto.name!r}",
-            try_=f"put the file beside the model, in {directory}",
+            f"external data file {location!r} is missing", where=where, try_=f"put it beside the model, in {directory}"
         )
-    if path.stat().st_size < offset + size:
+    return directory / location
+
+
+def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
+    """The array of an external tensor, mapped read-only, not copied.
+
+    Raises:
+        ModelError: the data file is missing, too short, or outside the model's directory; offset and length make no
+            sense.
+    """
+    path = external_file(proto, directory)
+    where = f"weight {proto.name!r}"
+    dtype, shape = _layout(proto)
+    size = math.prod(shape) * dtype.itemsize
+    entry = {e.key: e.value for e in proto.external_data}
+    for key in ("offset", "length"):
+        if not entry.get(key, "0").isdecimal():
+            raise ModelError(
+                f"external data file {path.name!r}: {key} {entry[key]!r} is no number of bytes",
+                where=where,
+                try_=EXPORT_AGAIN,
+            )
+    offset, length = int(entry.get("offset", 0)), int(entry.get("length", size))
+    held, end = path.stat().st_size, offset + max(size, length)
+    if held < end:
         raise ModelError(
-            f"external data file {entry['location']!r} has {path.stat().st_size} bytes, "
-            f"the model needs {offset + size}: truncated",
-            where=f"weight {proto.name!r}",
-            try_="copy the file again",
+            f"external data file {path.name!r} has {held} bytes, the model needs {end}: truncated, or the weight's "
+            f"offset ({offset}) or length ({length}) is wrong",
+            where=where,
+            try_="copy the file again, or " + EXPORT_AGAIN,
+        )
+    if length != size:
+        raise ModelError(
+            f"external data file {path.name!r}: the model says {length} bytes, {dtype.name} {list(shape)} takes {size}",
+            where=where,
+            try_=EXPORT_AGAIN,
         )
     if size == 0:
         return np.empty(shape, dtype)
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+
+
+def _layout(proto: TensorProto) -> tuple[np.dtype[np.generic], tuple[int, ...]]:
+    where = f"weight {proto.name!r}"
+    shape = tuple(proto.dims)
+    if any(d < 0 for d in shape):
+        raise ModelError(f"weight {proto.name!r} has the shape {list(shape)}", where=where, try_=EXPORT_AGAIN)
+    return element_type(proto.data_type, where), shape
 
 
 def disk_error(error: OSError, path: Path, bytes_written: int = 0) -> StorageError:

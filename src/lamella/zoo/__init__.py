@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lamella.zoo.registry import get, materialise, names
-from lamella.zoo.spec import InputSpec, ZooModel, random_inputs
+from lamella.zoo.spec import InputSpec, ZooModel
 
-__all__ = ["InputSpec", "ZooModel", "get", "materialise", "names", "random_inputs"]
+__all__ = ["InputSpec", "ZooModel", "get", "materialise", "names"]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from lamella.units import BATCH
 from lamella.zoo.draft import Draft
-from lamella.zoo.spec import BATCH, InputSpec
+from lamella.zoo.spec import InputSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Literal, assert_never
 import numpy as np
 
 from lamella import errors
+from lamella.units import BATCH
 from lamella.zoo.draft import finished, normal
-from lamella.zoo.spec import BATCH, InputSpec
+from lamella.zoo.spec import InputSpec
 from lamella.zoo.wheels import locate
 
 if TYPE_CHECKING:

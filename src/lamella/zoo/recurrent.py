@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lamella.units import BATCH
 from lamella.zoo.draft import Draft
-from lamella.zoo.spec import BATCH, InputSpec
+from lamella.zoo.spec import InputSpec
 
 if TYPE_CHECKING:
     import onnx

@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from lamella import errors
-
-BATCH = "N"
-"""How a free batch axis is written in `InputSpec.shape`."""
+from lamella.units import Dim
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +23,7 @@ class InputSpec:
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
+    shape: tuple[Dim, ...]
     low: float
     high: float
     normal: bool = False
@@ -52,27 +46,3 @@ class ZooModel:
     licence: str
     inputs: tuple[InputSpec, ...]
     requires: str | None
-
-
-def random_inputs(specs: Sequence[InputSpec], rng: np.random.Generator, batch: int = 1) -> dict[str, np.ndarray]:
-    """Valid random values for every input, by name, with the free batch axis bound to `batch`.
-
-    Raises:
-        errors.InputRefused: `batch` is below one, or above one and no input has a free batch axis.
-    """
-    free = any(BATCH in spec.shape for spec in specs)
-    if batch < 1 or (batch > 1 and not free):
-        allowed = "1 or more" if free else "exactly 1: no input has a free batch axis"
-        raise errors.InputRefused(f"batch of {batch} asked for; this model takes {allowed}")
-    return {spec.name: _draw(spec, rng, batch) for spec in specs}
-
-
-def _draw(spec: InputSpec, rng: np.random.Generator, batch: int) -> np.ndarray:
-    shape = tuple(batch if isinstance(dim, str) else dim for dim in spec.shape)
-    dtype = np.dtype(spec.dtype)
-    if dtype.kind in "iu":
-        # asarray: for shape () the generator returns a scalar, and a feed must be an array.
-        return np.asarray(rng.integers(int(spec.low), int(spec.high), shape, dtype=dtype))
-    if spec.normal:
-        return np.asarray(rng.standard_normal(shape, dtype=np.float32), dtype=dtype)
-    return np.asarray(rng.uniform(spec.low, spec.high, shape), dtype=dtype)

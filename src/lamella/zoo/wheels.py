@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lamella import errors
-from lamella.zoo.spec import BATCH, InputSpec, ZooModel
+from lamella.units import BATCH
+from lamella.zoo.spec import InputSpec, ZooModel
 
 
 @dataclass(frozen=True, slots=True)

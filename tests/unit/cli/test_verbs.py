@@ -11,14 +11,18 @@ import numpy as np
 import pytest
 
 from lamella.cli.options import parse_ranges, parse_shapes
-from lamella.cli.show import show_plan
+from lamella.cli.show import console, show_plan, table
+from lamella.graph.cuts import legal_cuts
+from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.plan.document import read_plan
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
+from lamella.profile.measure import measure
 from lamella.runtime.function import open_session
 from tests.unit.cli.conftest import MODEL, Lamella
+from tests.unit.graph.onnx_models import filled, masked, model, node, save
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
 
@@ -42,6 +46,60 @@ def test_inspect_as_json_agrees_with_the_graph(lamella: Lamella, graph: Graph) -
     assert found["units"][-1][1] == len(graph.operators)
     assert found["legal_cuts"] + found["refused_cuts"] == len(graph.operators) - 1
     assert found["cannot_divide"] == []
+
+
+def test_inspect_as_json_lists_every_operator_unit_and_cut(lamella: Lamella, graph: Graph) -> None:
+    found = lamella("inspect", MODEL, "--json").document
+    assert [op["index"] for op in found["per_operator"]] == list(range(found["operators"]))
+    for told, op in zip(found["per_operator"], graph.operators, strict=True):
+        assert (told["kind"], told["name"], told["flops"]) == (op.kind, op.name, op.flops)
+        assert told["weight_bytes"] == graph.weight_bytes(op.index, op.index + 1)
+        assert told["output_shapes"] == {n: list(graph.tensors[n].shape) for n in op.outputs}
+        assert told["output_bytes"] == sum(graph.tensors[n].bytes_at() for n in op.outputs)
+        assert ("time" in told["dominates"]) == (op.flops > 0.2 * found["flops"])
+        assert ("memory" in told["dominates"]) == (told["weight_bytes"] > 0.2 * found["weight_bytes"])
+    assert any(op["dominates"] for op in found["per_operator"])
+    assert [[u["first"], u["last"]] for u in found["per_unit"]] == found["units"]
+    assert sum(u["flops"] for u in found["per_unit"]) == found["flops"]
+    cuts, _ = legal_cuts(graph)
+    assert [(c["position"], list(c["tensors"]), list(c["side"])) for c in found["cuts"]] == [
+        (c.position, list(c.tensors), list(c.side)) for c in cuts
+    ]
+    for cut in found["cuts"]:
+        assert cut["bytes"] == sum(cut["tensors"].values()) + sum(cut["side"].values())
+
+
+def test_inspect_names_the_request_constants_that_cross_a_cut(lamella: Lamella, tmp_path: Path) -> None:
+    path = save(masked(), tmp_path / "masked.onnx")
+    cut = lamella("inspect", path, "--json").document["cuts"][3]
+    assert cut == {"position": 4, "tensors": {"h0": 96}, "side": {"bias": 96}, "bytes": 192}
+    assert "4 192 h0 (96) bias (96)" in " ".join(lamella("inspect", path, "--cuts").out.split())
+
+
+def test_inspect_lists_operators_and_cuts_where_asked(lamella: Lamella, graph: Graph) -> None:
+    plain, operators, cuts = (lamella("inspect", MODEL, *more).out for more in ((), ("--operators",), ("--cuts",)))
+    assert "weight bytes" not in plain + cuts
+    assert "side inputs" not in plain + operators
+    assert all(op.name in operators for op in graph.operators)
+    assert all(name in cuts for cut in legal_cuts(graph)[0] for name in cut.tensors)
+    heavy = max(graph.operators, key=lambda op: graph.weight_bytes(op.index, op.index + 1))
+    assert f"operator {heavy.index} ({heavy.kind} {heavy.name}) is memory and time-dominant" in " ".join(plain.split())
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    lamella: Lamella, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    nodes = [
+        node("MatMul", ["x[/x]", "w[/x]"], ["m[/x]"], name="op[/x]"),
+        node("MatMul", ["m[/x]", "v[/x]"], ["[bold]y"], name="[red]last"),
+    ]
+    weights = {"w[/x]": filled(24, 240), "v[/x]": filled(240, 24)}
+    path = save(model(nodes, {"x[/x]": [1, 24]}, {"[bold]y": None}, weights), tmp_path / "[b]m.onnx")
+    done = lamella("inspect", path, "--operators", "--cuts")
+    assert done.code == 0
+    assert all(name in done.out for name in ("[b]m:", "x[/x]", "m[/x] (960)", "op[/x]", "[bold]y", "[red]last"))
+    console().print(table(["hop at", "tensors "], [["1", "m[/x]"]]))
+    assert "m[/x]" in capsys.readouterr().out
 
 
 def test_inspect_says_why_a_model_inside_an_if_cannot_be_divided(lamella: Lamella) -> None:
@@ -161,6 +219,20 @@ def test_a_package_answers_as_the_whole_model(lamella: Lamella, graph: Graph, pl
     with np.load(tmp_path / "answer.npz") as answer:
         assert answer.files == ["probabilities"]
         np.testing.assert_allclose(answer["probabilities"], want, rtol=0, atol=1e-5)
+
+
+def test_an_output_may_be_called_as_numpys_own_argument_is(lamella: Lamella, tmp_path: Path) -> None:
+    weights = {"w": filled(24, 24)}
+    proto = model([node("MatMul", ["x", "w"], ["file"])], {"x": [1, 24]}, {"file": None}, weights)
+    path = save(proto, tmp_path / "named.onnx")
+    measure(import_model(str(path)), threads=(1,), budget_s=0.05)
+    np.savez(tmp_path / "x.npz", x=filled(1, 24))
+    planned = lamella("plan", path, "--platform", "openfaas", "--planner", "single", "-o", tmp_path / "plan.json")
+    assert planned.code == 0
+    done = lamella("run", tmp_path / "plan.json", "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz")
+    assert done.code == 0, done.err
+    with np.load(tmp_path / "y.npz") as answer:
+        np.testing.assert_allclose(answer["file"], filled(1, 24) @ weights["w"], rtol=1e-5)
 
 
 def test_run_takes_a_plan_any_batch_and_a_socket(

@@ -126,6 +126,113 @@ def test_external_data_outside_the_models_directory_is_refused(absolute: bool, t
         import_model(str(save(proto, tmp_path / "inside" / "model.onnx")))
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("offset", "-4", "offset '-4' is no number of bytes"),
+        ("offset", "abc", "offset 'abc' is no number of bytes"),
+        ("offset", "9" * 30, r"has 3840 bytes, the model needs \d{31}.*offset"),
+        ("length", "-1", "length '-1' is no number of bytes"),
+        ("length", "99999", "has 3840 bytes, the model needs 99999"),
+        ("length", "4", r"the model says 4 bytes, float32 \[8, 40\] takes 1280"),
+        ("location", None, "none is named"),
+        ("location", "a" * 300, "is missing"),
+        ("location", "a\0b", "is missing"),
+        ("location", "/etc/passwd", "outside the model's directory"),
+        ("location", ".", "is missing"),
+    ],
+)
+def test_external_data_that_makes_no_sense_is_refused_with_the_weight(
+    key: str, value: str | None, said: str, tmp_path: Path, own_cache: Path
+) -> None:
+    path = with_external_data(dense(), tmp_path / "model.onnx")
+    proto = onnx.load(path, load_external_data=False)
+    entries_of_w0 = proto.graph.initializer[0].external_data
+    kept = {e.key: e.value for e in entries_of_w0 if e.key != key} | ({key: value} if value is not None else {})
+    del entries_of_w0[:]
+    entries_of_w0.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in kept.items())
+    with pytest.raises(ModelError, match=said) as caught:
+        import_model(str(save(proto, path)))
+    assert caught.value.where == "weight 'w0'"
+    assert caught.value.try_
+    assert entries(own_cache) == []
+
+
+def test_external_data_inside_nodes_is_read_and_hashed_too(tmp_path: Path) -> None:
+    constant = node("Constant", [], ["c"], value=onnx.numpy_helper.from_array(filled(24, 24)))
+    proto = model([constant, node("MatMul", ["x", "c"], ["y"])], {"x": [1, 24]}, {"y": None})
+    path = tmp_path / "model.onnx"
+    onnx.save_model(
+        proto, path, save_as_external_data=True, location="nodes.data", size_threshold=0, convert_attribute=True
+    )
+    graph = import_model(str(path))
+    weight = graph.weights["c"]
+    found = np.memmap(graph.weights_file, weight.dtype, "r", weight.offset, weight.shape)
+    np.testing.assert_array_equal(found, filled(24, 24))
+    (tmp_path / "nodes.data").write_bytes(filled(24, 24, seed=5).tobytes())
+    assert import_model(str(path)).hash != graph.hash
+
+
+@pytest.mark.parametrize("external", [False, True])
+@pytest.mark.parametrize("kind", [0, 99])
+def test_a_weight_of_a_type_nobody_knows_is_named(kind: int, external: bool, tmp_path: Path) -> None:
+    path = with_external_data(dense(), tmp_path / "m.onnx") if external else save(dense(), tmp_path / "m.onnx")
+    proto = onnx.load(path, load_external_data=False)
+    proto.graph.initializer[0].data_type = kind
+    with pytest.raises(ModelError, match=f"element type {kind} is none that ONNX knows") as caught:
+        import_model(str(save(proto, path)))
+    assert caught.value.where == "weight 'w0'"
+
+
+@pytest.mark.parametrize("dims", [(-8, 40), (80, 40)])
+def test_a_weight_whose_shape_does_not_fit_its_bytes_is_named(dims: tuple[int, int], tmp_path: Path) -> None:
+    proto = dense()
+    proto.graph.initializer[0].dims[:] = dims
+    with pytest.raises(ModelError, match=r"weight 'w0'.*shape"):
+        graph_of(proto, tmp_path)
+
+
+def test_an_input_that_no_request_can_bring_is_refused(tmp_path: Path) -> None:
+    untyped, sequence, unknown, text = dense(), dense(), dense(), dense()
+    untyped.graph.input[0].ClearField("type")
+    sequence.graph.input[0].type.sequence_type.elem_type.tensor_type.elem_type = TensorProto.FLOAT
+    unknown.graph.input[0].type.tensor_type.elem_type = 99
+    text.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+    table = {"has no type": untyped, "is a sequence": sequence, "element type 99": unknown, "takes strings": text}
+    for said, proto in table.items():
+        with pytest.raises(ModelError, match=said) as caught:
+            graph_of(proto, tmp_path)
+        assert caught.value.where == "input 'x'"
+
+
+@pytest.mark.parametrize("lacks", ["value", "output"])
+def test_a_constant_node_without_its_value_or_output_is_named(lacks: str, tmp_path: Path) -> None:
+    constant = node("Constant", [], ["c"], value_float=1.0, name="broken")
+    if lacks == "value":
+        del constant.attribute[:]
+    else:
+        del constant.output[:]
+    proto = model([constant, node("Relu", ["x"], ["y"])], {"x": [1, 4]}, {"y": None})
+    with pytest.raises(ModelError, match=f"a Constant node has no {lacks}") as caught:
+        graph_of(proto, tmp_path)
+    assert caught.value.where == "operator broken"
+
+
+def test_a_file_that_the_importer_trips_over_is_judged_by_the_standards_checker(tmp_path: Path) -> None:
+    proto = model([node("Identity", ["x"], []), node("Relu", ["x"], ["y"])], {"x": [1, 4]}, {"y": [1, 4]})
+    with pytest.raises(ModelError, match=r"model\.onnx breaks the ONNX standard: .*Identity"):
+        graph_of(proto, tmp_path)
+
+
+def test_constants_too_large_to_compute_are_refused_without_the_runtimes_own_source_lines(tmp_path: Path) -> None:
+    nodes = [node("ConstantOfShape", ["s"], ["c"]), node("Add", ["x", "c"], ["y"])]
+    proto = model(nodes, {"x": [1]}, {"y": None}, {"s": np.array([1 << 45], np.int64)})
+    with pytest.raises(ModelError, match=r"constants of the model cannot be computed: .*buffer of size") as caught:
+        graph_of(proto, tmp_path)
+    assert ".cc" not in caught.value.message
+    assert caught.value.where == "operators ConstantOfShape"
+
+
 def test_nan_weights_are_refused_with_the_weight_and_their_count(tmp_path: Path) -> None:
     weight = filled(24, 24)
     weight[3, :5] = np.nan
@@ -173,6 +280,17 @@ def test_a_shape_the_model_cannot_take_is_refused(tmp_path: Path) -> None:
 def test_a_dimension_below_one_is_refused(shape: tuple[int, int], tmp_path: Path) -> None:
     with pytest.raises(UnboundShape, match="must be at least 1"):
         graph_of(dense(["n", 8]), tmp_path, {"x": shape})
+
+
+@pytest.mark.parametrize("shape", [(999999999, 999999999), ("N", 999999999, 99), (1 << 40,)])
+def test_a_shape_larger_than_the_machine_is_refused_with_its_size(
+    shape: tuple[int | str, ...], tmp_path: Path, own_cache: Path
+) -> None:
+    proto = model([node("Relu", ["x"], ["y"])], {"x": ["?"] * len(shape)}, {"y": None})
+    with pytest.raises(UnboundShape, match=r"take \d+\.\d GB, this machine has \d+\.\d GB free") as caught:
+        graph_of(proto, tmp_path, {"x": shape})
+    assert "--shape" in caught.value.try_
+    assert entries(own_cache) == []
 
 
 @pytest.mark.parametrize("shape", [(1, "N"), ("M", 8)])
@@ -346,6 +464,42 @@ def test_half_an_import_of_an_older_crash_is_replaced(tmp_path: Path) -> None:
     (graph.directory / "graph.json").unlink()
     assert graph_of(dense(), tmp_path).hash == graph.hash
     assert (graph.directory / "graph.json").is_file()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b'{"operators":[]}', None], ids=str)
+def test_a_cached_graph_that_is_damaged_is_imported_again(content: bytes | None, tmp_path: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    stored = first.directory / "graph.json"
+    whole = stored.read_bytes()
+    stored.write_bytes(whole[: len(whole) // 2] if content is None else content)
+    assert same(graph_of(dense(), tmp_path), first)
+    assert stored.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["graph.onnx", "weights.bin"])
+def test_a_cached_graph_that_lost_a_file_is_imported_again(name: str, tmp_path: Path) -> None:
+    first = graph_of(dense(), tmp_path)
+    content = (first.directory / name).read_bytes()
+    if name == "weights.bin":
+        (first.directory / name).write_bytes(content[:1000])
+    else:
+        (first.directory / name).unlink()
+    assert same(graph_of(dense(), tmp_path), first)
+    assert (first.directory / name).read_bytes() == content
+
+
+@pytest.mark.parametrize("stem", ["n" * 250, "é" * 120, "[bold]"])
+def test_a_file_of_any_name_can_be_imported(stem: str, tmp_path: Path) -> None:
+    graph = import_model(str(save(dense(), tmp_path / f"{stem}.onnx")))
+    assert stem.startswith(graph.name)
+    assert len(graph.directory.name.encode()) < 140
+    assert same(graph, graph_of(dense(), tmp_path))
+
+
+def test_the_shapes_a_file_fixes_give_the_same_hash_when_they_are_given(tmp_path: Path) -> None:
+    alone = graph_of(dense((1, 8)), tmp_path)
+    # As a plan does, which records the shape of every input.
+    assert graph_of(dense((1, 8)), tmp_path, {n: alone.tensors[n].shape for n in alone.inputs}).hash == alone.hash
 
 
 # ------------------------------------------------------------------------------------------------------- full disk
