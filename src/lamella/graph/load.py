@@ -26,6 +26,7 @@ from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.graph.normalise import normalise
 from lamella.graph.shapes import analyse
 from lamella.graph.weights import disk_error, read_external, write_weights
+from lamella.limits.owner import mark
 from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
@@ -127,7 +128,7 @@ def _import(
 ) -> None:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=directory.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=mark(".import"), dir=directory.parent))
     except OSError as error:
         raise disk_error(error, directory) from error
     try:
