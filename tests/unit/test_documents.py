@@ -88,10 +88,14 @@ def test_whatever_ends_the_writing_leaves_the_older_document_and_nothing_beside_
 ) -> None:
     path = tmp_path / "bread.json"
     documents.write(path, BREAD)
-    writing = documents.replacing(path)
-    writing.__enter__().write(b"half")
+
+    def write_half() -> None:
+        with documents.replacing(path) as file:
+            file.write(b"half")
+            raise ending
+
     with pytest.raises(ending):
-        writing.__exit__(ending, ending(), None)
+        write_half()
     assert read(path) == BREAD
     assert os.listdir(tmp_path) == ["bread.json"]
 

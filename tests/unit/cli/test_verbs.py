@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -14,11 +15,13 @@ from lamella.cli.options import parse_ranges, parse_shapes
 from lamella.cli.show import show_plan
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
+from lamella.limits.owner import start_ticks
 from lamella.plan.document import read_plan
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
 from lamella.runtime.function import open_session
 from tests.unit.cli.conftest import MODEL, Lamella
+from tests.unit.limits.owners import owned_by
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
 
@@ -228,24 +231,54 @@ def test_a_package_is_not_written_over_other_files(lamella: Lamella, plan_file: 
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
-def test_clean_removes_old_scratch_directories_and_nothing_else(
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
+    """Temporary paths of a dead owner and of a living one, in the cache and beside the user's files."""
+    cache, here, there = (tmp_path / name for name in ("cache", "here", "there"))
+    monkeypatch.setenv("LAMELLA_CACHE", str(cache))
+    places = [
+        (cache / "work", "compare"),
+        (cache / "models", ".import"),
+        (cache / "models" / "m", ".profile"),
+        (cache / "models" / "m", ".borders"),
+        (here, ".package"),
+        (there, ".plan.json"),
+    ]
+    owners = {"dead": (os.getpid(), start_ticks(os.getpid()) - 1), "living": (os.getppid(), start_ticks(os.getppid()))}
+    paths = {who: [place / owned_by(*owner, label) for place, label in places] for who, owner in owners.items()}
+    paths["others"] = [cache / "models" / "m" / "graph.json", here / "plan.json", there / ".plan.json-1-2"]
+    for path in (p for several in paths.values() for p in several):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.startswith((".plan", ".borders", "plan", "graph")):
+            path.touch()
+        else:
+            path.mkdir()
+        os.utime(path, (0, 0))
+    monkeypatch.chdir(here)
+    return paths
+
+
+def test_clean_removes_what_the_dead_left_and_never_what_the_living_use(
+    lamella: Lamella, left: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    dry = lamella("clean", tmp_path / "there", "--dry-run", "--json").document
+    assert all(path.exists() for paths in left.values() for path in paths)
+    done = lamella("clean", tmp_path / "there", "--json")
+    assert done.code == 0
+    assert sorted(done.document["paths"]) == sorted(dry["paths"]) == sorted(map(str, left["dead"]))
+    assert [p for p in left["dead"] if p.exists()] == []
+    assert all(p.exists() for p in (*left["living"], *left["others"]))
+    assert "removed 0 control group(s) and 0 temporary file(s) or directories" in lamella("clean").out
+
+
+def test_clean_says_what_it_leaves_to_another_machine(
     lamella: Lamella, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
-    old = [tmp_path / "work" / "compare-old", tmp_path / "models" / ".import-old", tmp_path / "models/m/.profile-old"]
-    kept = [tmp_path / "work" / "run-new", tmp_path / "models" / "cnn-tiny-abc", tmp_path / "profiles"]
-    for path in (*old, *kept):
-        path.mkdir(parents=True)
-    for path in (*old, *kept[1:]):
-        os.utime(path, (0, 0))
-    done = lamella("clean", "--json")
-    assert done.code == 0
-    assert sorted(done.document["directories"]) == sorted(map(str, old))
-    assert [p for p in old if p.exists()] == []
-    assert all(p.exists() for p in kept)
-    assert "removed 0 control group(s) and 0 scratch directories" in lamella("clean").out
+    path = tmp_path / "work" / "run-lamella-1-2-00000000-abc"
+    path.mkdir(parents=True)
+    assert f"left alone, its owner is on another machine or in another container: {path}" in lamella("clean").out
+    assert path.exists()
 
 
 def test_shapes_and_ranges_become_values() -> None:
