@@ -42,6 +42,15 @@ def read(path: Path, kind: type[T], *, made_by: str) -> T:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", try_=made_by) from error
+    return decode(data, path, kind, made_by=made_by)
+
+
+def decode(data: bytes, path: Path, kind: type[T], *, made_by: str) -> T:
+    """The document in the bytes of `path`, as `read` gives it.
+
+    Raises:
+        ConfigError: not JSON, or not such a document.
+    """
     try:
         version = msgspec.json.decode(data, type=Document).lamella  # first: another version may have other fields
         document = msgspec.json.decode(data, type=kind) if version == 1 else None

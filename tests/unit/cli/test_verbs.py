@@ -183,6 +183,22 @@ def test_run_takes_a_plan_any_batch_and_a_socket(
     assert set((cache_dir / "work").glob("run-*")) == before
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256", "plan.json", "stage-2/weights.bin"])
+def test_a_damaged_package_is_not_run(
+    lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, file: str
+) -> None:
+    np.savez(tmp_path / "request.npz", **request(graph, np.random.default_rng(7)))  # type: ignore[arg-type]
+    assert lamella("package", plan_file, "-o", tmp_path / "package").code == 0
+    data = bytearray((tmp_path / "package" / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "package" / file).write_bytes(data)
+    done = lamella("run", tmp_path / "package", "--input", tmp_path / "request.npz")
+    assert done.code == 1
+    assert "changed since it was packaged" in done.err
+    assert file in done.err
+    assert f"try:   lamella package plan.json -o {tmp_path / 'package'}" in done.err
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
