@@ -15,7 +15,7 @@ from cyclopts import Parameter
 from lamella.cli.options import Json, positive, progress
 from lamella.cli.show import print_json
 from lamella.deploy.local import Channel, Deployment
-from lamella.errors import StorageError
+from lamella.documents import replacing
 from lamella.graph.load import import_model
 from lamella.graph.requests import read_arrays
 from lamella.machine import on_cores, this_machine
@@ -60,11 +60,8 @@ def run(
         limiter = deployment.limiter
         names = [f.name for f in deployment.functions]
     if output:
-        try:
-            with output.open("wb") as file:
-                np.savez(file, **answer.outputs)  # type: ignore[arg-type]
-        except OSError as error:
-            raise StorageError(f"cannot write {output}: {error.strerror}") from error
+        with replacing(output) as file:
+            np.savez(file, **answer.outputs)  # type: ignore[arg-type]
     record = RunRecord(
         plan=str(plan),
         limits="enforced" if limiter.enforced else "unlimited",

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -197,6 +198,35 @@ def test_a_damaged_package_is_not_run(
     assert "changed since it was packaged" in done.err
     assert file in done.err
     assert f"try:   lamella package plan.json -o {tmp_path / 'package'}" in done.err
+
+
+@pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((1, 3, 31, 32), np.float32)}], ids=["missing", "misshapen"])
+def test_a_refused_request_leaves_the_older_answer(
+    lamella: Lamella, plan_file: Path, tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    np.savez(tmp_path / "request.npz", **arrays)  # type: ignore[arg-type]
+    (tmp_path / "answer.npz").write_text("older")
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz")
+    assert done.code == 2
+    assert (tmp_path / "answer.npz").read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.npz", "plan.json", "request.npz"]
+
+
+def test_an_answer_that_cannot_be_written_whole_leaves_the_older_one(
+    lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: BinaryIO, **arrays: np.ndarray) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    np.savez(tmp_path / "request.npz", **request(graph, np.random.default_rng(7)))  # type: ignore[arg-type]
+    (tmp_path / "answer.npz").write_text("older")
+    monkeypatch.setattr(np, "savez", full)
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz")
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert (tmp_path / "answer.npz").read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.npz", "plan.json", "request.npz"]
 
 
 @pytest.mark.parametrize(
