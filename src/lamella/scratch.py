@@ -56,16 +56,22 @@ class Leftover(NamedTuple):
 
 def leftovers(directories: Iterable[Path] = ()) -> list[Leftover]:
     """Every temporary path in the cache and directly in `directories`, whoever owns it."""
-    root = cache_dir()
-    patterns = [(root, "/".join("*" * depth)) for depth in range(1, CACHE_DEPTH + 1)]
-    patterns += [(directory, "*") for directory in directories]
-    found: dict[Path, Owner] = {}
-    for directory, pattern in patterns:
-        for path in directory.glob(pattern):
-            owner = owner_of_temporary(path.name)
-            if owner is not None:
-                found.setdefault(path.absolute(), owner)
-    return [Leftover(path, owner) for path, owner in found.items() if not found.keys() & set(path.parents)]
+    places = [(cache_dir(), CACHE_DEPTH), *((directory, 1) for directory in directories)]
+    found = {left.path: left for place, depth in places for left in _marked(place.absolute(), depth)}
+    return list(found.values())
+
+
+def _marked(directory: Path, depth: int) -> Iterator[Leftover]:
+    """Marked paths so deep in a directory, and nothing in them; other runs make and remove files meanwhile."""
+    entries = []
+    with suppress(OSError):
+        entries = list(os.scandir(directory))
+    for entry in entries:
+        owner = owner_of_temporary(entry.name)
+        if owner is not None:
+            yield Leftover(Path(entry.path), owner)
+        elif depth > 1 and entry.is_dir(follow_symlinks=False):
+            yield from _marked(Path(entry.path), depth - 1)
 
 
 def remove(path: Path) -> bool:

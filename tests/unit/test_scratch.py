@@ -88,6 +88,10 @@ def test_everything_temporary_is_found_and_what_lies_in_it_is_not_told_apart(cac
     assert {left.path for left in found if left.owner is Owner.US} == {files[1]}
 
 
+def test_a_directory_that_is_not_there_has_no_leftovers(tmp_path: Path) -> None:
+    assert leftovers([tmp_path / "missing"]) == []
+
+
 def test_removing_a_link_leaves_what_it_points_to(tmp_path: Path) -> None:
     (tmp_path / "precious").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "precious")

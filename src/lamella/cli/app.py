@@ -1,14 +1,17 @@
 """The `lamella` program: which verbs there are, and how an error leaves.
 
 Verbs are imported when they are called. Exit codes: 0 done, 2 usage, 3 infeasible, 4 a platform limit or law, 1 the
-rest, 130 interrupted.
+rest, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -20,6 +23,7 @@ app = App(
     help="Find the cheapest way to serve a deep-learning model on serverless functions, and prove it on this machine.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # ours to answer: it says what is kept
 )
 VERBS = {
     "inspect": "What a model is made of, and where it can be divided.",
@@ -36,9 +40,43 @@ for verb, about in VERBS.items():
     app.command(f"lamella.cli.{verb}:{verb}", name=verb, help=about)
 
 
+INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived: everything is cleared away as after Ctrl-C."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever ignores it for us means it
+        signal.signal(signal.SIGTERM, _terminate)
+    code = run(sys.argv[1:] if argv is None else argv)
+    if code in (INTERRUPTED, TERMINATED):
+        _clear_own()
+    sys.exit(code)
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise Terminated
+
+
+def _clear_own() -> None:
+    """Remove what this process made and still holds.
+
+    A signal may come between a thing's making and the block that removes it, or in the middle of removing.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    from lamella.limits import detect, sweep
+    from lamella.limits.owner import Owner
+    from lamella.scratch import leftovers, remove
+
+    with suppress(LamellaError, OSError):
+        sweep(detect(), Owner.US)
+    for left in leftovers([Path()]):
+        if left.owner is Owner.US:
+            remove(left.path)
 
 
 def run(argv: Sequence[str]) -> int:
@@ -53,9 +91,11 @@ def run(argv: Sequence[str]) -> int:
     except LamellaError as error:
         print(f"lamella: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
-        print("\nlamella: interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as end:
+        code = TERMINATED if isinstance(end, Terminated) else INTERRUPTED
+        how = "terminated" if code == TERMINATED else "interrupted"
+        print(f"\nlamella: {how}; what was measured is kept, the same command goes on from there", file=sys.stderr)
+        return code
     except BrokenPipeError:
         return 1
     except Exception as error:
