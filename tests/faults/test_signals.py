@@ -134,11 +134,32 @@ def test_a_second_signal_while_clearing_away_changes_nothing(
     assert left_of(process.pid, limiter, tmp_path) == []
 
 
-def test_whoever_ignores_the_signal_for_us_means_it(tmp_path: Path) -> None:
-    code = "import os, signal; from lamella.cli import main, app; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
-    code += "app.run = lambda argv: os.kill(os.getpid(), signal.SIGTERM) or 0; main([])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+def test_whoever_ignores_the_signal_for_us_means_it() -> None:
+    done = ended("signal.signal(signal.SIGTERM, signal.SIG_IGN)", "")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("converted", ["", "except KeyboardInterrupt: raise ImportError('cannot import')"])
+def test_a_signal_that_turns_into_another_error_on_its_way_is_still_a_signal(converted: str) -> None:
+    done = ended("", converted)
+    assert done.returncode == 143
+    assert "terminated" in done.stderr
+    assert "ImportError" not in done.stderr
+
+
+def ended(before: str, after: str) -> subprocess.CompletedProcess[str]:
+    """A program that gets SIGTERM in a verb."""
+    code = f"""
+import os, signal
+import lamella.cli.app as program
+{before}
+def verb(*words, **options):
+    try: os.kill(os.getpid(), signal.SIGTERM)
+    {after or "finally: pass"}
+program.app = verb
+program.main([])
+"""
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
 
 
 def test_clean_removes_what_a_killed_run_left_and_not_what_a_living_one_uses(

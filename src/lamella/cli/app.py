@@ -40,25 +40,24 @@ for verb, about in VERBS.items():
     app.command(f"lamella.cli.{verb}:{verb}", name=verb, help=about)
 
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived: everything is cleared away as after Ctrl-C."""
+_received: list[int] = []
+"""Signals that ended the program. Kept, because an import that is interrupted may fail with an error of its own."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # whoever ignores it for us means it
-        signal.signal(signal.SIGTERM, _terminate)
+    """Run the command line and leave with its exit code; SIGTERM ends it as Ctrl-C does."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:  # whoever ignores it for us means it
+            signal.signal(number, _end)
     code = run(sys.argv[1:] if argv is None else argv)
-    if code in (INTERRUPTED, TERMINATED):
+    if _received:
         _clear_own()
     sys.exit(code)
 
 
-def _terminate(number: int, frame: object) -> None:
-    raise Terminated
+def _end(number: int, frame: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
 
 
 def _clear_own() -> None:
@@ -83,25 +82,40 @@ def run(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     try:
         app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"lamella: {error}", file=sys.stderr)
-        known = bool(argv) and argv[0] in VERBS
-        print(f"  try:   lamella {argv[0]} --help" if known else "  try:   lamella --help", file=sys.stderr)
-        return 2
-    except LamellaError as error:
-        print(f"lamella: {error}", file=sys.stderr)
-        return error.exit_code
-    except KeyboardInterrupt as end:
-        code = TERMINATED if isinstance(end, Terminated) else INTERRUPTED
-        how = "terminated" if code == TERMINATED else "interrupted"
-        print(f"\nlamella: {how}; what was measured is kept, the same command goes on from there", file=sys.stderr)
-        return code
-    except BrokenPipeError:
-        return 1
+    except KeyboardInterrupt:
+        return _ended(*_received[:1])
     except Exception as error:
-        if os.environ.get("LAMELLA_DEBUG"):
+        if _received:
+            return _ended(_received[0])
+        if os.environ.get("LAMELLA_DEBUG") and not isinstance(error, EXPECTED):
             raise
-        print(f"lamella: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  try:   again with LAMELLA_DEBUG=1, and report what it prints", file=sys.stderr)
-        return 1
+        return _said(error, argv)
     return 0
+
+
+def _ended(number: int = signal.SIGINT) -> int:
+    how = "terminated" if number == signal.SIGTERM else "interrupted"
+    print(f"\nlamella: {how}; what was measured is kept, the same command goes on from there", file=sys.stderr)
+    return 128 + number
+
+
+EXPECTED = (CycloptsError, LamellaError, BrokenPipeError)
+
+
+def _said(error: Exception, argv: Sequence[str]) -> int:
+    """Tell what went wrong and what to try; the exit code."""
+    match error:
+        case CycloptsError():
+            print(f"lamella: {error}", file=sys.stderr)
+            known = bool(argv) and argv[0] in VERBS
+            print(f"  try:   lamella {argv[0]} --help" if known else "  try:   lamella --help", file=sys.stderr)
+            return 2
+        case LamellaError():
+            print(f"lamella: {error}", file=sys.stderr)
+            return error.exit_code
+        case BrokenPipeError():
+            return 1
+        case _:
+            print(f"lamella: {type(error).__name__}: {error}", file=sys.stderr)
+            print("  try:   again with LAMELLA_DEBUG=1, and report what it prints", file=sys.stderr)
+            return 1
