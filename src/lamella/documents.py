@@ -8,8 +8,10 @@ Imports the standard library and msgspec only: the runtime reads its manifest th
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 import msgspec
 
@@ -40,6 +42,15 @@ def read(path: Path, kind: type[T], *, made_by: str) -> T:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}", try_=made_by) from error
+    return decode(data, path, kind, made_by=made_by)
+
+
+def decode(data: bytes, path: Path, kind: type[T], *, made_by: str) -> T:
+    """The document in the bytes of `path`, as `read` gives it.
+
+    Raises:
+        ConfigError: not JSON, or not such a document.
+    """
     try:
         version = msgspec.json.decode(data, type=Document).lamella  # first: another version may have other fields
         document = msgspec.json.decode(data, type=kind) if version == 1 else None
@@ -56,21 +67,36 @@ def write(path: Path, document: msgspec.Struct) -> None:
     Raises:
         StorageError: the disk is full or refuses; an older file at `path` is kept.
     """
-    import tempfile  # here, because functions only read: it loads OpenSSL and three compressors
-
     data = msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
-    temporary = None
+    with replacing(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A file to write that takes the place of `path` when the block ends well, and else is removed.
+
+    A device or a pipe (`-o /dev/null`) has no older content to keep, nor may it be replaced: it is written as it is.
+
+    Raises:
+        StorageError: the disk is full or refuses; an older file at `path` is kept.
+    """
+    from lamella.limits.owner import mark  # here, because functions only read
+
+    special = path.exists() and not path.is_file() and not path.is_dir()
+    temporary = path.parent / (mark(f".{path.name}") + os.urandom(4).hex())
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}-", delete=False) as file:
-            temporary = Path(file.name)
-            file.write(data)
-        temporary.chmod(0o644)
-        os.replace(temporary, path)
+        with open(path, "wb") if special else open(temporary, "xb") as file:
+            yield file
+        if not special:
+            temporary.chmod(0o644)
+            os.replace(temporary, path)
     except OSError as error:
-        if temporary:
-            temporary.unlink(missing_ok=True)
         raise StorageError(f"cannot write {path}: {error.strerror}", where=str(path.parent)) from error
+    finally:  # for whatever ended it, an interrupt too
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def cache_dir() -> Path:

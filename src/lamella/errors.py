@@ -125,9 +125,3 @@ class FunctionTimeout(InstanceLost):
     """The instance did not answer within the platform's timeout and was killed."""
 
     code = "instance.timeout"
-
-
-class StoreError(LamellaError):
-    """The model store refused or lost something."""
-
-    code = "store"

@@ -208,6 +208,29 @@ def is_running(pid: int) -> bool:
     return status.rpartition(")")[2].split()[0] not in ("Z", "X")
 
 
+def children(pid: int) -> list[int]:
+    """The living children of a process."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*"):
+        if is_running(int(path.name)) and _stat(int(path.name))[1] == str(pid):
+            found.append(int(path.name))
+    return sorted(found)
+
+
+def cpu_ticks(pid: int) -> int:
+    """User and system time of a process, in clock ticks; 0 when it is gone."""
+    fields = _stat(pid)
+    return int(fields[11]) + int(fields[12])
+
+
+def _stat(pid: int) -> list[str]:
+    """Fields of proc(5)'s stat from the third on; zeros when the process is gone."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return ["0"] * 50
+
+
 def own_groups(limiter: Limiter) -> list[str]:
     """Groups of this process."""
     return [name for name in limiter.names() if name.startswith(f"lamella-{os.getpid()}-")]

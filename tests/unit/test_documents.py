@@ -82,6 +82,49 @@ def test_a_directory_in_the_documents_place_stays_and_nothing_is_left_beside_it(
     assert os.listdir(tmp_path) == ["bread.json"]
 
 
+@pytest.mark.parametrize("ending", [KeyboardInterrupt, SystemExit, ValueError, MemoryError])
+def test_whatever_ends_the_writing_leaves_the_older_document_and_nothing_beside_it(
+    ending: type[BaseException], tmp_path: Path
+) -> None:
+    path = tmp_path / "bread.json"
+    documents.write(path, BREAD)
+
+    def write_half() -> None:
+        with documents.replacing(path) as file:
+            file.write(b"half")
+            raise ending
+
+    with pytest.raises(ending):
+        write_half()
+    assert read(path) == BREAD
+    assert os.listdir(tmp_path) == ["bread.json"]
+
+
+def test_an_interrupt_as_the_document_takes_its_place_leaves_nothing_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*paths: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        documents.write(tmp_path / "bread.json", BREAD)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_pipe_is_written_as_it_is_and_stays_one(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        documents.write(pipe, BREAD)
+        assert msgspec.json.decode(os.read(reader, 4096), type=Recipe) == BREAD
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO(pipe.stat().st_mode)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
 BROKEN = {
     "not JSON": b"bread: yes",
     "cut short": b'{"lamella": 1, "name": "br',

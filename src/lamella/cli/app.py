@@ -1,14 +1,17 @@
 """The `lamella` program: which verbs there are, and how an error leaves.
 
 Verbs are imported when they are called. Exit codes: 0 done, 2 usage, 3 infeasible, 4 a platform limit or law, 1 the
-rest, 130 interrupted.
+rest, 130 interrupted, 143 terminated.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 
 from cyclopts import App, CycloptsError
 
@@ -20,6 +23,7 @@ app = App(
     help="Find the cheapest way to serve a deep-learning model on serverless functions, and prove it on this machine.",
     version=__version__,
     help_format="plaintext",
+    suppress_keyboard_interrupt=False,  # ours to answer: it says what is kept
 )
 VERBS = {
     "inspect": "What a model is made of, and where it can be divided.",
@@ -36,32 +40,82 @@ for verb, about in VERBS.items():
     app.command(f"lamella.cli.{verb}:{verb}", name=verb, help=about)
 
 
+_received: list[int] = []
+"""Signals that ended the program. Kept, because an import that is interrupted may fail with an error of its own."""
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code."""
-    sys.exit(run(sys.argv[1:] if argv is None else argv))
+    """Run the command line and leave with its exit code; SIGTERM ends it as Ctrl-C does."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:  # whoever ignores it for us means it
+            signal.signal(number, _end)
+    code = run(sys.argv[1:] if argv is None else argv)
+    if _received:
+        _clear_own()
+    sys.exit(code)
+
+
+def _end(number: int, frame: object) -> None:
+    _received.append(number)
+    raise KeyboardInterrupt
+
+
+def _clear_own() -> None:
+    """Remove what this process made and still holds.
+
+    A signal may come between a thing's making and the block that removes it, or in the middle of removing.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    from lamella.limits import detect, sweep
+    from lamella.limits.owner import Owner
+    from lamella.scratch import leftovers, remove
+
+    with suppress(LamellaError, OSError):
+        sweep(detect(), Owner.US)
+    for left in leftovers([Path()]):
+        if left.owner is Owner.US:
+            remove(left.path)
 
 
 def run(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
     try:
         app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
-    except CycloptsError as error:
-        print(f"lamella: {error}", file=sys.stderr)
-        known = bool(argv) and argv[0] in VERBS
-        print(f"  try:   lamella {argv[0]} --help" if known else "  try:   lamella --help", file=sys.stderr)
-        return 2
-    except LamellaError as error:
-        print(f"lamella: {error}", file=sys.stderr)
-        return error.exit_code
     except KeyboardInterrupt:
-        print("\nlamella: interrupted; what was measured is kept, the same command goes on from there", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
-        return 1
+        return _ended(*_received[:1])
     except Exception as error:
-        if os.environ.get("LAMELLA_DEBUG"):
+        if _received:
+            return _ended(_received[0])
+        if os.environ.get("LAMELLA_DEBUG") and not isinstance(error, EXPECTED):
             raise
-        print(f"lamella: {type(error).__name__}: {error}", file=sys.stderr)
-        print("  try:   again with LAMELLA_DEBUG=1, and report what it prints", file=sys.stderr)
-        return 1
+        return _said(error, argv)
     return 0
+
+
+def _ended(number: int = signal.SIGINT) -> int:
+    how = "terminated" if number == signal.SIGTERM else "interrupted"
+    print(f"\nlamella: {how}; what was measured is kept, the same command goes on from there", file=sys.stderr)
+    return 128 + number
+
+
+EXPECTED = (CycloptsError, LamellaError, BrokenPipeError)
+
+
+def _said(error: Exception, argv: Sequence[str]) -> int:
+    """Tell what went wrong and what to try; the exit code."""
+    match error:
+        case CycloptsError():
+            print(f"lamella: {error}", file=sys.stderr)
+            known = bool(argv) and argv[0] in VERBS
+            print(f"  try:   lamella {argv[0]} --help" if known else "  try:   lamella --help", file=sys.stderr)
+            return 2
+        case LamellaError():
+            print(f"lamella: {error}", file=sys.stderr)
+            return error.exit_code
+        case BrokenPipeError():
+            return 1
+        case _:
+            print(f"lamella: {type(error).__name__}: {error}", file=sys.stderr)
+            print("  try:   again with LAMELLA_DEBUG=1, and report what it prints", file=sys.stderr)
+            return 1

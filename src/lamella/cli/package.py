@@ -23,15 +23,8 @@ def package(
     """Build a plan's functions: optimised graphs, mapped weights, manifests with hashes."""
     read = read_plan(plan)
     graph = import_model(read.model.given, read.model.shapes)
-    done = 0
     with progress("package") as move:
-
-        def tick(name: str) -> None:
-            nonlocal done
-            move(done / read.stages, name)
-            done += 1
-
-        manifest = build(read, graph, output, tick)
+        manifest = build(read, graph, output, move)
     if json:
         print_json(manifest)
         return

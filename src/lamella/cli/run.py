@@ -17,7 +17,7 @@ from lamella.deploy.local import Channel, Deployment
 from lamella.graph.load import import_model
 from lamella.graph.requests import read_arrays, write_arrays
 from lamella.machine import on_cores, this_machine
-from lamella.package import build
+from lamella.package import build, read_sealed
 from lamella.plan.document import read_plan
 from lamella.platforms import platform
 from lamella.scratch import scratch
@@ -83,9 +83,7 @@ def run(
 
 def _deployed(directory: Path, channel: Channel, timeout_s: float | None) -> Deployment:
     """The package under its platform's rules; says so where its figures come from another machine."""
-    if not (directory / "manifest.json").is_file():
-        return Deployment(directory)  # which says what is wrong with it
-    read = read_plan(directory / "plan.json")
+    _, read = read_sealed(directory)
     rules = platform(read.platform)
     if read.machine != this_machine():
         print(
@@ -110,5 +108,5 @@ def _package(plan: Path) -> Iterator[Path]:
     graph = import_model(read.model.given, read.model.shapes)
     with scratch("run") as space:
         with progress("package") as move:
-            build(read, graph, space / "package", lambda name: move(0.5, name))
+            build(read, graph, space / "package", move)
         yield space / "package"

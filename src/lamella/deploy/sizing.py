@@ -25,7 +25,7 @@ from lamella.limits import Limiter
 from lamella.limits.pagecache import evict
 from lamella.machine import this_machine
 from lamella.package import verify
-from lamella.package.build import sha256
+from lamella.package.integrity import sha256
 from lamella.plan.document import FunctionPlan
 from lamella.plan.predict import LOAD_FACTOR
 from lamella.platforms import Platform

@@ -34,6 +34,7 @@ from lamella.graph.weights import (
     read_tensor,
     write_weights,
 )
+from lamella.limits.owner import mark
 from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
@@ -157,7 +158,7 @@ def _import(
 ) -> _Stored:
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=".import-", dir=directory.parent))
+        scratch = Path(tempfile.mkdtemp(prefix=mark(".import"), dir=directory.parent))
     except OSError as error:
         raise disk_error(error, directory) from error
     try:

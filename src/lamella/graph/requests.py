@@ -9,7 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from lamella.errors import ConfigError, InputRefused, StorageError
+from lamella.documents import replacing
+from lamella.errors import ConfigError, InputRefused
 from lamella.graph.model import Graph, numpy_dtype
 from lamella.graph.shapes import random_values
 from lamella.zoo import InputSpec
@@ -126,15 +127,12 @@ def _member(data: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """An .npz file with `arrays`, by name; `np.savez` itself takes no array called `file` or `allow_pickle`.
+    """An .npz file with `arrays`, by name, whole or not at all; `np.savez` itself takes no array called `file`.
 
     Raises:
         StorageError: the disk is full or refuses.
     """
-    try:
-        with zipfile.ZipFile(path, "w") as whole:
-            for name, array in arrays.items():
-                with whole.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)
-    except OSError as error:
-        raise StorageError(f"cannot write {path}: {error.strerror or error}", where=str(path.parent)) from error
+    with replacing(path) as file, zipfile.ZipFile(file, "w") as whole:
+        for name, array in arrays.items():
+            with whole.open(f"{name}.npy", "w", force_zip64=True) as member:
+                np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

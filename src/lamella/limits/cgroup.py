@@ -129,7 +129,7 @@ class ControlGroup(Group):
         """
         if not all(path.is_dir() for path in self._dirs):
             raise LamellaError(f"{self.name} has been removed: its figures are gone")
-        if controller not in self._at or not self._has(controller, file):
+        if not self._has(controller, file):
             return math.nan
         text = self._kernel.read(self._at[controller] / file)
         if not key:

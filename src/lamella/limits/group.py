@@ -68,14 +68,6 @@ class Group(ABC):
         """Highest memory charged so far, file cache included, in MiB; nan if the kernel does not tell."""
 
     @abstractmethod
-    def cpu_s(self) -> float:
-        """CPU time used by all members so far, in seconds; nan if unknown."""
-
-    @abstractmethod
-    def throttled_s(self) -> float:
-        """Time members were held back by the CPU quota, in seconds summed over CPUs; nan if unknown."""
-
-    @abstractmethod
     def pids(self) -> list[int]:
         """The members, ascending; 0 stands for a member in a pid namespace we cannot see. Empty if unknown."""
 

@@ -46,14 +46,6 @@ class UnlimitedGroup(Group):
         """Nan."""
         return math.nan
 
-    def cpu_s(self) -> float:
-        """Nan."""
-        return math.nan
-
-    def throttled_s(self) -> float:
-        """Nan."""
-        return math.nan
-
     def pids(self) -> list[int]:
         """Empty: members are unknown."""
         return []

@@ -1,4 +1,4 @@
-"""Limits by cgroup v1: a directory in each of the memory, cpu and cpuacct trees (kernel docs, admin-guide/cgroup-v1).
+"""Limits by cgroup v1: a directory in each of the memory and cpu trees (kernel docs, admin-guide/cgroup-v1).
 
 Trees may be mounted together (`cpu,cpuacct`) or apart: the mounts decide. Groups are made below our own, so that limits
 set on us from outside still hold; where our own group is not visible, at the mount point.
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from lamella.limits.mounts import Mount
 
 _REQUIRED = ("memory", "cpu")
-_USED = (*_REQUIRED, "cpuacct")
 _MEMORY, _MEMORY_AND_SWAP = "memory.limit_in_bytes", "memory.memsw.limit_in_bytes"
 _QUOTA, _PERIOD = "cpu.cfs_quota_us", "cpu.cfs_period_us"
 
@@ -43,14 +42,6 @@ class V1Group(ControlGroup):
     def peak_mb(self) -> float:
         """See `Group.peak_mb`."""
         return self._figure("memory", "memory.max_usage_in_bytes") / MIB
-
-    def cpu_s(self) -> float:
-        """See `Group.cpu_s`."""
-        return self._figure("cpuacct", "cpuacct.usage") / 1e9
-
-    def throttled_s(self) -> float:
-        """See `Group.throttled_s`."""
-        return self._figure("cpu", "cpu.stat", "throttled_time") / 1e9
 
     def _set_memory(self, limit_bytes: int) -> None:
         """Equal limits on memory and on memory plus swap mean no swap. The second may never be under the first."""
@@ -84,7 +75,7 @@ def find(mounts: Sequence[Mount], own: Mapping[str, PurePosixPath], root: Path, 
     """A limiter that was seen to work, or why there is none."""
     places = {
         controller: mount.place(own[controller])
-        for controller in _USED
+        for controller in _REQUIRED
         for mount in mounts
         if mount.version == 1 and controller in mount.options and controller in own
     }

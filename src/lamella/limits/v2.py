@@ -49,14 +49,6 @@ class V2Group(ControlGroup):
         """See `Group.peak_mb`; nan before Linux 5.19."""
         return self._figure("memory", "memory.peak") / MIB
 
-    def cpu_s(self) -> float:
-        """See `Group.cpu_s`."""
-        return self._figure("cpu", "cpu.stat", "usage_usec") / 1e6
-
-    def throttled_s(self) -> float:
-        """See `Group.throttled_s`."""
-        return self._figure("cpu", "cpu.stat", "throttled_usec") / 1e6
-
     def kill(self) -> None:
         """See `Group.kill`; since Linux 5.14 the kernel kills all members at once, forks included."""
         if self._has("memory", "cgroup.kill"):

@@ -1,6 +1,7 @@
 """What ships: per function an optimised graph, its weights in one mapped file, and a manifest with hashes."""
 
-from lamella.package.build import build, build_function, verify
+from lamella.package.build import build, build_function
+from lamella.package.integrity import read_sealed, seal, verify
 from lamella.package.manifest import Manifest
 
-__all__ = ["Manifest", "build", "build_function", "verify"]
+__all__ = ["Manifest", "build", "build_function", "read_sealed", "seal", "verify"]

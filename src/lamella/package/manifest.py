@@ -7,7 +7,10 @@ from lamella.machine import Machine
 
 
 class Manifest(Document, frozen=True, kw_only=True):
-    """`manifest.json`. Each function has a directory of its name with `function.json` and its files."""
+    """`manifest.json`. Each function has a directory of its name with `function.json` and its files.
+
+    Its own hash lies beside it, in `manifest.sha256`.
+    """
 
     model: str
     model_hash: str

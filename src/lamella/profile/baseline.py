@@ -19,6 +19,7 @@ from lamella.documents import Document
 from lamella.graph.extract import link_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
+from lamella.limits.owner import mark
 from lamella.machine import on_cores, this_machine
 from lamella.profile.probes import RUNS, Probe
 from lamella.runtime.function import Function, TensorSpec
@@ -52,7 +53,7 @@ def measure_whole(
     )
     if path.exists():
         return documents.read(path, Whole, made_by="lamella compare MODEL --planners ort")
-    scratch = Path(tempfile.mkdtemp(prefix=".whole-", dir=graph.directory))
+    scratch = Path(tempfile.mkdtemp(prefix=mark(".whole"), dir=graph.directory))
     try:
         link_model(graph, scratch)
         tensors = [[graph.tensors[n] for n in names] for names in (graph.inputs, graph.outputs)]

@@ -29,6 +29,7 @@ from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
+from lamella.limits.owner import mark
 from lamella.machine import on_cores, this_machine
 from lamella.profile.document import (
     BatchLive,
@@ -144,7 +145,7 @@ def measure(
     state = documents.read(path, _State, made_by="lamella profile MODEL") if path.exists() else _State()
     units, cuts = units_of(graph)
     wanted = [v for v in variants_for(graph, batches, threads) if v not in {t.variant for t in state.timed}]
-    scratch = Path(tempfile.mkdtemp(prefix=".profile-", dir=graph.directory))
+    scratch = Path(tempfile.mkdtemp(prefix=mark(".profile"), dir=graph.directory))
     try:
         steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges)
         total = sum(step.weight for step in steps) or 1.0

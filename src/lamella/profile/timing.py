@@ -26,6 +26,7 @@ import onnxruntime as ort
 from lamella.channels.segments import create
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
+from lamella.limits.owner import mark
 from lamella.profile.document import Variant
 from lamella.runtime.function import open_session
 
@@ -151,7 +152,7 @@ def border_values(graph: Graph, units: Sequence[Span], inputs: Mapping[str, np.n
     proto = Extractor(graph).slice(0, len(graph.operators))
     known = {o.name for o in proto.graph.output}
     proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names if n not in known)
-    with tempfile.NamedTemporaryFile(dir=graph.directory, suffix=".onnx") as file:
+    with tempfile.NamedTemporaryFile(dir=graph.directory, prefix=mark(".borders")) as file:
         file.write(proto.SerializeToString())
         file.flush()
         session = open_session(Path(file.name), "portable", threads=1, prepack=False)

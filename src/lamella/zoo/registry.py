@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lamella import errors
+from lamella.limits.owner import mark
 from lamella.zoo import convolution, light, recurrent, transformer, wheels
 from lamella.zoo.spec import InputSpec, ZooModel
 
@@ -107,7 +108,7 @@ def _entry(name: str) -> _Recipe | wheels.WheelFile:
 def _write(path: Path, content: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`: its files are private to the user, and a cache may be shared.
-    partial_file = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
+    partial_file = path.with_name(mark(f".{path.name}") + str(threading.get_ident()))
     try:
         partial_file.write_bytes(content)
         os.replace(partial_file, path)

@@ -170,3 +170,13 @@ def test_a_document_that_cannot_be_written_is_an_error(lamella: Lamella, graph: 
     done = lamella(*PLAN, "-o", tmp_path / "file" / "plan.json")
     assert done.code == 1
     assert "cannot write" in done.err
+
+
+def test_ctrl_c_says_what_is_kept(lamella: Lamella, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*words: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lamella.cli.clean.detect", interrupted)
+    done = lamella("clean")
+    assert done.code == 130
+    assert "interrupted; what was measured is kept" in done.err

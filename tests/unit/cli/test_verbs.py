@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from lamella.graph.cuts import legal_cuts
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
+from lamella.limits.owner import start_ticks
 from lamella.plan.document import read_plan
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
@@ -23,6 +26,7 @@ from lamella.profile.measure import measure
 from lamella.runtime.function import open_session
 from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.graph.onnx_models import filled, masked, model, node, save
+from tests.unit.limits.owners import owned_by
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
 
@@ -252,6 +256,51 @@ def test_run_takes_a_plan_any_batch_and_a_socket(
     assert set((cache_dir / "work").glob("run-*")) == before
 
 
+@pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256", "plan.json", "stage-2/weights.bin"])
+def test_a_damaged_package_is_not_run(
+    lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, file: str
+) -> None:
+    np.savez(tmp_path / "request.npz", **request(graph, np.random.default_rng(7)))  # type: ignore[arg-type]
+    assert lamella("package", plan_file, "-o", tmp_path / "package").code == 0
+    data = bytearray((tmp_path / "package" / file).read_bytes())
+    data[len(data) // 2] ^= 1
+    (tmp_path / "package" / file).write_bytes(data)
+    done = lamella("run", tmp_path / "package", "--input", tmp_path / "request.npz")
+    assert done.code == 1
+    assert "changed since it was packaged" in done.err
+    assert file in done.err
+    assert f"try:   lamella package plan.json -o {tmp_path / 'package'}" in done.err
+
+
+@pytest.mark.parametrize("arrays", [{}, {"x": np.zeros((1, 3, 31, 32), np.float32)}], ids=["missing", "misshapen"])
+def test_a_refused_request_leaves_the_older_answer(
+    lamella: Lamella, plan_file: Path, tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    np.savez(tmp_path / "request.npz", **arrays)  # type: ignore[arg-type]
+    (tmp_path / "answer.npz").write_text("older")
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz")
+    assert done.code == 2
+    assert (tmp_path / "answer.npz").read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.npz", "plan.json", "request.npz"]
+
+
+def test_an_answer_that_cannot_be_written_whole_leaves_the_older_one(
+    lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: BinaryIO, **arrays: np.ndarray) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    np.savez(tmp_path / "request.npz", **request(graph, np.random.default_rng(7)))  # type: ignore[arg-type]
+    (tmp_path / "answer.npz").write_text("older")
+    monkeypatch.setattr(np, "savez", full)
+    done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz")
+    assert done.code == 1
+    assert "No space left on device" in done.err
+    assert (tmp_path / "answer.npz").read_text() == "older"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["answer.npz", "plan.json", "request.npz"]
+
+
 @pytest.mark.parametrize(
     ("arrays", "said"),
     [
@@ -300,24 +349,54 @@ def test_a_package_is_not_written_over_other_files(lamella: Lamella, plan_file: 
     assert (tmp_path / "precious" / "thesis.tex").exists()
 
 
-def test_clean_removes_old_scratch_directories_and_nothing_else(
+@pytest.fixture
+def left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[Path]]:
+    """Temporary paths of a dead owner and of a living one, in the cache and beside the user's files."""
+    cache, here, there = (tmp_path / name for name in ("cache", "here", "there"))
+    monkeypatch.setenv("LAMELLA_CACHE", str(cache))
+    places = [
+        (cache / "work", "compare"),
+        (cache / "models", ".import"),
+        (cache / "models" / "m", ".profile"),
+        (cache / "models" / "m", ".borders"),
+        (here, ".package"),
+        (there, ".plan.json"),
+    ]
+    owners = {"dead": (os.getpid(), start_ticks(os.getpid()) - 1), "living": (os.getppid(), start_ticks(os.getppid()))}
+    paths = {who: [place / owned_by(*owner, label) for place, label in places] for who, owner in owners.items()}
+    paths["others"] = [cache / "models" / "m" / "graph.json", here / "plan.json", there / ".plan.json-1-2"]
+    for path in (p for several in paths.values() for p in several):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.name.startswith((".plan", ".borders", "plan", "graph")):
+            path.touch()
+        else:
+            path.mkdir()
+        os.utime(path, (0, 0))
+    monkeypatch.chdir(here)
+    return paths
+
+
+def test_clean_removes_what_the_dead_left_and_never_what_the_living_use(
+    lamella: Lamella, left: dict[str, list[Path]], tmp_path: Path
+) -> None:
+    dry = lamella("clean", tmp_path / "there", "--dry-run", "--json").document
+    assert all(path.exists() for paths in left.values() for path in paths)
+    done = lamella("clean", tmp_path / "there", "--json")
+    assert done.code == 0
+    assert sorted(done.document["paths"]) == sorted(dry["paths"]) == sorted(map(str, left["dead"]))
+    assert [p for p in left["dead"] if p.exists()] == []
+    assert all(p.exists() for p in (*left["living"], *left["others"]))
+    assert "removed 0 control group(s) and 0 temporary file(s) or directories" in lamella("clean").out
+
+
+def test_clean_says_what_it_leaves_to_another_machine(
     lamella: Lamella, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
-    old = [tmp_path / "work" / "compare-old", tmp_path / "models" / ".import-old", tmp_path / "models/m/.profile-old"]
-    kept = [tmp_path / "work" / "run-new", tmp_path / "models" / "cnn-tiny-abc", tmp_path / "profiles"]
-    for path in (*old, *kept):
-        path.mkdir(parents=True)
-    for path in (*old, *kept[1:]):
-        os.utime(path, (0, 0))
-    done = lamella("clean", "--json")
-    assert done.code == 0
-    assert sorted(done.document["directories"]) == sorted(map(str, old))
-    assert [p for p in old if p.exists()] == []
-    assert all(p.exists() for p in kept)
-    assert "removed 0 control group(s) and 0 scratch directories" in lamella("clean").out
+    path = tmp_path / "work" / "run-lamella-1-2-00000000-abc"
+    path.mkdir(parents=True)
+    assert f"left alone, its owner is on another machine or in another container: {path}" in lamella("clean").out
+    assert path.exists()
 
 
 def test_shapes_and_ranges_become_values() -> None:

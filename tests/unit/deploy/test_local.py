@@ -15,8 +15,8 @@ from lamella.errors import InputRefused, PackageError
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
-from lamella.package import Manifest
-from lamella.package.build import sha256
+from lamella.package import Manifest, seal
+from lamella.package.integrity import sha256
 from lamella.runtime.function import Function, Kind, TensorSpec
 from lamella.runtime.instance import State
 from tests.faults import packages
@@ -433,6 +433,7 @@ def made_elsewhere(package: Path, copy: Path, **machine: str) -> Path:
         documents.write(path, msgspec.structs.replace(function, machine=other, sha256=hashed))
         hashes[name] = sha256(path)
     documents.write(copy / "manifest.json", msgspec.structs.replace(manifest, sha256=hashes))
+    seal(copy)
     return copy
 
 

@@ -11,7 +11,8 @@ import pytest
 from lamella.errors import ConfigError
 from lamella.limits.group import quota_us
 from lamella.limits.mounts import Mount, parse_mountinfo, parse_self_cgroup
-from lamella.limits.owner import full_name, is_alive, is_ours, start_ticks
+from lamella.limits.owner import Owner, full_name, is_ours, mark, owner_of, owner_of_temporary, start_ticks
+from tests.unit.limits.owners import owned_by
 
 
 @pytest.mark.parametrize(
@@ -66,7 +67,7 @@ def test_a_group_outside_the_mount_falls_back_to_the_mount_point(tmp_path: Path)
 def test_our_own_groups_are_ours_and_alive() -> None:
     name = full_name("some-name.1")
     assert is_ours(name)
-    assert is_alive(name)
+    assert owner_of(name) is Owner.US
     assert not is_ours("lamella-tests")
     assert not is_ours("docker-1-2-x")
 
@@ -74,9 +75,34 @@ def test_our_own_groups_are_ours_and_alive() -> None:
 def test_an_owner_is_dead_before_it_is_reaped() -> None:
     with subprocess.Popen(["/bin/sh", "-c", "read line"], stdin=subprocess.PIPE) as process:
         name = f"lamella-{process.pid}-{start_ticks(process.pid)}-x"
-        assert is_alive(name)
+        assert owner_of(name) is Owner.ALIVE
         assert process.stdin is not None
         process.stdin.close()
         os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert not is_alive(name)
-    assert not is_alive(name)
+        assert owner_of(name) is Owner.DEAD
+    assert owner_of(name) is Owner.DEAD
+
+
+def test_a_temporary_name_tells_its_owner() -> None:
+    with subprocess.Popen(["/bin/sh", "-c", "read line"], stdin=subprocess.PIPE) as process:
+        name = owned_by(process.pid, start_ticks(process.pid))
+        assert owner_of_temporary(name) is Owner.ALIVE
+        process.communicate(b"\n")
+    assert owner_of_temporary(name) is Owner.DEAD
+    assert owner_of_temporary(f"{mark('.plan.json')}1f") is Owner.US
+    assert owner_of_temporary(owned_by(os.getpid(), start_ticks(os.getpid()) - 1)) is Owner.DEAD
+
+
+def test_a_temporary_name_from_elsewhere_is_beyond_us() -> None:
+    name = f"{mark('.plan.json')}1f"
+    place = name.split("-")[-2]
+    assert owner_of_temporary(name.replace(place, "0badcafe")) is Owner.ELSEWHERE
+
+
+@pytest.mark.parametrize("name", ["plan.json", ".plan.json-abc123", "lamella-1-2-x", "work-lamella-1-2", "lamella"])
+def test_other_names_are_nobodys(name: str) -> None:
+    assert owner_of_temporary(name) is None
+
+
+def test_a_long_label_still_gives_a_name_that_a_disk_takes() -> None:
+    assert len((mark("ø" * 250) + "12345678").encode()) <= 255

@@ -76,8 +76,6 @@ def test_a_fifth_of_a_cpu_is_a_fifth_of_a_cpu(v1: V1Limiter) -> None:
     with v1.create("slow", memory_mb=None, vcpu=0.2) as group:
         share = float(run(group, BURN).stdout)
         assert share == pytest.approx(0.2, rel=0.15)
-        assert group.cpu_s() >= share * 1.5
-        assert group.throttled_s() > 0.5
 
 
 def test_the_worker_is_a_member_under_its_own_pid(v1: V1Limiter) -> None:

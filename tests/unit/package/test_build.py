@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import subprocess
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,8 @@ import msgspec
 import numpy as np
 import onnx
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto
 
 from lamella import documents
@@ -20,7 +25,7 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.graph.weights import alignment
-from lamella.package import Manifest, build, verify
+from lamella.package import Manifest, build, read_sealed, seal, verify
 from lamella.plan.document import Plan
 from lamella.runtime.function import Function, Kind, open_session
 from tests.unit.graph.compose import Tensors, answer, step, worst_share
@@ -59,6 +64,7 @@ def chain(package: Path, plan: Plan, graph: Graph, feeds: Tensors, kind: Kind) -
 def test_every_function_has_its_files_and_nothing_else(pristine: Path, plan: Plan) -> None:
     assert sorted(p.name for p in pristine.iterdir()) == [
         "manifest.json",
+        "manifest.sha256",
         "plan.json",
         *(f.name for f in plan.functions),
     ]
@@ -166,29 +172,95 @@ def test_a_model_that_is_one_subgraph_ships_whole_and_answers_the_same(tmp_path:
 # ----------------------------------------------------------------------------------------------------------- damage
 
 
-@pytest.mark.parametrize("file", ["plan.json", *(f"stage-2/{name}" for name in FILES)])
-@pytest.mark.parametrize("place", [0, 0.5, 1])
-def test_a_flipped_byte_anywhere_is_found_and_its_file_named(file: str, place: float, package: Path) -> None:
-    data = bytearray((package / file).read_bytes())
-    data[int(place * (len(data) - 1))] ^= 1
-    (package / file).write_bytes(data)
-    with pytest.raises(PackageError, match=f"^{file} changed since it was packaged") as caught:
+PACKAGED = ("manifest.json", "manifest.sha256", "plan.json", *(f"stage-{k}/{name}" for k in (1, 3) for name in FILES))
+
+
+@pytest.fixture(scope="session")
+def fragile(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy for tests that put back what they damage."""
+    return Path(shutil.copytree(pristine, tmp_path_factory.mktemp("fragile") / "package"))
+
+
+@pytest.mark.parametrize("file", PACKAGED)
+@settings(max_examples=20)
+@given(place=st.floats(0, 1), flip=st.integers(1, 255))
+@example(place=0, flip=1)
+@example(place=1, flip=0x2A)  # the last byte, a line feed, becomes a space: the same JSON
+def test_a_changed_byte_anywhere_is_one_error_that_names_the_file_and_the_next_command(
+    file: str, place: float, flip: int, fragile: Path
+) -> None:
+    whole = (fragile / file).read_bytes()
+    damaged = bytearray(whole)
+    damaged[int(place * (len(whole) - 1))] ^= flip
+    (fragile / file).write_bytes(damaged)
+    try:
+        with pytest.raises(PackageError, match=re.escape(file)) as caught:
+            verify(fragile)
+    finally:
+        (fragile / file).write_bytes(whole)
+    assert "changed since it was packaged" in caught.value.message
+    assert caught.value.try_ == f"lamella package plan.json -o {fragile}"
+    verify(fragile)
+
+
+@pytest.mark.parametrize("file", PACKAGED)
+@pytest.mark.parametrize("length", [0, 1, -1])
+def test_a_file_cut_short_is_named(file: str, length: int, package: Path) -> None:
+    (package / file).write_bytes((package / file).read_bytes()[:length])
+    with pytest.raises(PackageError, match=f"{re.escape(file)} changed since it was packaged"):
         verify(package)
-    assert caught.value.try_.startswith("lamella package")
 
 
-@pytest.mark.parametrize("file", ["plan.json", *(f"stage-2/{name}" for name in FILES)])
+@pytest.mark.parametrize("file", PACKAGED)
 def test_a_missing_file_is_named(file: str, package: Path) -> None:
     (package / file).unlink()
     with pytest.raises(PackageError, match=f"{file} is missing from the package"):
         verify(package)
 
 
+def test_a_file_that_cannot_be_read_is_named(package: Path) -> None:
+    (package / "stage-2" / "weights.bin").unlink()
+    (package / "stage-2" / "weights.bin").mkdir()
+    with pytest.raises(PackageError, match=r"stage-2/weights\.bin cannot be read: Is a directory"):
+        verify(package)
+
+
+def test_the_plan_is_not_read_before_it_is_checked(package: Path) -> None:
+    (package / "plan.json").write_text("{}")
+    with pytest.raises(PackageError, match=r"^plan\.json changed since it was packaged"):
+        read_sealed(package)
+
+
+def test_other_programs_can_check_the_manifest(package: Path) -> None:
+    if not shutil.which("sha256sum"):
+        pytest.skip("no sha256sum here")
+    check = ["sha256sum", "--check", "--strict", "manifest.sha256"]
+    assert subprocess.run(check, cwd=package, capture_output=True).returncode == 0
+    with (package / "manifest.json").open("a") as file:
+        file.write(" ")
+    assert subprocess.run(check, cwd=package, capture_output=True).returncode == 1
+
+
 @pytest.mark.parametrize("text", ["", "{}", "no json", '{"lamella": 2}'])
-def test_a_manifest_that_is_none_is_a_damaged_package(text: str, package: Path) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_manifest_that_is_none_is_a_damaged_package(text: str, sealed: bool, package: Path) -> None:
     (package / "manifest.json").write_text(text)
+    if sealed:
+        seal(package)
     with pytest.raises(PackageError, match=r"manifest\.json"):
         verify(package)
+
+
+@pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256", "plan.json"])
+@pytest.mark.parametrize("damage", [b"", None], ids=["emptied", "removed"])
+def test_a_damaged_package_may_be_replaced_as_its_error_says(
+    file: str, damage: bytes | None, package: Path, plan: Plan, cnn: Graph
+) -> None:
+    (package / file).unlink()
+    if damage is not None:
+        (package / file).write_bytes(damage)
+    build(plan, cnn, package)
+    verify(package)
 
 
 def test_a_directory_without_a_manifest_is_no_package(tmp_path: Path) -> None:
@@ -246,8 +318,8 @@ def test_an_empty_directory_is_filled_even_when_it_is_the_current_one(
     assert os.listdir(tmp_path) == ["here"]
 
 
-def stop_at(name: str) -> Callable[[str], None]:
-    def progress(what: str) -> None:
+def stop_at(name: str) -> Callable[[float, str], None]:
+    def progress(share: float, what: str) -> None:
         if what == name:
             raise KeyboardInterrupt
 
@@ -266,6 +338,25 @@ def test_an_interrupted_build_keeps_the_older_package(package: Path, plan: Plan,
         build(plan_of(cnn, [5]), cnn, package, stop_at("stage-2"))
     assert verify(package)[1] == plan
     assert [p.name for p in package.parent.iterdir()] == ["package"]
+
+
+def test_a_build_that_fails_at_the_last_step_keeps_the_older_package(
+    package: Path, plan: Plan, cnn: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(one: Path, other: Path) -> bool:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("lamella.package.place.exchange", refuse)
+    with pytest.raises(StorageError, match="No space left"):
+        build(plan_of(cnn, [5]), cnn, package)
+    assert verify(package)[1] == plan
+    assert [p.name for p in package.parent.iterdir()] == ["package"]
+
+
+def test_progress_is_the_share_of_functions_that_are_done(plan: Plan, cnn: Graph, tmp_path: Path) -> None:
+    told: list[tuple[float, str]] = []
+    build(plan, cnn, tmp_path / "p", lambda share, what: told.append((share, what)))
+    assert told == [(0, "stage-1"), (1 / 3, "stage-2"), (2 / 3, "stage-3")]
 
 
 def test_a_manifest_survives_being_written_and_read(pristine: Path) -> None:
