@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 import pytest
@@ -287,13 +287,13 @@ def test_a_refused_request_leaves_the_older_answer(
 def test_an_answer_that_cannot_be_written_whole_leaves_the_older_one(
     lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(file: BinaryIO, **arrays: np.ndarray) -> None:
+    def full(file: IO[bytes], array: np.ndarray, *, allow_pickle: bool) -> None:
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
     np.savez(tmp_path / "request.npz", **request(graph, np.random.default_rng(7)))  # type: ignore[arg-type]
     (tmp_path / "answer.npz").write_text("older")
-    monkeypatch.setattr(np, "savez", full)
+    monkeypatch.setattr(np.lib.format, "write_array", full)
     done = lamella("run", plan_file, "--input", tmp_path / "request.npz", "--output", tmp_path / "answer.npz")
     assert done.code == 1
     assert "No space left on device" in done.err
