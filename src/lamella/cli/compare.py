@@ -25,8 +25,9 @@ from lamella.cli.options import (
     progress,
 )
 from lamella.cli.show import print_json, show_comparison
-from lamella.compare.compare import DEFAULT_PLANNERS, load_inputs
+from lamella.compare.compare import DEFAULT_PLANNERS, Settings
 from lamella.compare.compare import compare as run_comparison
+from lamella.compare.feed import load_inputs
 from lamella.graph.load import import_model
 from lamella.platforms import platform as platform_named
 from lamella.profile.measure import measure, threads_needed
@@ -67,15 +68,17 @@ def compare(
             graph,
             measured,
             rules,
-            [name.strip() for name in planners.split(",") if name.strip()],
-            given=model,
-            slo_ms=slo_ms,
-            max_stages=max_stages,
-            vcpu=vcpu,
-            batch=batch,
-            requests=requests,
-            inputs=feeds,
-            ranges=ranges,
+            Settings(
+                given=model,
+                planners=[name.strip() for name in planners.split(",") if name.strip()],
+                slo_ms=slo_ms,
+                max_stages=max_stages,
+                vcpu=vcpu,
+                batch=batch,
+                requests=requests,
+                inputs=feeds,
+                ranges=ranges,
+            ),
             progress=move,
         )
     if output:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from lamella.cli.options import progress
 from lamella.cli.show import console, show_comparison
-from lamella.compare.compare import compare
+from lamella.compare.compare import Settings, compare
 from lamella.demo.reading import picture, read
 from lamella.errors import LawBroken
 from lamella.graph.load import import_model
@@ -55,9 +55,7 @@ def demo(
             graph,
             profile,
             platform("openfaas"),
-            ("ort", "single", "mopar"),
-            given=BIG,
-            requests=requests,
+            Settings(given=BIG, planners=("ort", "single", "mopar"), requests=requests),
             progress=move,
         )
     show_comparison(record)

@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from lamella.cli.app import run
-from lamella.compare.compare import compare, load_inputs
+from lamella.compare.compare import Settings, compare
+from lamella.compare.feed import load_inputs
 from lamella.compare.record import Comparison
 from lamella.errors import ConfigError, InfeasiblePlan, InputRefused
 from lamella.graph.load import import_model
@@ -88,9 +89,7 @@ def done(graph: Graph, profile: Profile) -> Done:
         graph,
         profile,
         RULES,
-        PLANNERS,
-        given="zoo:cnn-tiny",
-        requests=12,
+        Settings(given="zoo:cnn-tiny", planners=PLANNERS, requests=12),
         limiter=limiter,
         progress=lambda share, what: shares.append(share),
     )
@@ -205,7 +204,9 @@ def test_progress_goes_from_nought_to_one(done: Done) -> None:
 def test_a_planner_without_a_plan_is_listed_with_its_reason(
     graph: Graph, profile: Profile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record = compare(graph, profile, RULES, ("uniform-40", "single", "single"), given="zoo:cnn-tiny", requests=1)
+    record = compare(
+        graph, profile, RULES, Settings(given="zoo:cnn-tiny", planners=("uniform-40", "single", "single"), requests=1)
+    )
     assert [p.planner for p in record.plans] == ["single"]
     assert list(record.failed) == ["uniform-40"]
     assert "cnn-tiny divides into 5" in record.failed["uniform-40"]
@@ -213,13 +214,18 @@ def test_a_planner_without_a_plan_is_listed_with_its_reason(
 
 def test_no_plan_at_all_is_infeasible(graph: Graph, profile: Profile, cache: Path) -> None:
     with pytest.raises(InfeasiblePlan):
-        compare(graph, profile, RULES, ("single", "mopar"), given="zoo:cnn-tiny", requests=1, slo_ms=0.001)
+        compare(
+            graph,
+            profile,
+            RULES,
+            Settings(given="zoo:cnn-tiny", planners=("single", "mopar"), requests=1, slo_ms=0.001),
+        )
     assert list((cache / "work").glob("*")) == []
 
 
 def test_an_unknown_planner_is_a_config_error(graph: Graph, profile: Profile) -> None:
     with pytest.raises(ConfigError, match="no planner 'mopra'"):
-        compare(graph, profile, RULES, ("single", "mopra"), given="zoo:cnn-tiny", requests=1)
+        compare(graph, profile, RULES, Settings(given="zoo:cnn-tiny", planners=("single", "mopra"), requests=1))
 
 
 def test_an_error_in_a_comparison_leaves_nothing_behind(graph: Graph, profile: Profile, cache: Path) -> None:
@@ -229,7 +235,13 @@ def test_an_error_in_a_comparison_leaves_nothing_behind(graph: Graph, profile: P
 
     limiter = detect()
     with pytest.raises(KeyboardInterrupt):
-        compare(graph, profile, RULES, ("single", "uniform-2"), given="zoo:cnn-tiny", requests=1, progress=interrupt)
+        compare(
+            graph,
+            profile,
+            RULES,
+            Settings(given="zoo:cnn-tiny", planners=("single", "uniform-2"), requests=1),
+            progress=interrupt,
+        )
     assert [name for name in limiter.names() if name.startswith(f"lamella-{os.getpid()}-")] == []
     assert workers() == []
     assert list((cache / "work").iterdir()) == []
@@ -287,5 +299,5 @@ def test_random_values_are_refused_for_an_integer_input_of_unknown_range(cache: 
     stranger = import_model(str(built.source), shapes)
     integer = next(n for n in stranger.inputs if stranger.tensors[n].dtype.startswith("int"))
     with pytest.raises(ConfigError, match=f"which values may the integer input '{integer}' take") as caught:
-        compare(stranger, profile, RULES, ("single",), given="bert.onnx", requests=1)
+        compare(stranger, profile, RULES, Settings(given="bert.onnx", planners=("single",), requests=1))
     assert caught.value.try_ == f"--range {integer}=0:1000, or --inputs data.npz"

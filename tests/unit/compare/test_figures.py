@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.compare.compare import difference, used_memory_time
+from lamella.compare.measures import difference, used_memory_time
 from lamella.compare.rounds import interval
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
