@@ -156,7 +156,7 @@ def row(name: str, record: Comparison, plan: PlanRecord, base: dict[str, PlanRec
         f"| {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} | {plan.memory_time_mb_s.resident:.2f} "
         f"| {plan.memory_time_mb_s.used:.2f} | {plan.efficiency.billed:.0%} | {plan.efficiency.resident:.0%} "
         f"| {plan.output_error.max_rel:.0e} | {plan.predicted.latency_ms / plan.latency_ms.p50 - 1:+.1%} "
-        f"| {plan.major_faults} | {plan.rounds_rejected} |"
+        f"| {plan.major_faults} | {plan.rounds_rejected + plan.rounds_noisy_kept} |"
     )
 
 

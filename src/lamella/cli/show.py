@@ -188,6 +188,7 @@ def show_comparison(record: Comparison) -> None:
                 f"{p.output_error.max_rel:.0e}",
                 f"{p.predicted.latency_ms / p.latency_ms.p50 - 1:+.1%}",
                 str(p.rounds_rejected),
+                str(p.rounds_noisy_kept),
             ]
         )
     columns = [
@@ -202,10 +203,10 @@ def show_comparison(record: Comparison) -> None:
         "peak MB",
         "vCPU-s",
     ]
-    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "noisy"]
+    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "rejected", "noisy kept"]
     out.print(table(columns, rows))
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")
     for name, why in record.failed.items():
-        out.print(f"{name}: no plan. {why}")
+        out.print(f"{name}: failed. {why}")

@@ -11,11 +11,11 @@ import numpy as np
 
 from lamella.compare.contenders import deployed, expected, ground, output_error
 from lamella.compare.feed import feed
+from lamella.compare.field import Field
 from lamella.compare.measures import Seen, plan_record
 from lamella.compare.record import Comparison
 from lamella.compare.rounds import run_rounds
 from lamella.deploy.sizing import allocate
-from lamella.errors import ConfigError, InfeasiblePlan, PlatformLimit
 from lamella.graph.model import Graph
 from lamella.limits import Limiter, detect
 from lamella.package import build
@@ -38,7 +38,7 @@ class Settings:
     given: str
     """What the user called the model."""
     planners: Sequence[str] = DEFAULT_PLANNERS
-    """Names; those that find no plan are listed with the reason."""
+    """Names; those whose plan fails are listed with the reason."""
     slo_ms: float | None = None
     """Passed to the planners, as is `max_stages`."""
     max_stages: int = 8
@@ -73,41 +73,58 @@ def compare(
         limiter: how limits are enforced.
         progress: told how far it is.
 
+    A plan that cannot be made, packaged, allocated or started, or is lost while it answers, is listed in `failed`.
+
     Raises:
         ConfigError: random values are asked for an integer input of unknown range.
+        InputRefused: the model itself cannot take a request.
+        LamellaError: the last plan's failure, when no plan is left.
     """
     draw = feed(graph, settings.batch, settings.inputs, settings.ranges)
     limiter = limiter or detect()
-    plans, failed = _plans(graph, profile, platform, settings, progress)
+    field = Field()
+
+    def part(begin: float, end: float, what: str) -> Callable[[float, str], None]:
+        return lambda share, name: progress(begin + (end - begin) * share, f"{what} {name}")
+
+    plans = field.each(
+        dict.fromkeys(settings.planners),
+        lambda name: _plan(graph, profile, platform, name, settings),
+        part(0.0, 0.1, "planning"),
+    )
     with (
         scratch("compare") as space,
         ground(platform, limiter, list(plans.values())) as on,
         ExitStack() as stack,
     ):
-        for k, (name, plan) in enumerate(plans.items()):
-            progress(0.1 + 0.2 * k / len(plans), f"packaging {name}")
-            build(plan, graph, space / name)
-        allocations = {}
-        for k, name in enumerate(plans):
-            progress(0.3 + 0.3 * k / len(plans), f"allocating {name} by the rule")
-            allocations[name] = allocate(space / name, draw(), platform, limiter)
-        contenders = {}
-        for k, (name, plan) in enumerate(plans.items()):
-            progress(0.6 + 0.05 * k / len(plans), f"cold start of {name}")
-            contenders[name] = stack.enter_context(deployed(on, plan, space / name, allocations[name], draw()))
-        progress(0.67, "checking answers")
         feeds = [draw() for _ in range(CHECKED)]
         answers = expected(graph, space / "reference", feeds)
-        errors = {name: output_error(c.deployment, feeds, answers) for name, c in contenders.items()}
-        faults = {name: c.faults() for name, c in contenders.items()}
+        packages = field.each(plans, lambda name: build(plans[name], graph, space / name), part(0.1, 0.3, "packaging"))
+        allocations = field.each(
+            packages, lambda name: allocate(space / name, draw(), platform, limiter), part(0.3, 0.6, "allocating")
+        )
+        contenders = field.each(
+            allocations,
+            lambda name: stack.enter_context(deployed(on, plans[name], space / name, allocations[name], draw())),
+            part(0.6, 0.65, "cold start of"),
+        )
+        errors = field.each(
+            contenders,
+            lambda name: output_error(contenders[name].deployment, feeds, answers),
+            part(0.65, 0.7, "checking answers of"),
+        )
+        faults = {name: contenders[name].faults() for name in errors}
         per_round = 4 if settings.requests >= 12 else 1
         rounds = run_rounds(
-            {name: c.deployment for name, c in contenders.items()},
+            {name: contenders[name].deployment for name in errors},
             draw,
             rounds=max(1, settings.requests // per_round),
             per_round=per_round,
             tick=lambda share: progress(0.7 + 0.3 * share, "interleaved rounds"),
         )
+        for name, error in rounds.lost.items():
+            field.lose(name, error)
+        field.check(rounds.samples)
         seen = [
             Seen(
                 plan=c.plan,
@@ -120,6 +137,7 @@ def compare(
                 enforced=limiter.enforced,
             )
             for name, c in contenders.items()
+            if name in rounds.samples
         ]
     progress(1.0, "done")
     return Comparison(
@@ -130,34 +148,20 @@ def compare(
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         slo_ms=settings.slo_ms,
         plans=tuple(plan_record(s, rounds, graph, profile, platform) for s in seen),
-        failed=failed,
+        failed=field.failed,
     )
 
 
-def _plans(
-    graph: Graph, profile: Profile, platform: Platform, settings: Settings, progress: Progress
-) -> tuple[dict[str, Plan], dict[str, str]]:
-    plans: dict[str, Plan] = {}
-    failed: dict[str, str] = {}
-    last: InfeasiblePlan | PlatformLimit | None = None
-    for k, name in enumerate(dict.fromkeys(settings.planners)):
-        progress(0.1 * k / len(settings.planners), f"planning {name}")
-        try:
-            plans[name] = make_plan(
-                graph,
-                profile,
-                platform,
-                name,
-                given=settings.given,
-                slo_ms=settings.slo_ms,
-                max_stages=settings.max_stages,
-                batch=settings.batch,
-                vcpu=settings.vcpu,
-                ranges=settings.ranges,
-            )
-        except (InfeasiblePlan, PlatformLimit) as error:
-            failed[name] = str(error)
-            last = error
-    if not plans:
-        raise last or ConfigError("no planner is named", try_="--planners ort,single,mopar")
-    return plans, failed
+def _plan(graph: Graph, profile: Profile, platform: Platform, planner: str, settings: Settings) -> Plan:
+    return make_plan(
+        graph,
+        profile,
+        platform,
+        planner,
+        given=settings.given,
+        slo_ms=settings.slo_ms,
+        max_stages=settings.max_stages,
+        batch=settings.batch,
+        vcpu=settings.vcpu,
+        ranges=settings.ranges,
+    )

@@ -16,7 +16,7 @@ from lamella.compare.measures import difference
 from lamella.compare.record import OutputError
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation
-from lamella.errors import OutOfMemory
+from lamella.errors import InputRefused, OutOfMemory
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.limits import Limiter
@@ -124,11 +124,22 @@ def _cold(deployment: Deployment, package: Path, inputs: Values) -> tuple[float,
 
 
 def expected(graph: Graph, directory: Path, feeds: Sequence[Values]) -> list[Values]:
-    """What the whole model answers, unoptimised; it is written to `directory` for that."""
+    """What the whole model answers, unoptimised; it is written to `directory` for that.
+
+    Raises:
+        InputRefused: it cannot take a request, such as an index out of range.
+    """
     session = open_session(
         Extractor(graph).write(0, len(graph.operators), directory), "reference", threads=1, prepack=False
     )
-    return [dict(zip(graph.outputs, session.run(list(graph.outputs), feed), strict=True)) for feed in feeds]
+    found = []
+    for feed in feeds:
+        try:
+            outputs = session.run(list(graph.outputs), feed)
+        except Exception as error:
+            raise InputRefused(f"the model refuses a request: {str(error).splitlines()[0]}") from error
+        found.append(dict(zip(graph.outputs, outputs, strict=True)))
+    return found
 
 
 def output_error(

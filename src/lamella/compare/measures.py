@@ -100,6 +100,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         why=plan.why,
         rounds=rounds.kept,
         rounds_rejected=rounds.rejected,
+        rounds_noisy_kept=rounds.noisy_kept,
     )
 
 

@@ -92,7 +92,11 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     predicted: Predicted
     why: str
     rounds: int
+    """Rounds its samples come from."""
     rounds_rejected: int
+    """Noisy rounds thrown away and run again."""
+    rounds_noisy_kept: int = 0
+    """Of `rounds` those that were noisy too, kept when too many had been rejected: the figures carry their noise."""
 
 
 class Comparison(Document, frozen=True, kw_only=True):
@@ -107,4 +111,4 @@ class Comparison(Document, frozen=True, kw_only=True):
     slo_ms: float | None
     plans: tuple[PlanRecord, ...]
     failed: dict[str, str] = msgspec.field(default_factory=dict)
-    """Planners that made no plan, and why."""
+    """Planners whose plan failed, and why: it could not be made, packaged, allocated or started, or was lost."""

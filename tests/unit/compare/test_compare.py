@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+import signal
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,21 @@ import pytest
 from lamella.cli.app import run
 from lamella.compare.compare import Settings, compare
 from lamella.compare.feed import load_inputs
+from lamella.compare.field import Field
 from lamella.compare.record import Comparison
-from lamella.errors import ConfigError, InfeasiblePlan, InputRefused
+from lamella.errors import (
+    ConfigError,
+    FunctionTimeout,
+    InfeasiblePlan,
+    InputRefused,
+    InstanceCrashed,
+    LamellaError,
+    LawBroken,
+    OutOfMemory,
+    PackageError,
+    PlatformLimit,
+    StorageError,
+)
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
@@ -123,6 +137,7 @@ def test_the_record_holds_every_field_that_was_promised(done: Done) -> None:
             "limits",
             "predicted",
             "rounds_rejected",
+            "rounds_noisy_kept",
         } <= set(plan)
         assert {"p50", "p95", "cold"} <= set(plan["latency_ms"])
         assert {"billed", "resident", "used"} <= set(plan["memory_time_mb_s"])
@@ -182,6 +197,7 @@ def test_rounds_are_counted_and_limits_named(done: Done) -> None:
     for plan in done.json["plans"]:
         assert plan["rounds"] == 3
         assert plan["rounds_rejected"] >= 0
+        assert 0 <= plan["rounds_noisy_kept"] <= plan["rounds"]
         assert plan["major_faults"] >= 0
         assert plan["limits"] == ("enforced" if done.limiter.enforced else "unlimited")
         assert plan["emulated"] == ""
@@ -221,6 +237,108 @@ def test_no_plan_at_all_is_infeasible(graph: Graph, profile: Profile, cache: Pat
             Settings(given="zoo:cnn-tiny", planners=("single", "mopar"), requests=1, slo_ms=0.001),
         )
     assert list((cache / "work").glob("*")) == []
+
+
+def spoil(package: Path) -> None:
+    """A package whose weights are others than its manifest says."""
+    for weights in package.rglob("weights.bin"):
+        weights.unlink()  # it may be shared with another package by a link
+        weights.write_bytes(b"other bytes")
+
+
+def occupy(package: Path) -> None:
+    """Something that is no package, where the package should go."""
+    package.mkdir()
+    (package / "thesis.tex").touch()
+
+
+def drop(package: Path) -> None:
+    """Functions that end in the middle of a comparison, and cannot be started again."""
+    spoil(package)
+    children = [p for task in Path("/proc/self/task").iterdir() for p in (task / "children").read_text().split()]
+    for pid in children:
+        if f"{package}/" in Path(f"/proc/{pid}/cmdline").read_text():
+            os.kill(int(pid), signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    ("when", "harm", "said"),
+    [
+        ("packaging uniform-2", occupy, "uniform-2"),
+        ("allocating uniform-2", spoil, "weights.bin"),
+        ("cold start of uniform-2", spoil, "weights.bin"),
+        ("checking answers of uniform-2", drop, "stage-"),
+        ("interleaved rounds", drop, "stage-"),
+    ],
+)
+def test_a_plan_that_fails_on_the_way_is_listed_with_its_reason_and_the_others_go_on(
+    graph: Graph, profile: Profile, cache: Path, when: str, harm: Callable[[Path], None], said: str
+) -> None:
+    left = [harm]
+
+    def disturb(share: float, what: str) -> None:
+        if what == when and left:
+            left.pop()(next((cache / "work").glob("compare-*")) / "uniform-2")
+
+    settings = Settings(given="zoo:cnn-tiny", planners=("uniform-2", "single"), requests=2)
+    record = compare(graph, profile, RULES, settings, progress=disturb)
+    assert not left
+    assert [p.planner for p in record.plans] == ["single"]
+    assert list(record.failed) == ["uniform-2"]
+    assert said in record.failed["uniform-2"]
+    assert workers() == []
+
+
+def test_when_the_last_plan_fails_its_failure_is_raised(graph: Graph, profile: Profile, cache: Path) -> None:
+    def disturb(share: float, what: str) -> None:
+        if what.startswith("packaging"):
+            occupy(next((cache / "work").glob("compare-*")) / what.split()[-1])
+
+    settings = Settings(given="zoo:cnn-tiny", planners=("uniform-2", "single"), requests=2)
+    with pytest.raises(PackageError, match="single"):
+        compare(graph, profile, RULES, settings, progress=disturb)
+
+
+def test_a_request_the_model_itself_refuses_ends_the_comparison_before_anything_is_packaged(
+    cache: Path, profile: Profile
+) -> None:
+    bert = import_model("zoo:bert-tiny")
+    feed = request(bert, np.random.default_rng(0))
+    name = next(n for n in bert.inputs if bert.tensors[n].dtype.startswith("int"))
+    feed[name][:] = 10**6
+    said: list[str] = []
+    with pytest.raises(InputRefused, match="the model refuses a request"):
+        compare(
+            bert,
+            measure(bert, budget_s=0.1),
+            RULES,
+            Settings(given="zoo:bert-tiny", planners=("single",), requests=1, inputs=[feed]),
+            progress=lambda share, what: said.append(what),
+        )
+    assert not [what for what in said if what.startswith("packaging")]
+
+
+@pytest.mark.parametrize("error", [OutOfMemory, InstanceCrashed, FunctionTimeout, InfeasiblePlan, PlatformLimit])
+def test_a_lost_instance_a_timeout_or_a_limit_puts_one_plan_out(error: type[LamellaError]) -> None:
+    def do(name: str) -> int:
+        if name == "b":
+            raise error("it failed")
+        return len(name)
+
+    field = Field()
+    assert field.each(["a", "b", "c"], do, lambda share, name: None) == {"a": 1, "c": 1}
+    assert field.failed == {"b": "it failed"}
+    with pytest.raises(error, match="it failed"):
+        field.each(["b"], do, lambda share, name: None)
+
+
+@pytest.mark.parametrize("error", [ConfigError, StorageError, LawBroken])
+def test_what_concerns_all_plans_ends_the_comparison(error: type[LamellaError]) -> None:
+    def do(name: str) -> int:
+        raise error("for all")
+
+    with pytest.raises(error, match="for all"):
+        Field().each(["a", "b"], do, lambda share, name: None)
 
 
 def test_an_unknown_planner_is_a_config_error(graph: Graph, profile: Profile) -> None:
