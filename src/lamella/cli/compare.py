@@ -54,7 +54,7 @@ def compare(
     rules = platform_named(platform)
     graph = import_model(model, parse_shapes(shape))
     ranges = parse_ranges(range_)
-    feeds = load_inputs(inputs, graph) if inputs else None
+    feeds = load_inputs(inputs, graph, batch) if inputs else None
     with progress("profile") as move:
         measured = measure(
             graph,

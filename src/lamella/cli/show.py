@@ -166,7 +166,8 @@ def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
     label = "limits enforced" if not record.limits_reason else f"limits NOT enforced ({record.limits_reason})"
-    out.print(f"[bold]{record.model} on {record.platform}[/bold], {record.machine.cpu}, {record.date}, {label}")
+    batch = f", batch {record.batch}" if record.batch > 1 else ""
+    out.print(f"[bold]{record.model} on {record.platform}[/bold]{batch}, {record.machine.cpu}, {record.date}, {label}")
     base = next((p for p in record.plans if p.planner == "single"), record.plans[0])
     rows = []
     for p in record.plans:

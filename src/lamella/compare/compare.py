@@ -147,6 +147,7 @@ def compare(
         limits_reason=limiter.reason,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
         slo_ms=settings.slo_ms,
+        batch=settings.batch,
         plans=tuple(plan_record(s, rounds, graph, profile, platform) for s in seen),
         failed=field.failed,
     )

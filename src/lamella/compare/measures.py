@@ -114,14 +114,18 @@ def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> li
 def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.ndarray) -> tuple[float, float]:
     """Integral of (runtime floor + weights and live tensors of the unit running), MB-s, with and without the floor.
 
-    One formula for every plan: the time of each stage is shared among its units as the profile measured them.
+    One formula for every plan: the time of each stage is shared among its units as the profile measured them at the
+    plan's batch, on one thread, without prepacking.
     """
+    variants = profile.variants
+    fits = [k for k, v in enumerate(variants) if v.batch == plan.batch]
+    measured = min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
     whole = bare = 0.0
     for function, time_ms in zip(plan.functions, stage_ms.tolist(), strict=True):
         units = [u for u in profile.units if function.first <= u.first < function.last]
-        shares = np.array([u.times[0].median_ms for u in units])
+        shares = np.array([u.times[measured].median_ms for u in units])
         for unit, share in zip(units, (shares / shares.sum()).tolist(), strict=True):
-            held = (unit.weight_bytes + unit.live_bytes) / MB
+            held = (unit.weight_bytes + graph.live_bytes(unit.first, unit.last, plan.batch)) / MB
             bare += held * share * time_ms / 1000
             whole += (held + profile.floor.resident_mb) * share * time_ms / 1000
     return whole, bare

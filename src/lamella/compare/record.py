@@ -109,6 +109,8 @@ class Comparison(Document, frozen=True, kw_only=True):
     """Why limits are not enforced; empty where they are."""
     date: str
     slo_ms: float | None
+    batch: int = 1
+    """Rows per request."""
     plans: tuple[PlanRecord, ...]
     failed: dict[str, str] = msgspec.field(default_factory=dict)
     """Planners whose plan failed, and why: it could not be made, packaged, allocated or started, or was lost."""

@@ -164,11 +164,8 @@ class _Bench:
         self._files = [directory / name for name in self.function.sha256]
         self._held: list[tuple[int, Segment]] = []
         self._outputs: dict[str, np.ndarray] = {}
-        batch = 1
         takes = [self._hold(n.name, values[n.name]) for n in self.function.inputs]
-        for spec in self.function.inputs:
-            if spec.shape and isinstance(spec.shape[0], str):
-                batch = values[spec.name].shape[0] // dim_at(spec.shape[0], 1)
+        batch = _batch(self.function, values)
         gives = []
         for out in self.function.outputs:
             shape = out.shape_at(batch)
@@ -256,6 +253,15 @@ class _Bench:
             if quick and lived >= 2:
                 return "ok"
         return said
+
+
+def _batch(function: Function, values: Mapping[str, np.ndarray]) -> int:
+    """The rows of a request, from whichever axis follows them; 1 where none does."""
+    for spec in function.inputs:
+        for dim, size in zip(spec.shape, values[spec.name].shape, strict=True):
+            if isinstance(dim, str):
+                return int(size) // dim_at(dim, 1)
+    return 1
 
 
 def _refusal(tried: Trial, free: Trial) -> str:

@@ -16,7 +16,6 @@ import pytest
 
 from lamella.cli.app import run
 from lamella.compare.compare import Settings, compare
-from lamella.compare.feed import load_inputs
 from lamella.compare.field import Field
 from lamella.compare.record import Comparison
 from lamella.errors import (
@@ -380,34 +379,19 @@ def test_the_command_prints_the_record_for_the_user_s_own_requests(
     assert "cnn-tiny on openfaas" in capsys.readouterr().out
 
 
-def test_requests_of_a_file_are_its_rows(graph: Graph, tmp_path: Path) -> None:
-    rows = np.arange(2 * 3 * 32 * 32, dtype=np.float32).reshape(2, 3, 32, 32)
-    np.savez(tmp_path / "x.npz", x=rows, unused=np.zeros(3))
-    feeds = load_inputs(tmp_path / "x.npz", graph)
-    assert [set(f) for f in feeds] == [{"x"}, {"x"}]
-    for k, feed in enumerate(feeds):
-        np.testing.assert_array_equal(feed["x"], rows[k : k + 1])
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no zip", b"PK\x03\x04"])
-def test_a_file_of_requests_that_cannot_be_read_is_refused(graph: Graph, tmp_path: Path, content: bytes | None) -> None:
-    path = tmp_path / "x.npz"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(InputRefused, match=r"cannot read .*x\.npz"):
-        load_inputs(path, graph)
-
-
-def test_a_single_array_without_a_name_is_refused(graph: Graph, tmp_path: Path) -> None:
-    np.save(tmp_path / "x.npy", np.zeros(3))
-    with pytest.raises(InputRefused, match="one array without a name"):
-        load_inputs(tmp_path / "x.npy", graph)
-
-
-def test_a_file_that_lacks_an_input_is_refused_by_name(graph: Graph, tmp_path: Path) -> None:
-    np.savez(tmp_path / "x.npz", y=np.zeros((1, 3, 32, 32), np.float32))
-    with pytest.raises(InputRefused, match=r"lacks 'x'; it holds y"):
-        load_inputs(tmp_path / "x.npz", graph)
+def test_the_command_compares_at_the_batch_it_was_told(
+    cache: Path, graph: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "requests.npz", **request(graph, np.random.default_rng(0), 6))  # type: ignore[arg-type]
+    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "2"]
+    argv += ["--inputs", str(tmp_path / "requests.npz")]
+    assert run([*argv, "--batch", "4"]) == 2
+    assert "input 'x' has 6 rows, a request of batch 4 takes 4" in capsys.readouterr().err
+    measure(graph, batches=(1, 3), budget_s=0.1)
+    assert run([*argv, "--batch", "3", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["batch"] == 3
+    assert record["plans"][0]["output_error"]["max_rel"] < 1e-4
 
 
 def test_random_values_are_refused_for_an_integer_input_of_unknown_range(cache: Path, profile: Profile) -> None:

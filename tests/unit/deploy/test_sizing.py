@@ -79,6 +79,21 @@ def test_a_larger_batch_is_measured_anew(tmp_path: Path, rng: np.random.Generato
     assert many.memory_mb > one.memory_mb
 
 
+def test_between_slices_the_batch_may_lie_on_another_axis(
+    tmp_path: Path, rng: np.random.Generator, free: Limiter
+) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], name="turn", perm=[1, 0]),
+        helper.make_node("Neg", ["turned"], ["negative"], name="negate"),
+        helper.make_node("Transpose", ["negative"], ["y"], name="turn back", perm=[1, 0]),
+    ]
+    border = {"x": ("float32", ("N", 8))}
+    graph = packages.graph_of(tmp_path, "turned", nodes, border, {"y": ("float32", ("N", 8))})
+    made = packages.package(graph, tmp_path / "package", (1,))
+    found = allocate(made, request(graph, rng, 3), OPENFAAS, free, runs=1)
+    assert list(found) == ["stage-1", "stage-2"]
+
+
 def test_what_law_4_demands_counts_where_it_is_more_than_the_peak(
     cnn: Graph, tmp_path: Path, rng: np.random.Generator, free: Limiter
 ) -> None:
