@@ -28,6 +28,7 @@ from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
 from lamella.compare.compare import compare as run_comparison
 from lamella.compare.feed import load_inputs
+from lamella.compare.record import check_answers
 from lamella.graph.load import import_model
 from lamella.platforms import platform as platform_named
 from lamella.profile.measure import measure, threads_needed
@@ -87,3 +88,4 @@ def compare(
         print_json(record)
     else:
         show_comparison(record)
+    check_answers(record)

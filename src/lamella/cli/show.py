@@ -186,7 +186,7 @@ def show_comparison(record: Comparison) -> None:
                 f"{p.memory_time_mb_s.billed:.1f}",
                 f"{p.memory_time_mb_s.resident:.1f}",
                 f"{p.efficiency.billed:.0%}",
-                f"{p.output_error.max_rel:.0e}",
+                f"{p.output_error.max_rel:.0e}" + ("" if p.output_error.within_tolerance else " BROKEN"),
                 f"{p.predicted.latency_ms / p.latency_ms.p50 - 1:+.1%}",
                 str(p.rounds_rejected),
                 str(p.rounds_noisy_kept),

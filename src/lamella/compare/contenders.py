@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lamella.compare.measures import difference
-from lamella.compare.record import OutputError
+from lamella.compare.record import OUTPUT_TOLERANCE, OutputError
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation
 from lamella.errors import InputRefused, OutOfMemory
@@ -146,10 +147,12 @@ def output_error(
     deployment: Deployment, feeds: Sequence[Values], answers: Sequence[Mapping[str, np.ndarray]]
 ) -> OutputError:
     """Law 3: how far a deployment's answers are from `answers`, at worst."""
-    worst = [0.0, 0.0]
+    absolute = relative = 0.0
     for feed, answer in zip(feeds, answers, strict=True):
         with deployment.awake():
             got = deployment.infer(feed).outputs
         for name, want in answer.items():
-            worst = [max(pair) for pair in zip(worst, difference(want, got[name]), strict=True)]
-    return OutputError(*worst)
+            found = difference(want, got[name])
+            absolute, relative = max(absolute, found[0]), max(relative, found[1])
+    most = sys.float_info.max
+    return OutputError(min(absolute, most), min(relative, most), relative <= OUTPUT_TOLERANCE)

@@ -14,10 +14,14 @@ import msgspec
 import numpy as np
 import pytest
 
+from lamella import documents
 from lamella.cli.app import run
+from lamella.compare import contenders
 from lamella.compare.compare import Settings, compare
+from lamella.compare.contenders import output_error
 from lamella.compare.field import Field
-from lamella.compare.record import Comparison
+from lamella.compare.record import Comparison, OutputError
+from lamella.deploy.local import Deployment
 from lamella.errors import (
     ConfigError,
     FunctionTimeout,
@@ -38,6 +42,7 @@ from lamella.limits import Limiter, detect
 from lamella.platforms import platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure
+from tests.faults import packages
 
 PLANNERS = ("ort", "single", "uniform-2", "mopar")
 RULES = platform("openfaas")
@@ -141,7 +146,7 @@ def test_the_record_holds_every_field_that_was_promised(done: Done) -> None:
         assert {"p50", "p95", "cold"} <= set(plan["latency_ms"])
         assert {"billed", "resident", "used"} <= set(plan["memory_time_mb_s"])
         assert set(plan["efficiency"]) == {"billed", "resident"}
-        assert set(plan["output_error"]) == {"max_abs", "max_rel"}
+        assert set(plan["output_error"]) == {"max_abs", "max_rel", "within_tolerance"}
         assert {"latency_ms", "memory_mb", "cost_usd_per_million"} <= set(plan["predicted"])
         assert len(plan["functions"]) == plan["stages"]
         for function in plan["functions"]:
@@ -153,6 +158,7 @@ def test_answers_agree_with_the_whole_model_unoptimised(done: Done) -> None:
     for plan in done.json["plans"]:
         assert 0 <= plan["output_error"]["max_abs"] < 1e-5
         assert 0 <= plan["output_error"]["max_rel"] < 1e-4
+        assert plan["output_error"]["within_tolerance"]
 
 
 def test_cost_is_allocation_times_mean_time_times_price(done: Done) -> None:
@@ -377,6 +383,48 @@ def test_the_command_prints_the_record_for_the_user_s_own_requests(
     assert [p["planner"] for p in printed["plans"]] == ["single"]
     assert run(argv) == 0
     assert "cnn-tiny on openfaas" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("off", "kept"), [(0.0, True), (9e-5, True), (2e-4, False), (float("nan"), False)])
+def test_answers_further_off_than_law_3_allows_are_marked(graph: Graph, tmp_path: Path, off: float, kept: bool) -> None:
+    feed = request(graph, np.random.default_rng(0))
+    package = packages.package(graph, tmp_path / "package")
+    with Deployment(package, freezable=True) as deployment:
+        (answer,) = deployment.infer(feed).outputs.values()
+        other = answer.copy()
+        other.flat[int(answer.argmin())] += off * float(np.ptp(answer))
+        found = output_error(deployment, [feed, feed], [{"probabilities": answer}, {"probabilities": other}])
+    assert found.within_tolerance == kept
+    assert msgspec.json.decode(msgspec.json.encode(found), type=OutputError) == found
+
+
+def test_a_broken_law_3_ends_the_command_with_code_4_after_table_and_file(
+    graph: Graph, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(contenders, "OUTPUT_TOLERANCE", -1.0)  # no answer is good enough
+    path = tmp_path / "deep" / "record.json"
+    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "1"]
+    assert run([*argv, "-o", str(path)]) == 4
+    out, err = capsys.readouterr()
+    assert "BROKEN" in out
+    assert "law 3: the answers of single differ by" in err
+    assert not documents.read(path, Comparison, made_by="a test").plans[0].output_error.within_tolerance
+    assert [p.name for p in path.parent.iterdir()] == ["record.json"]
+
+
+def test_the_file_is_whole_before_anything_is_printed(
+    graph: Graph, profile: Profile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "record.json"
+    path.write_text("an older record")
+
+    def full(record: Comparison) -> None:
+        raise BrokenPipeError
+
+    monkeypatch.setattr("lamella.cli.compare.show_comparison", full)
+    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "1"]
+    assert run([*argv, "-o", str(path)]) == 1
+    assert [p.planner for p in documents.read(path, Comparison, made_by="a test").plans] == ["single"]
 
 
 def test_the_command_compares_at_the_batch_it_was_told(
