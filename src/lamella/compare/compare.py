@@ -20,6 +20,7 @@ from lamella.graph.model import Graph
 from lamella.limits import Limiter, detect
 from lamella.package import build
 from lamella.plan.document import Plan
+from lamella.plan.laws import payload, payloads
 from lamella.plan.make import make_plan
 from lamella.platforms import Platform
 from lamella.profile.document import Profile
@@ -78,8 +79,11 @@ def compare(
     Raises:
         ConfigError: random values are asked for an integer input of unknown range.
         InputRefused: the model itself cannot take a request.
+        PlatformLimit: a request or its answer is larger than the platform's payload.
         LamellaError: the last plan's failure, when no plan is left.
     """
+    for error in payloads(graph, settings.batch, platform):
+        raise error
     draw = feed(graph, settings.batch, settings.inputs, settings.ranges)
     limiter = limiter or detect()
     field = Field()
@@ -99,6 +103,9 @@ def compare(
     ):
         feeds = [draw() for _ in range(CHECKED)]
         answers = expected(graph, space / "reference", feeds)
+        for answer in answers:  # of a model with dynamic outputs only now
+            for error in payload("an answer", sum(a.nbytes for a in answer.values()), platform):
+                raise error
         packages = field.each(plans, lambda name: build(plans[name], graph, space / name), part(0.1, 0.3, "packaging"))
         allocations = field.each(
             packages, lambda name: allocate(space / name, draw(), platform, limiter), part(0.3, 0.6, "allocating")
@@ -122,8 +129,8 @@ def compare(
             per_round=per_round,
             tick=lambda share: progress(0.7 + 0.3 * share, "interleaved rounds"),
         )
-        for name, error in rounds.lost.items():
-            field.lose(name, error)
+        for name, loss in rounds.lost.items():
+            field.lose(name, loss)
         field.check(rounds.samples)
         seen = [
             Seen(

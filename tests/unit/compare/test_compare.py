@@ -18,7 +18,7 @@ from lamella import documents
 from lamella.cli.app import run
 from lamella.compare import contenders
 from lamella.compare.compare import Settings, compare
-from lamella.compare.contenders import output_error
+from lamella.compare.contenders import expected, output_error
 from lamella.compare.field import Field
 from lamella.compare.record import Comparison, OutputError
 from lamella.deploy.local import Deployment
@@ -41,7 +41,7 @@ from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
 from lamella.platforms import platform
 from lamella.profile.document import Profile
-from lamella.profile.measure import measure
+from lamella.profile.measure import measure, threads_needed
 from tests.faults import packages
 
 PLANNERS = ("ort", "single", "uniform-2", "mopar")
@@ -304,23 +304,13 @@ def test_when_the_last_plan_fails_its_failure_is_raised(graph: Graph, profile: P
         compare(graph, profile, RULES, settings, progress=disturb)
 
 
-def test_a_request_the_model_itself_refuses_ends_the_comparison_before_anything_is_packaged(
-    cache: Path, profile: Profile
-) -> None:
+def test_a_request_the_model_itself_refuses_is_no_plan_s_failure(cache: Path, tmp_path: Path) -> None:
     bert = import_model("zoo:bert-tiny")
     feed = request(bert, np.random.default_rng(0))
     name = next(n for n in bert.inputs if bert.tensors[n].dtype.startswith("int"))
     feed[name][:] = 10**6
-    said: list[str] = []
-    with pytest.raises(InputRefused, match="the model refuses a request"):
-        compare(
-            bert,
-            measure(bert, budget_s=0.1),
-            RULES,
-            Settings(given="zoo:bert-tiny", planners=("single",), requests=1, inputs=[feed]),
-            progress=lambda share, what: said.append(what),
-        )
-    assert not [what for what in said if what.startswith("packaging")]
+    with pytest.raises(InputRefused, match="the model refuses a request: "):
+        expected(bert, tmp_path, [feed])
 
 
 @pytest.mark.parametrize("error", [OutOfMemory, InstanceCrashed, FunctionTimeout, InfeasiblePlan, PlatformLimit])
@@ -383,6 +373,35 @@ def test_the_command_prints_the_record_for_the_user_s_own_requests(
     assert [p["planner"] for p in printed["plans"]] == ["single"]
     assert run(argv) == 0
     assert "cnn-tiny on openfaas" in capsys.readouterr().out
+
+
+@pytest.mark.slow  # at 0.07 vCPU a start takes seconds
+def test_on_rules_where_memory_buys_cpu_hops_are_emulated_and_every_function_is_charged(
+    graph: Graph, cache: Path
+) -> None:
+    rules = platform("aws-lambda")
+    profile = measure(graph, threads=threads_needed(rules.cpu.coupling, 1.0), budget_s=0.1)
+    settings = Settings(given="zoo:cnn-tiny", planners=("single", "uniform-2"), requests=2)
+    record = compare(graph, profile, rules, settings)
+    assert record.failed == {}
+    single, two = record.plans
+    assert (single.emulated, two.stages) == ("", 2)
+    assert two.emulated.startswith("1 hops, ")
+    assert two.latency_ms.p50 > sum(f.run_ms for f in two.functions) * 0.5 + rules.hop.latency_ms.value
+    for plan in record.plans:
+        assert plan.output_error.within_tolerance
+        fees = plan.stages * rules.billing.usd_per_request.value
+        gb_s = plan.memory_time_mb_s.billed / 1024
+        assert plan.cost_usd_per_million == pytest.approx((gb_s * rules.billing.usd_per_gb_s.value + fees) * 1e6)
+        for function in plan.functions:
+            assert rules.allocation_mb(function.memory_mb) == function.memory_mb >= function.planned_mb
+            assert function.cpu == pytest.approx(rules.vcpu(function.planned_mb, 1.0))
+
+
+def test_a_request_larger_than_the_payload_is_refused_with_the_numbers(graph: Graph, profile: Profile) -> None:
+    settings = Settings(given="zoo:cnn-tiny", planners=("single",), batch=1000)
+    with pytest.raises(PlatformLimit, match=r"a request of 11\.7 MB is 15\.6 MB on the wire"):
+        compare(graph, profile, platform("aws-lambda"), settings)
 
 
 @pytest.mark.parametrize(("off", "kept"), [(0.0, True), (9e-5, True), (2e-4, False), (float("nan"), False)])
