@@ -30,6 +30,7 @@ def enforced(limiter: Limiter) -> Limiter:
 @pytest.fixture(autouse=True)
 def nothing_left(limiter: Limiter) -> Iterator[None]:
     """Every process, group, descriptor and segment is gone after each test."""
+    gc.collect()  # what earlier tests left to it
     before = packages.open_files(), packages.mapped_segments()
     yield
     gc.collect()  # a caught error holds the frames it went through, and they their tensors
