@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.errors import InfeasiblePlan
+from lamella.errors import InfeasiblePlan, PlatformLimit
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
-from lamella.plan.laws import broken_laws
+from lamella.plan.laws import broken_laws, payloads
 from lamella.plan.make import make_plan
 from lamella.plan.planners import Mopar, Request, Single, planner
 from lamella.plan.search import NEAR, divide
@@ -34,6 +34,9 @@ def test_every_plan_keeps_the_laws_and_its_slo(
     try:
         plan = make_plan(graph, profile, platform(where), name, given="x", slo_ms=slo, max_stages=max_stages, vcpu=vcpu)
     except InfeasiblePlan:
+        return
+    except PlatformLimit:
+        assert payloads(graph, 1, platform(where))  # what the model itself gives is too large to be answered
         return
     assert broken_laws(plan, graph, platform(where)) == []
     assert slo is None or plan.predicted.latency_ms <= slo

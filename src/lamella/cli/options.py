@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -119,3 +120,21 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
     finally:
         if terminal and last:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Planning:
+    """What every verb that plans is asked."""
+
+    platform: PlatformName
+    slo_ms: Slo = None
+    max_stages: MaxStages = 8
+    vcpu: Vcpu = 1.0
+    batch: Batch = 1
+    shape: Shape = None
+    range_: Range = None
+
+    def __post_init__(self) -> None:
+        """ConfigError where a number is not above zero."""
+        positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch)

@@ -11,6 +11,7 @@ from lamella.cli.options import Json, Model, Output, Range, Shape, parse_ranges,
 from lamella.cli.show import print_json, show_profile
 from lamella.errors import ConfigError
 from lamella.graph.load import import_model
+from lamella.graph.requests import check_ranges
 from lamella.machine import this_machine
 from lamella.profile.measure import measure
 
@@ -27,13 +28,13 @@ def profile(
 ) -> None:
     """Measure time, memory and hops per unit and per cut; resumable, cached by model, machine and runtime version."""
     positive(budget_s=budget_s)
+    ranges = parse_ranges(range_)
     graph = import_model(model, parse_shapes(shape))
+    check_ranges(graph, ranges)
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))
     with progress("profile") as move:
-        measured = measure(
-            graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=parse_ranges(range_)
-        )
+        measured = measure(graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges)
     if output:
         documents.write(output, measured)
     if json:

@@ -168,7 +168,10 @@ def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
     label = "limits enforced" if not record.limits_reason else f"limits NOT enforced ({record.limits_reason})"
-    out.print(f"[bold]{escape(record.model)} on {record.platform}[/bold], {record.machine.cpu}, {record.date}, {label}")
+    batch = f", batch {record.batch}" if record.batch > 1 else ""
+    out.print(
+        f"[bold]{escape(record.model)} on {record.platform}[/bold]{batch}, {record.machine.cpu}, {record.date}, {label}"
+    )
     base = next((p for p in record.plans if p.planner == "single"), record.plans[0])
     rows = []
     for p in record.plans:
@@ -187,9 +190,10 @@ def show_comparison(record: Comparison) -> None:
                 f"{p.memory_time_mb_s.billed:.1f}",
                 f"{p.memory_time_mb_s.resident:.1f}",
                 f"{p.efficiency.billed:.0%}",
-                f"{p.output_error.max_rel:.0e}",
+                f"{p.output_error.max_rel:.0e}" + ("" if p.output_error.within_tolerance else " BROKEN"),
                 f"{p.predicted.latency_ms / p.latency_ms.p50 - 1:+.1%}",
                 str(p.rounds_rejected),
+                str(p.rounds_noisy_kept),
             ]
         )
     columns = [
@@ -204,10 +208,10 @@ def show_comparison(record: Comparison) -> None:
         "peak MB",
         "vCPU-s",
     ]
-    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "noisy"]
+    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "rejected", "noisy kept"]
     out.print(table(columns, rows))
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")
     for name, why in record.failed.items():
-        out.print(f"{name}: no plan. {why}", markup=False)
+        out.print(f"{name}: failed. {why}", markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamella.documents import Document
+from lamella.errors import LawBroken
 from lamella.machine import Machine
 from lamella.plan.document import Predicted
 
@@ -59,11 +60,20 @@ class Efficiency(msgspec.Struct, frozen=True):
     resident: float
 
 
+OUTPUT_TOLERANCE = 1e-4
+"""Law 3: what a plan's answers may differ from the whole model's by, relative to the output's range."""
+
+
 class OutputError(msgspec.Struct, frozen=True):
-    """Against the whole model unoptimised: largest difference, and relative to the output's range."""
+    """Against the whole model unoptimised: largest difference, and relative to the output's range.
+
+    The largest finite number where the two cannot be compared (another shape, or no number): JSON has no infinity.
+    """
 
     max_abs: float
     max_rel: float
+    within_tolerance: bool = True
+    """Whether law 3 is kept: `max_rel` is at most 1e-4."""
 
 
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -92,7 +102,11 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     predicted: Predicted
     why: str
     rounds: int
+    """Rounds its samples come from."""
     rounds_rejected: int
+    """Noisy rounds thrown away and run again."""
+    rounds_noisy_kept: int = 0
+    """Of `rounds` those that were noisy too, kept when too many had been rejected: the figures carry their noise."""
 
 
 class Comparison(Document, frozen=True, kw_only=True):
@@ -105,6 +119,21 @@ class Comparison(Document, frozen=True, kw_only=True):
     """Why limits are not enforced; empty where they are."""
     date: str
     slo_ms: float | None
+    batch: int = 1
+    """Rows per request."""
     plans: tuple[PlanRecord, ...]
     failed: dict[str, str] = msgspec.field(default_factory=dict)
-    """Planners that made no plan, and why."""
+    """Planners whose plan failed, and why: it could not be made, packaged, allocated or started, or was lost."""
+
+
+def check_answers(record: Comparison) -> None:
+    """Raise LawBroken where a plan's answers are not the model's (law 3)."""
+    broken = [p for p in record.plans if not p.output_error.within_tolerance]
+    if broken:
+        found = ", ".join(f"{p.planner} differ by {p.output_error.max_rel:.0e}" for p in broken)
+        raise LawBroken(
+            f"law 3: the answers of {found} of the output's range from the whole model's; at most "
+            f"{OUTPUT_TOLERANCE:.0e} is allowed",
+            where=record.model,
+            try_=f"--planners without {', '.join(p.planner for p in broken)}",
+        )

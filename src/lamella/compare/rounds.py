@@ -8,7 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lamella.compare.field import OWN_FAULTS
 from lamella.deploy.local import Answer, Deployment
+from lamella.errors import LamellaError
 from lamella.profile.timing import known_load
 
 NOISY = 1.15
@@ -25,11 +27,16 @@ class Sample(NamedTuple):
 
 
 class Rounds(NamedTuple):
-    """Samples of kept rounds by plan, and how many rounds were kept and rejected."""
+    """Samples of kept rounds by plan, and how the rounds went."""
 
     samples: dict[str, list[Sample]]
     kept: int
     rejected: int
+    """Noisy rounds whose samples were thrown away; they were run again."""
+    noisy_kept: int
+    """Of the kept ones those that were noisy as well, when too many had been rejected."""
+    lost: dict[str, LamellaError]
+    """Plans that failed on the way, and why; they have no samples."""
 
 
 def run_rounds(
@@ -50,33 +57,41 @@ def run_rounds(
     A plan's instances are frozen while it is not their turn: the threads of the default session spin on after an
     answer, and would take the core from whoever comes next.
 
-    A noisy round is repeated, at most `max_rejected` times in all (as many as rounds by default); after that noisy
-    rounds are kept, and counted as rejected all the same: their figures then carry the noise, and say so.
+    A noisy round is rejected and run again, at most `max_rejected` times in all (as many as rounds by default); after
+    that noisy rounds are kept and counted apart: their figures then carry the noise, and say so.
+
+    A plan that fails to answer is stopped and lost; the others go on.
     """
     limit = rounds if max_rejected is None else max_rejected
     samples: dict[str, list[Sample]] = {name: [] for name in deployments}
     loads = [known_load() for _ in range(5)]
-    kept = rejected = 0
+    kept = rejected = noisy_kept = 0
     order = list(deployments)
     rng = np.random.default_rng(0)
-    while kept < rounds:
+    lost: dict[str, LamellaError] = {}
+    while kept < rounds and order:
         drawn: dict[str, list[Sample]] = {}
         before = known_load()
         for name in order:
-            with deployments[name].awake() as awake:
-                drawn[name] = [_send(awake, requests(), kept, rng) for _ in range(per_round)]
+            try:
+                with deployments[name].awake() as awake:
+                    drawn[name] = [_send(awake, requests(), kept, rng) for _ in range(per_round)]
+            except OWN_FAULTS as error:
+                lost[name] = error
+                deployments[name].close()
         after = known_load()
         loads += [before, after]
-        order = order[1:] + order[:1]  # no plan always runs after the same one
+        order = [n for n in order[1:] + order[:1] if n not in lost]  # no plan always runs after the same one
         if max(before, after) > NOISY * min(loads):
-            rejected += 1
-            if rejected <= limit:
+            if rejected < limit:
+                rejected += 1
                 continue
+            noisy_kept += 1
         for name, found in drawn.items():
             samples[name] += found
         kept += 1
         tick(kept / rounds)
-    return Rounds(samples, kept, rejected)
+    return Rounds({n: s for n, s in samples.items() if n not in lost}, kept, rejected, noisy_kept, lost)
 
 
 def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int, rng: np.random.Generator) -> Sample:

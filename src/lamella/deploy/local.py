@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import msgspec
 
@@ -11,6 +12,17 @@ from lamella.limits import Limiter, detect
 from lamella.package import verify
 from lamella.runtime.chain import Answer, Chain, Channel, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
+
+
+class Serving(TypedDict, total=False):
+    """How a chain serves: the options of `Chain`, which explains them and has their defaults."""
+
+    channel: Channel
+    keep_alive_s: float
+    timeout_s: float
+    period_ms: int
+    cpus: frozenset[int] | None
+    freezable: bool
 
 
 class Deployment(Chain):
@@ -22,12 +34,7 @@ class Deployment(Chain):
         *,
         limiter: Limiter | None = None,
         sizes: Mapping[str, Size] | None = None,
-        channel: Channel = "shared-memory",
-        keep_alive_s: float = 600.0,
-        timeout_s: float = 300.0,
-        period_ms: int = 10,
-        cpus: frozenset[int] | None = None,
-        freezable: bool = False,
+        **serving: Unpack[Serving],
     ) -> None:
         """Check the package, every byte of it, and prepare; instances start with the first request.
 
@@ -35,12 +42,7 @@ class Deployment(Chain):
             package: a directory written by `lamella package`.
             limiter: how limits are enforced; the best this machine has by default.
             sizes: per function, in place of the plan's.
-            channel: see `Chain`, as are the others.
-            keep_alive_s: see `Chain`.
-            timeout_s: see `Chain`.
-            period_ms: see `Chain`.
-            cpus: see `Chain`.
-            freezable: see `Chain`.
+            serving: as of `Chain`.
 
         Raises:
             PackageError: damaged or incomplete.
@@ -55,13 +57,8 @@ class Deployment(Chain):
             self.plan.model.outputs,
             {f.name: Size(f.memory_mb, f.vcpu) for f in self.plan.functions} | dict(sizes or {}),
             limiter=limiter or detect(),
-            channel=channel,
-            keep_alive_s=keep_alive_s,
-            timeout_s=timeout_s,
-            period_ms=period_ms,
-            cpus=cpus,
-            freezable=freezable,
+            **serving,
         )
 
 
-__all__ = ["Answer", "Channel", "Deployment", "Size", "StageTime", "check_inputs"]
+__all__ = ["Answer", "Channel", "Deployment", "Serving", "Size", "StageTime", "check_inputs"]

@@ -38,6 +38,9 @@ SIZING_VERSION = "2"
 RUN_FACTOR = 1.05
 GRAIN_MS = 0.1
 """Runs far below a millisecond differ by this much for nothing."""
+PATIENCE = 10.0
+LEAST_S = 30.0
+"""A trial that takes this many times what it took without a memory limit, and this long, has come to a standstill."""
 PRECISION = 0.01
 """Bisection ends when the size is known to this share, or to the platform's step."""
 
@@ -164,11 +167,8 @@ class _Bench:
         self._files = [directory / name for name in self.function.sha256]
         self._held: list[tuple[int, Segment]] = []
         self._outputs: dict[str, np.ndarray] = {}
-        batch = 1
         takes = [self._hold(n.name, values[n.name]) for n in self.function.inputs]
-        for spec in self.function.inputs:
-            if spec.shape and isinstance(spec.shape[0], str):
-                batch = values[spec.name].shape[0] // dim_at(spec.shape[0], 1)
+        batch = _batch(self.function, values)
         gives = []
         for out in self.function.outputs:
             shape = out.shape_at(batch)
@@ -198,8 +198,15 @@ class _Bench:
             self.trial(None, runs=1, cold=False)
         return self._outputs
 
-    def trial(self, memory_mb: int | None, *, runs: int, cold: bool = True) -> Trial:
-        """Start the function at a size, its files evicted first where `cold`, and run it."""
+    def trial(self, memory_mb: int | None, *, runs: int, cold: bool = True, free: Trial | None = None) -> Trial:
+        """Start the function at a size, its files evicted first where `cold`, and run it.
+
+        It has the platform's timeout for its start and for each run; less where `free`, the run without a memory limit,
+        says that it cannot come out well any more.
+        """
+        most_s = self._platform.limits.timeout_s.value
+        start_s = patience_s(free.cold_ms if free else None, most_s)
+        run_s = patience_s(free.run_ms if free else None, most_s)
         if cold:
             evict(self._files)
         instance = Instance(
@@ -211,12 +218,12 @@ class _Bench:
             period_ms=int(self._platform.cpu.period_ms.value),
         )
         try:
-            start = instance.ready()
+            start = instance.ready(start_s)
             for number, (fd, segment) in enumerate(self._held):
                 instance.attach(number, segment.size, fd)
-            instance.run(self._request)
+            instance.run(self._request, run_s)
             before = instance.report().major_faults
-            times = [instance.run(self._request).run_ms for _ in range(runs)]
+            times = [instance.run(self._request, run_s).run_ms for _ in range(runs)]
             report = instance.report()
             self._outputs = {
                 ref.name: np.array(self._held[ref.segment][1].view(ref.dtype, ref.shape))
@@ -248,7 +255,7 @@ class _Bench:
         quick = False
         for lived in range(1, 5):
             try:
-                refusal = _refusal(self.trial(size, runs=self._runs), free)
+                refusal = _refusal(self.trial(size, runs=self._runs, free=free), free)
             except InstanceLost as error:
                 return error.code
             quick = quick or not refusal
@@ -256,6 +263,20 @@ class _Bench:
             if quick and lived >= 2:
                 return "ok"
         return said
+
+
+def _batch(function: Function, values: Mapping[str, np.ndarray]) -> int:
+    """The rows of a request, from whichever axis follows them; 1 where none does."""
+    for spec in function.inputs:
+        for dim, size in zip(spec.shape, values[spec.name].shape, strict=True):
+            if isinstance(dim, str):
+                return int(size) // dim_at(dim, 1)
+    return 1
+
+
+def patience_s(free_ms: float | None, most_s: float) -> float:
+    """How long to wait for what takes `free_ms` without a memory limit, s: at most the platform's timeout."""
+    return most_s if free_ms is None else min(most_s, max(LEAST_S, PATIENCE * free_ms / 1000))
 
 
 def _refusal(tried: Trial, free: Trial) -> str:

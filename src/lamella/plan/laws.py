@@ -33,6 +33,7 @@ def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaErr
         found += _truth(plan, graph)
     found += _memory(plan, platform)
     found += _limits(plan, platform)
+    found += payloads(graph, plan.batch, platform)
     found += _sums(plan, platform)
     return found
 
@@ -174,6 +175,28 @@ def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
                 )
             )
     return found
+
+
+def payloads(graph: Graph, batch: int, platform: Platform) -> list[LamellaError]:
+    """Law 5 for a request and its answer, which pass the platform too; it can be known before there is a plan."""
+    found: list[LamellaError] = []
+    for what, names in (("a request", graph.inputs), ("an answer", graph.outputs)):
+        found += payload(what, sum(graph.tensors[n].bytes_at(batch) for n in names), platform)
+    return found
+
+
+def payload(what: str, size: int, platform: Platform) -> list[LamellaError]:
+    """Law 5 for one message of `size` bytes."""
+    on_wire, limit = platform.payload_mb(size), platform.limits.payload_mb.value
+    if on_wire <= limit:
+        return []
+    return [
+        PlatformLimit(
+            f"law 5: {what} of {size / MB:.1f} MB is {on_wire:.1f} MB on the wire, the limit of {platform.name} is "
+            f"{limit:g} MB",
+            try_="a smaller --batch or --shape, or another --platform",
+        )
+    ]
 
 
 def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:

@@ -25,6 +25,8 @@ from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
 
 Channel = Literal["shared-memory", "socket"]
+START_S = 120.0
+"""A start may take this long, or as long as a request where that is longer."""
 
 
 class StageTime(NamedTuple):
@@ -144,7 +146,7 @@ class Chain:
         try:
             for name in new:
                 self._spawn(name)
-            return {name: self.instances[name].ready() for name in new}
+            return {name: self.instances[name].ready(max(START_S, self._timeout_s)) for name in new}
         except BaseException:
             for name in self.instances.keys() & new:
                 self.instances.pop(name).kill()
@@ -229,7 +231,7 @@ class Chain:
             except (InstanceCrashed, OutOfMemory):
                 begun = time.monotonic()
                 self.instances.pop(function.name).kill()
-                self._spawn(function.name).ready()
+                self._spawn(function.name).ready(max(START_S, self._timeout_s))
                 cold_ms += (time.monotonic() - begun) * 1000
                 times.append(self._stage(function, values, batch))
         outputs = {n: np.array(values[n]) for n in self._outputs}

@@ -110,6 +110,25 @@ def test_an_slo_out_of_reach_is_infeasible_and_says_what_would_do(lamella: Lamel
     assert lamella(*PLAN, "--planner", planner, "--slo-ms", hint).code == 0
 
 
+@pytest.mark.parametrize("verb", ["plan", "compare"])
+def test_a_request_too_large_for_the_platform_is_a_limit_told_before_anything_is_measured(
+    lamella: Lamella, graph: Graph, verb: str
+) -> None:
+    done = lamella(verb, MODEL, "--platform", "aws-lambda", "--batch", "1000")
+    assert done.code == 4
+    assert not done.out
+    assert "a request of 11.7 MB is 15.6 MB on the wire, the limit of aws-lambda is 6 MB" in done.err
+    assert "try:   a smaller --batch" in done.err
+
+
+@pytest.mark.parametrize("verb", ["plan", "compare"])
+def test_the_verbs_that_plan_take_the_same_options(lamella: Lamella, verb: str) -> None:
+    said = lamella(verb, "--help").out
+    options = "--platform --slo-ms --max-stages --vcpu --batch --shape --range --output --json".split()
+    assert [o for o in options if o not in said] == []
+    assert "--asked" not in said
+
+
 def test_more_slices_than_units_is_infeasible(lamella: Lamella, graph: Graph) -> None:
     done = lamella(*PLAN, "--planner", "uniform-40")
     assert done.code == 3

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.compare.compare import difference, used_memory_time
+from lamella.compare.measures import difference, used_memory_time
 from lamella.compare.rounds import interval
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
+from lamella.profile.document import Timing, Variant
 from lamella.units import MB
 from tests.unit.plan.synthetic import FLOOR_MB, Made, graph_of, profile_of
 
@@ -88,3 +90,26 @@ def test_used_memory_time_is_what_each_unit_holds_while_it_runs() -> None:
     whole, bare = used_memory_time(alone, graph, profile, np.array([120.0]))
     assert bare == pytest.approx(held[0] * 0.060 + held[1] * 0.020 + held[2] * 0.040)
     assert whole == pytest.approx(bare + FLOOR_MB * 0.120)
+
+
+def test_used_memory_time_of_a_batch_is_of_its_own_tensors_and_times() -> None:
+    units = (Made(weights_mb=10, out_mb=1, time_ms=30), Made(weights_mb=20, out_mb=3, time_ms=30))
+    graph = graph_of(units)
+    profile = profile_of(graph, units)
+    plan = msgspec.structs.replace(make_plan(graph, profile, platform("openfaas"), "single", given="x"), batch=4)
+    # Of four rows the second unit takes thrice the first's time; that was measured before batch 1 was.
+    profile = msgspec.structs.replace(
+        profile,
+        units=tuple(
+            msgspec.structs.replace(u, times=(Timing(Variant(4, False, 1), ms, ms), *u.times))
+            for u, ms in zip(profile.units, (30.0, 90.0), strict=True)
+        ),
+    )
+    x = 1024 * 4 / MB
+    held = [10 + 4 * (x + 1), 20 + 4 * (1 + 3)]
+    assert used_memory_time(plan, graph, profile, np.array([120.0]))[1] == pytest.approx(
+        held[0] * 0.030 + held[1] * 0.090
+    )
+    alone = msgspec.structs.replace(plan, batch=1)
+    held = [10 + x + 1, 20 + 1 + 3]
+    assert used_memory_time(alone, graph, profile, np.array([120.0]))[1] == pytest.approx(sum(held) * 0.060)

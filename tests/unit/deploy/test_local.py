@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import inspect
 import os
 import shutil
 from pathlib import Path
+from typing import get_type_hints
 
 import msgspec
 import numpy as np
@@ -10,13 +12,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from lamella import documents
-from lamella.deploy.local import Channel, Deployment, Size, check_inputs
+from lamella.deploy.local import Channel, Deployment, Serving, Size, check_inputs
 from lamella.errors import InputRefused, PackageError
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
 from lamella.package import Manifest, seal
 from lamella.package.integrity import sha256
+from lamella.runtime.chain import Chain
 from lamella.runtime.function import Function, Kind, TensorSpec
 from lamella.runtime.instance import State
 from tests.faults import packages
@@ -472,3 +475,14 @@ def test_instances_are_ready_between_requests(three_slices: Path, cnn: Graph, rn
     with Deployment(three_slices) as deployment:
         deployment.infer(request(cnn, rng))
         assert {i.state for i in deployment.instances.values()} == {State.READY}
+
+
+def test_a_deployment_takes_every_option_of_its_chain() -> None:
+    given = {"functions", "outputs", "sizes", "limiter"}  # from the package, or named by Deployment itself
+    options = inspect.signature(Chain, eval_str=True).parameters
+    assert get_type_hints(Serving) == {n: p.annotation for n, p in options.items() if n not in given}
+
+
+def test_an_unknown_option_is_an_error(three_slices: Path) -> None:
+    with pytest.raises(TypeError, match="keep_alive"):
+        Deployment(three_slices, keep_alive=1.0)  # type: ignore[call-arg]

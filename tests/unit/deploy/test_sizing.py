@@ -2,13 +2,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from onnx import helper
 
 from lamella.deploy.local import Deployment, Size
-from lamella.deploy.sizing import Allocation, allocate
-from lamella.errors import InfeasiblePlan
+from lamella.deploy.sizing import Allocation, allocate, patience_s
+from lamella.errors import FunctionTimeout, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
@@ -79,6 +80,21 @@ def test_a_larger_batch_is_measured_anew(tmp_path: Path, rng: np.random.Generato
     assert many.memory_mb > one.memory_mb
 
 
+def test_between_slices_the_batch_may_lie_on_another_axis(
+    tmp_path: Path, rng: np.random.Generator, free: Limiter
+) -> None:
+    nodes = [
+        helper.make_node("Transpose", ["x"], ["turned"], name="turn", perm=[1, 0]),
+        helper.make_node("Neg", ["turned"], ["negative"], name="negate"),
+        helper.make_node("Transpose", ["negative"], ["y"], name="turn back", perm=[1, 0]),
+    ]
+    border = {"x": ("float32", ("N", 8))}
+    graph = packages.graph_of(tmp_path, "turned", nodes, border, {"y": ("float32", ("N", 8))})
+    made = packages.package(graph, tmp_path / "package", (1,))
+    found = allocate(made, request(graph, rng, 3), OPENFAAS, free, runs=1)
+    assert list(found) == ["stage-1", "stage-2"]
+
+
 def test_what_law_4_demands_counts_where_it_is_more_than_the_peak(
     cnn: Graph, tmp_path: Path, rng: np.random.Generator, free: Limiter
 ) -> None:
@@ -96,6 +112,25 @@ def test_a_function_larger_than_what_is_sold_is_infeasible_with_both_numbers(
     made = packages.package(cnn, tmp_path / "package", floor_mb=20000)
     with pytest.raises(InfeasiblePlan, match=r"stage-1 .* MB, the largest size of openfaas is 16384 MB"):
         allocate(made, request(cnn, rng), OPENFAAS, free, runs=1)
+
+
+def test_a_trial_waits_as_long_as_the_platform_and_the_unlimited_run_say() -> None:
+    timeout_s = 300.0
+    assert patience_s(None, timeout_s) == timeout_s  # the unlimited run itself
+    assert patience_s(20_000, timeout_s) == 200  # ten times what it takes: far beyond what the rule allows
+    assert patience_s(1, timeout_s) == 30  # a stall of this machine is no verdict
+    assert patience_s(200_000, timeout_s) == timeout_s
+    assert patience_s(1, 5.0) == 5
+
+
+def test_a_function_beyond_the_platform_s_timeout_is_refused_by_that_number(
+    slow: Graph, tmp_path: Path, free: Limiter
+) -> None:
+    half = msgspec.structs.replace(OPENFAAS.limits.timeout_s, value=0.5)
+    hasty = msgspec.structs.replace(OPENFAAS, limits=msgspec.structs.replace(OPENFAAS.limits, timeout_s=half))
+    made = packages.package(slow, tmp_path / "package")
+    with pytest.raises(FunctionTimeout, match=r"within 0\.5 s"):
+        allocate(made, packages.slow_request(5000), hasty, free, runs=1)
 
 
 def test_without_limits_the_peak_alone_decides_and_it_is_said(

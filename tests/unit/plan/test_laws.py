@@ -8,7 +8,7 @@ import pytest
 from lamella.errors import LamellaError, LawBroken, PlatformLimit
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
-from lamella.plan.laws import broken_laws, check
+from lamella.plan.laws import broken_laws, check, payloads
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
@@ -163,6 +163,21 @@ def test_law_5_a_run_beyond_the_timeout(on_lambda: Plan, graph: Graph) -> None:
     found = broken_laws(edit_function(on_lambda, 0, run_ms=901_000.0), graph, platform("aws-lambda"))
     assert found[0].message == "law 5: stage-1 runs 901.0 s, the timeout is 900 s"
     assert isinstance(found[0], PlatformLimit)
+
+
+def test_law_5_a_request_or_an_answer_over_the_platform_s_payload(graph: Graph) -> None:
+    where = platform("aws-lambda")
+    assert payloads(graph, 1, where) == []
+    # 4 kB in, 1 MB out per row; 6 MB on the wire, where base64 makes 4 of 3.
+    assert payloads(graph, 4, where) == []
+    (answer,) = payloads(graph, 5, where)
+    assert isinstance(answer, PlatformLimit)
+    assert "an answer of 5.0 MB is 6.7 MB on the wire, the limit of aws-lambda is 6 MB" in str(answer)
+    both = payloads(graph, 2000, where)
+    assert ["a request of 7.8 MB is 10.4 MB" in str(e) for e in both] == [True, False]
+    assert payloads(graph, 1000, platform("openfaas")) == []
+    large = replace(made(graph, "aws-lambda"), batch=5)
+    assert str(answer) in map(str, broken_laws(large, graph, where))
 
 
 def test_law_6_a_function_cheaper_than_the_price_list(plan: Plan, graph: Graph) -> None:

@@ -1,0 +1,40 @@
+"""What every verb that plans does first: import the model for the platform, and measure what is not known yet."""
+
+from __future__ import annotations
+
+from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.graph.requests import check_ranges
+from lamella.plan.laws import payloads
+from lamella.platforms import Platform
+from lamella.platforms import platform as platform_named
+from lamella.profile.document import Profile
+from lamella.profile.measure import measure, threads_needed
+
+
+def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
+    """The model's graph and the platform's rules.
+
+    Raises:
+        PlatformLimit: a request or its answer is larger than the platform's payload; no plan could help.
+    """
+    rules = platform_named(asked.platform)
+    ranges = parse_ranges(asked.range_)  # an option that cannot be read is told before minutes of work
+    graph = import_model(model, parse_shapes(asked.shape))
+    check_ranges(graph, ranges)
+    for error in payloads(graph, asked.batch, rules):
+        raise error
+    return graph, rules
+
+
+def measured(graph: Graph, rules: Platform, asked: Planning) -> Profile:
+    """The profile that planning for the platform needs."""
+    with progress("profile") as move:
+        return measure(
+            graph,
+            batches=sorted({1, asked.batch}),
+            threads=threads_needed(rules.cpu.coupling, asked.vcpu),
+            progress=move,
+            ranges=parse_ranges(asked.range_),
+        )

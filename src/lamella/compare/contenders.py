@@ -1,0 +1,158 @@
+"""Plans deployed side by side: packaged, allocated by the rule, started, asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from lamella.compare.measures import difference
+from lamella.compare.record import OUTPUT_TOLERANCE, OutputError
+from lamella.deploy.local import Deployment, Size
+from lamella.deploy.sizing import Allocation
+from lamella.errors import InputRefused, OutOfMemory
+from lamella.graph.extract import Extractor
+from lamella.graph.model import Graph
+from lamella.limits import Limiter
+from lamella.limits.memory import major_faults, peak_rss_mb
+from lamella.limits.pagecache import evict
+from lamella.machine import on_cores
+from lamella.plan.document import Plan
+from lamella.platforms import Platform
+from lamella.runtime.function import open_session
+from lamella.runtime.instance import ColdStart
+
+GROWTHS = 5
+"""How often a function may get the next size because a start was killed."""
+Values = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """What all plans run on."""
+
+    platform: Platform
+    limiter: Limiter
+    cpus: frozenset[int]
+    """The cores the functions are kept on."""
+    everywhere: frozenset[int]
+    """All cores we may use: the default session takes what it finds, as it does where people deploy it."""
+
+
+@contextmanager
+def ground(platform: Platform, limiter: Limiter, plans: Sequence[Plan]) -> Iterator[Ground]:
+    """Keep this process and the functions of `plans` on as many cores as their threads need."""
+    everywhere = frozenset(os.sched_getaffinity(0))
+    with on_cores(max((f.threads for p in plans for f in p.functions), default=1)) as cpus:
+        yield Ground(platform, limiter, cpus, everywhere)
+
+
+class Contender(NamedTuple):
+    """A plan that is up."""
+
+    plan: Plan
+    deployment: Deployment
+    allocation: dict[str, Allocation]
+    cold_ms: float
+    """Latency of the first request with nothing running and no file cached."""
+    cold: ColdStart
+    """The slowest function's start."""
+
+    def faults(self) -> int:
+        """Major faults of its instances so far."""
+        return sum(major_faults(i.pid) for i in self.deployment.instances.values())
+
+    def peak_mb(self) -> float:
+        """VmHWM, summed over its instances."""
+        return sum(peak_rss_mb(i.pid) for i in self.deployment.instances.values())
+
+
+@contextmanager
+def deployed(
+    on: Ground, plan: Plan, package: Path, allocation: dict[str, Allocation], inputs: Values
+) -> Iterator[Contender]:
+    """The plan, started on an empty page cache at its allocation, answering `inputs` first, then frozen."""
+    sizes = {f.name: Size(allocation[f.name].memory_mb, f.vcpu) for f in plan.functions}
+    with Deployment(
+        package,
+        limiter=on.limiter,
+        sizes=sizes if on.limiter.enforced else {name: Size(None, size.vcpu) for name, size in sizes.items()},
+        period_ms=int(on.platform.cpu.period_ms.value),
+        timeout_s=on.platform.limits.timeout_s.value,
+        cpus=on.everywhere if plan.functions[0].kind == "default" else on.cpus,
+        freezable=True,
+    ) as deployment:
+        (cold_ms, cold), settled = _settle(deployment, package, allocation, on.platform, inputs)
+        yield Contender(plan, deployment, settled, cold_ms, cold)
+
+
+def _settle(
+    deployment: Deployment, package: Path, allocation: dict[str, Allocation], platform: Platform, inputs: Values
+) -> tuple[tuple[float, ColdStart], dict[str, Allocation]]:
+    """The cold start, and the allocation it lived at.
+
+    A start is never the same twice: a function that lived through its trials a few MB below its limit may be killed
+    now. Then its size was none, and it gets the next one.
+    """
+    for _ in range(GROWTHS):
+        try:
+            return _cold(deployment, package, inputs), allocation
+        except OutOfMemory as error:
+            name = error.where.removeprefix("function ")
+            held = allocation[name]
+            size = platform.allocation_mb(held.memory_mb * 1.02 + 1)
+            if size is None:
+                raise
+            tried = (*held.tried, (size, "after the kernel killed a start one size below"))
+            allocation = {**allocation, name: msgspec.structs.replace(held, memory_mb=size, tried=tried)}
+            deployment.resize(name, size)
+    return _cold(deployment, package, inputs), allocation
+
+
+def _cold(deployment: Deployment, package: Path, inputs: Values) -> tuple[float, ColdStart]:
+    evict(p for p in package.rglob("*") if p.is_file())
+    answer = deployment.infer(inputs)
+    deployment.pause()
+    starts = [i.cold for i in deployment.instances.values() if i.cold]
+    return answer.latency_ms, max(starts, key=lambda c: c.total)
+
+
+def expected(graph: Graph, directory: Path, feeds: Sequence[Values]) -> list[Values]:
+    """What the whole model answers, unoptimised; it is written to `directory` for that.
+
+    Raises:
+        InputRefused: it cannot take a request, such as an index out of range.
+    """
+    session = open_session(
+        Extractor(graph).write(0, len(graph.operators), directory), "reference", threads=1, prepack=False
+    )
+    found = []
+    for feed in feeds:
+        try:
+            outputs = session.run(list(graph.outputs), feed)
+        except Exception as error:
+            raise InputRefused(f"the model refuses a request: {str(error).splitlines()[0]}") from error
+        found.append(dict(zip(graph.outputs, outputs, strict=True)))
+    return found
+
+
+def output_error(
+    deployment: Deployment, feeds: Sequence[Values], answers: Sequence[Mapping[str, np.ndarray]]
+) -> OutputError:
+    """Law 3: how far a deployment's answers are from `answers`, at worst."""
+    absolute = relative = 0.0
+    for feed, answer in zip(feeds, answers, strict=True):
+        with deployment.awake():
+            got = deployment.infer(feed).outputs
+        for name, want in answer.items():
+            found = difference(want, got[name])
+            absolute, relative = max(absolute, found[0]), max(relative, found[1])
+    most = sys.float_info.max
+    return OutputError(min(absolute, most), min(relative, most), relative <= OUTPUT_TOLERANCE)

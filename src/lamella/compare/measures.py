@@ -1,0 +1,147 @@
+"""From what was seen of a plan to its row of the record, by the measures of docs/architecture.md."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lamella.compare.record import (
+    ColdSplit,
+    Efficiency,
+    FunctionRecord,
+    Latency,
+    MemoryTime,
+    OutputError,
+    PlanRecord,
+)
+from lamella.compare.rounds import Rounds, Sample, interval
+from lamella.deploy.sizing import Allocation
+from lamella.graph.model import Graph
+from lamella.plan.document import Plan
+from lamella.platforms import Platform
+from lamella.profile.document import Profile
+from lamella.runtime.instance import ColdStart
+from lamella.units import MB
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """What was seen of one plan beside its rounds."""
+
+    plan: Plan
+    allocation: Mapping[str, Allocation]
+    cold_ms: float
+    """Latency of the first request with nothing running."""
+    cold: ColdStart
+    """The slowest function's start."""
+    error: OutputError
+    faults: int
+    """Major faults during the rounds."""
+    peak_mb: float
+    enforced: bool
+
+
+def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, platform: Platform) -> PlanRecord:
+    """One plan's row: every figure by its definition, hops of the catalogue added where they are emulated."""
+    plan, samples = seen.plan, rounds.samples[seen.plan.planner]
+    sizes = [seen.allocation[f.name].memory_mb for f in plan.functions]
+    added = sum(platform.hop_ms(h.bytes) for h in plan.hops)
+    hop_usd = sum(h.cost_usd for h in plan.hops)
+
+    def cost(sample: Sample) -> float:
+        runs = (platform.cost_usd(m, t) for m, t in zip(sizes, sample.stage_ms, strict=True))
+        return (sum(runs) + hop_usd) * 1e6
+
+    def billed_mb_s(sample: Sample) -> float:
+        return sum(m * platform.billed_ms(t) for m, t in zip(sizes, sample.stage_ms, strict=True)) / 1000
+
+    latency = np.array([s.latency_ms for s in samples]) + added
+    stages = np.array([s.stage_ms for s in samples])
+    medians = np.median(stages, axis=0)
+    billed = float(np.mean([billed_mb_s(s) for s in samples]))
+    resident = float(sum(sizes) * np.mean(latency)) / 1000
+    used, bare = used_memory_time(plan, graph, profile, stages.mean(axis=0))
+    p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added), lambda v: float(np.median(v)))
+    cost_low, cost_high = interval(_by_round(samples, cost), lambda v: float(np.mean(v)))
+    return PlanRecord(
+        planner=plan.planner,
+        stages=plan.stages,
+        functions=tuple(
+            FunctionRecord(
+                name=f.name,
+                memory_mb=sizes[i],
+                cpu=f.vcpu,
+                peak_mb=seen.allocation[f.name].peak_mb,
+                predicted_peak_mb=f.peak_mb,
+                planned_mb=f.memory_mb,
+                run_ms=float(medians[i]),
+                predicted_run_ms=f.run_ms,
+            )
+            for i, f in enumerate(plan.functions)
+        ),
+        latency_ms=Latency(
+            float(np.median(latency)), float(np.percentile(latency, 95)), seen.cold_ms + added, p50_low, p50_high
+        ),
+        cold_split_ms=ColdSplit(*seen.cold),
+        cost_usd_per_million=float(np.mean([cost(s) for s in samples])),
+        cost_low=cost_low,
+        cost_high=cost_high,
+        vcpu_s=float(np.mean([s.cpu_ms for s in samples])) / 1000,
+        memory_time_mb_s=MemoryTime(billed, resident, used, bare),
+        efficiency=Efficiency(used / billed, used / resident),
+        peak_memory_mb=seen.peak_mb,
+        major_faults=seen.faults,
+        output_error=seen.error,
+        limits="enforced" if seen.enforced else "unlimited",
+        emulated=f"{len(plan.hops)} hops, {added:.1f} ms by the catalogue" if added else "",
+        predicted=plan.predicted,
+        why=plan.why,
+        rounds=rounds.kept,
+        rounds_rejected=rounds.rejected,
+        rounds_noisy_kept=rounds.noisy_kept,
+    )
+
+
+def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[list[float]]:
+    rounds: dict[int, list[float]] = {}
+    for sample in samples:
+        rounds.setdefault(sample.round, []).append(value(sample))
+    return list(rounds.values())
+
+
+def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.ndarray) -> tuple[float, float]:
+    """Integral of (runtime floor + weights and live tensors of the unit running), MB-s, with and without the floor.
+
+    One formula for every plan: the time of each stage is shared among its units as the profile measured them at the
+    plan's batch, on one thread, without prepacking.
+    """
+    variants = profile.variants
+    fits = [k for k, v in enumerate(variants) if v.batch == plan.batch]
+    measured = min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
+    whole = bare = 0.0
+    for function, time_ms in zip(plan.functions, stage_ms.tolist(), strict=True):
+        units = [u for u in profile.units if function.first <= u.first < function.last]
+        shares = np.array([u.times[measured].median_ms for u in units])
+        for unit, share in zip(units, (shares / shares.sum()).tolist(), strict=True):
+            held = (unit.weight_bytes + graph.live_bytes(unit.first, unit.last, plan.batch)) / MB
+            bare += held * share * time_ms / 1000
+            whole += (held + profile.floor.resident_mb) * share * time_ms / 1000
+    return whole, bare
+
+
+def difference(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
+    """Largest difference of two outputs, and relative to the range of the first; infinite where shapes differ."""
+    if want.shape != got.shape:
+        return float("inf"), float("inf")
+    if want.size == 0:
+        return 0.0, 0.0
+    if want.dtype.kind == "f" and got.dtype.kind == "f":
+        if not np.array_equal(np.isnan(want), np.isnan(got)):
+            return float("inf"), float("inf")
+        want, got = np.nan_to_num(want), np.nan_to_num(got)
+    wide = want.astype(np.float64)
+    absolute = float(np.max(np.abs(wide - got.astype(np.float64))))
+    span = float(np.ptp(wide)) or float(np.max(np.abs(wide))) or 1.0
+    return absolute, absolute / span

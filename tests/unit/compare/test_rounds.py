@@ -1,0 +1,57 @@
+"""Rounds that are noisy, and plans that are lost in the middle of one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lamella.compare import rounds as module
+from lamella.compare.rounds import Rounds, run_rounds
+from lamella.deploy.local import Deployment
+from lamella.graph.load import import_model
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from tests.faults import packages
+
+QUIET, NOISY = 1.0, 2.0
+
+
+@pytest.fixture(scope="module")
+def cnn(cache_dir: Path) -> Graph:
+    return import_model("zoo:cnn-tiny")
+
+
+@pytest.fixture
+def one(cnn: Graph, tmp_path: Path) -> Iterator[dict[str, Deployment]]:
+    """One plan that is up."""
+    with Deployment(packages.package(cnn, tmp_path / "package"), freezable=True) as deployment:
+        yield {"one": deployment}
+
+
+def run(
+    deployments: dict[str, Deployment], graph: Graph, patch: pytest.MonkeyPatch, loads: list[float], rounds: int
+) -> Rounds:
+    """Rounds of one request, beside a known load that takes `loads`, two of them per round, and then no more."""
+    left = iter([QUIET] * 5 + loads)
+    patch.setattr(module, "known_load", lambda: next(left))
+    rng = np.random.default_rng(0)
+    return run_rounds(deployments, lambda: request(graph, rng), rounds=rounds, per_round=1, tick=lambda share: None)
+
+
+def test_a_noisy_round_is_thrown_away_and_run_again(
+    one: dict[str, Deployment], cnn: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(one, cnn, monkeypatch, [QUIET, NOISY, QUIET, QUIET, QUIET, QUIET], 2)
+    assert (found.kept, found.rejected, found.noisy_kept) == (2, 1, 0)
+    assert [s.round for s in found.samples["one"]] == [0, 1]
+
+
+def test_noisy_rounds_that_are_kept_are_not_counted_as_rejected(
+    one: dict[str, Deployment], cnn: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = run(one, cnn, monkeypatch, [NOISY] * 8, 2)
+    assert (found.kept, found.rejected, found.noisy_kept) == (2, 2, 2)
+    assert len(found.samples["one"]) == 2
