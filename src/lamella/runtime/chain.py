@@ -9,7 +9,9 @@ that the gain can be measured.
 from __future__ import annotations
 
 import os
+import select
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,7 +21,7 @@ import numpy as np
 
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
-from lamella.errors import InputRefused, InstanceCrashed, OutOfMemory
+from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
@@ -30,7 +32,7 @@ START_S = 120.0
 
 
 class StageTime(NamedTuple):
-    """One stage of one request, ms: billed, worked at by the instance, and CPU time."""
+    """One function of one request, ms: billed, worked at by the instance, and CPU time."""
 
     run_ms: float
     compute_ms: float
@@ -55,7 +57,7 @@ class Size(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A stage's request, ready to send: its packet, inputs for the stream socket, where outputs appear."""
+    """A function's request, ready to send: its packet, inputs for the stream socket, where outputs appear."""
 
     packet: bytes
     streamed: tuple[str, ...]
@@ -78,6 +80,8 @@ class Chain:
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
         freezable: bool = False,
+        stages: Sequence[Sequence[str]] | None = None,
+        at_once: int = 1,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -92,6 +96,9 @@ class Chain:
             period_ms: of the CPU quota.
             cpus: cores to keep the functions on; those of `machine.on_cores` make hops cheapest.
             freezable: `pause()` may be called; instances then have to be started from one lasting thread.
+            stages: names of the functions of each stage; those of one stage are shards, which run at the same time.
+                By default each function is a stage.
+            at_once: how many shards of a stage may be busy at a time; each gets a core of its own as far as `cpus` go.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -100,6 +107,10 @@ class Chain:
         self._outputs, self._sizes = tuple(outputs), dict(sizes)
         self._keep_alive_s, self._timeout_s, self._period_ms, self._cpus = keep_alive_s, timeout_s, period_ms, cpus
         self._freezable = freezable
+        by_name = {f.name: f for f in self.functions}
+        self._stages = [[by_name[n] for n in names] for names in stages or [[f.name] for f in self.functions]]
+        self._at_once = max(1, at_once)
+        self._place = {f.name: k for stage in self._stages if len(stage) > 1 for k, f in enumerate(stage)}
         self._used: dict[str, float] = {}
         self._segments: dict[str, tuple[int, Segment, int]] = {}
         self._next_segment = 0
@@ -161,12 +172,22 @@ class Chain:
             memory_mb=size.memory_mb,
             vcpu=size.vcpu,
             period_ms=self._period_ms,
-            cpus=self._cpus,
+            cpus=self._cores_of(name),
             freezable=self._freezable,
         )
         self.instances[name] = instance
         self._used[name] = time.monotonic()
         return instance
+
+    def _cores_of(self, name: str) -> frozenset[int] | None:
+        """Where a function may run: shards of a stage on different cores, everything else where the chain is.
+
+        Left to itself the scheduler wakes shards on the core of the driver that wakes them, one after the other.
+        """
+        if not self._cpus or name not in self._place:
+            return self._cpus
+        cores = sorted(self._cpus, reverse=True)
+        return frozenset({cores[self._place[name] % min(len(cores), self._at_once)]})
 
     def pause(self) -> None:
         """Freeze every instance, so that none of its threads runs until it is `awake()`."""
@@ -224,24 +245,67 @@ class Chain:
         if self.channel == "shared-memory":
             for name, array in inputs.items():
                 np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
-        times = []
-        for function in self.functions:
-            try:
-                times.append(self._stage(function, values, batch))
-            except (InstanceCrashed, OutOfMemory):
+        times: list[StageTime] = []
+        for stage in self._stages:
+            done, lost = self._stage(stage, values, batch)
+            for function in lost:
                 begun = time.monotonic()
                 self.instances.pop(function.name).kill()
                 self._spawn(function.name).ready(max(START_S, self._timeout_s))
                 cold_ms += (time.monotonic() - begun) * 1000
-                times.append(self._stage(function, values, batch))
+                done[function.name] = self._finish(function, self._begin(function, values, batch), values)
+            times += [done[function.name] for function in stage]
         outputs = {n: np.array(values[n]) for n in self._outputs}
         return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)
 
-    def _stage(self, function: Function, values: dict[str, np.ndarray], batch: int) -> StageTime:
+    def _stage(
+        self, stage: Sequence[Function], values: dict[str, np.ndarray], batch: int
+    ) -> tuple[dict[str, StageTime], list[Function]]:
+        """Run the functions of a stage, `at_once` of them at a time; their times, and those that were lost.
+
+        Whatever happens to one, the others are waited for: an answer that nobody reads would be taken for that of the
+        next request.
+        """
+        waiting, done, lost = deque(stage), dict[str, StageTime](), list[Function]()
+        failed: LamellaError | None = None
+        busy: dict[int, tuple[Function, Call]] = {}
+        while busy or (waiting and not failed):
+            while waiting and len(busy) < self._at_once and not failed:
+                function = waiting.popleft()
+                try:
+                    busy[self.instances[function.name].fileno()] = function, self._begin(function, values, batch)
+                except (InstanceCrashed, OutOfMemory):
+                    lost.append(function)
+            for number in self._answering(list(busy)):
+                function, call = busy.pop(number)
+                try:
+                    done[function.name] = self._finish(function, call, values)
+                except (InstanceCrashed, OutOfMemory):
+                    lost.append(function)
+                except LamellaError as error:
+                    failed = error
+        if failed:
+            raise failed
+        return done, lost
+
+    def _answering(self, busy: list[int]) -> list[int]:
+        """Sockets with something to read; all of them when none answers in time, so that reading each says so."""
+        if len(busy) < 2:
+            return busy
+        poll = select.poll()
+        for number in busy:
+            poll.register(number, select.POLLIN)
+        return [number for number, _ in poll.poll(self._timeout_s * 1000)] or busy
+
+    def _begin(self, function: Function, values: dict[str, np.ndarray], batch: int) -> Call:
         instance = self.instances[function.name]
         call = self._call(function, instance, values, batch)
         parts = [_native(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
-        reply = instance.run(call.packet, self._timeout_s, parts)
+        instance.begin(call.packet, self._timeout_s, parts)
+        return call
+
+    def _finish(self, function: Function, call: Call, values: dict[str, np.ndarray]) -> StageTime:
+        reply = self.instances[function.name].finish()
         self._used[function.name] = time.monotonic()
         values.update(call.views)
         streams = iter(reply.streamed)
@@ -251,7 +315,7 @@ class Chain:
         return StageTime(reply.run_ms, reply.compute_ms, reply.cpu_ms)
 
     def _call(self, function: Function, instance: Instance, values: dict[str, np.ndarray], batch: int) -> Call:
-        """The encoded request of a stage; the same bytes again while shapes and instances stay."""
+        """The encoded request of a function; the same bytes again while shapes and instances stay."""
         key = (function.name, batch, instance.number)
         if key in self._calls:
             return self._calls[key]

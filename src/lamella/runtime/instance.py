@@ -121,6 +121,7 @@ class Instance:
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
         self._timeout_s = -1.0
+        self._sent = 0.0
         self._group = limiter.create(f"{self.number}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
         with contextlib.ExitStack() as undo, contextlib.ExitStack() as handed_over:
             undo.callback(self._group.remove)
@@ -205,10 +206,18 @@ class Instance:
                 wire.send(self._sock, wire.Detach(segment))
 
     def run(self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()) -> Reply:
-        """One request: an encoded `Run`, and the tensors that go over the stream socket.
+        """One request and its answer: `begin`, then `finish`."""
+        self.begin(request, timeout_s, parts)
+        return self.finish()
+
+    def fileno(self) -> int:
+        """Readable when an answer is there: instances that run at the same time are polled."""
+        return self._sock.fileno()
+
+    def begin(self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()) -> None:
+        """Send one request: an encoded `Run`, and the tensors that go over the stream socket.
 
         Raises:
-            InputRefused: the function cannot take these tensors; it stays ready.
             FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
         """
         self._enter(State.BUSY)
@@ -217,23 +226,31 @@ class Instance:
                 self._timeout_s = timeout_s
                 self._sock.settimeout(timeout_s)
                 self._stream.settimeout(timeout_s)
-            sent = time.monotonic()
+            self._sent = time.monotonic()
             self._sock.send(request)
             wire.send_bytes(self._stream, parts)
+        except TimeoutError:
+            raise self._too_slow() from None
+        except OSError:
+            raise self._lost("run") from None
+
+    def finish(self) -> Reply:
+        """Wait for the answer to what was begun.
+
+        Raises:
+            InputRefused: the function cannot take these tensors; it stays ready.
+            FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
+        """
+        try:
             message = wire.receive(self._sock)
             data = (
                 [wire.receive_bytes(self._stream, ref.size) for ref in message.outputs if ref.segment < 0]
                 if isinstance(message, wire.Done)
                 else []
             )
-            run_ms = (time.monotonic() - sent) * 1000
+            run_ms = (time.monotonic() - self._sent) * 1000
         except TimeoutError:
-            self.kill()
-            raise FunctionTimeout(
-                f"function {self.name} did not answer within {timeout_s:g} s and was killed",
-                where=f"function {self.name}",
-                try_="plan with more vCPU, or raise the timeout",
-            ) from None
+            raise self._too_slow() from None
         except (EOFError, OSError):
             raise self._lost("run") from None
         self._enter(State.READY)
@@ -242,6 +259,14 @@ class Instance:
         if not isinstance(message, wire.Done):
             raise WireError(f"function {self.name} answered with {type(message).__name__}")
         return Reply(message.outputs, data, run_ms, message.compute_s * 1000, message.cpu_s * 1000)
+
+    def _too_slow(self) -> FunctionTimeout:
+        self.kill()
+        return FunctionTimeout(
+            f"function {self.name} did not answer within {self._timeout_s:g} s and was killed",
+            where=f"function {self.name}",
+            try_="plan with more vCPU, or raise the timeout",
+        )
 
     def report(self) -> wire.Memory:
         """Its memory and fault counters."""
