@@ -71,6 +71,7 @@ def plan_of(
     functions = tuple(
         FunctionPlan(
             name=f"stage-{i + 1}",
+            stage=i,
             first=marks[i],
             last=marks[i + 1],
             kind=kind,
@@ -95,6 +96,8 @@ def plan_of(
         planner="by-hand",
         slo_ms=None,
         batch=1,
+        shards=(),
+        at_once=1,
         functions=functions,
         hops=(),
         predicted=Predicted(1.0, float(memory_mb * len(functions)), 0.0),

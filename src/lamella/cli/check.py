@@ -39,6 +39,6 @@ def check(plan: Path, *, json: Json = False) -> None:
         for note in notes:
             print(f"note: {note}")
         if not broken:
-            print(f"{plan}: {read.stages} function(s) on {read.platform}, every law and limit kept")
+            print(f"{plan}: {len(read.functions)} function(s) on {read.platform}, every law and limit kept")
     if broken:
         raise PlatformLimit(f"{plan} breaks {len(broken)} law(s) or limit(s):\n" + "\n".join(f"- {e}" for e in broken))

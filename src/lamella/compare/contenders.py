@@ -48,10 +48,17 @@ class Ground:
 
 @contextmanager
 def ground(platform: Platform, limiter: Limiter, plans: Sequence[Plan]) -> Iterator[Ground]:
-    """Keep this process and the functions of `plans` on as many cores as their threads need."""
+    """Keep this process on one core, and the functions of `plans` on as many as they keep busy, that one first."""
     everywhere = frozenset(os.sched_getaffinity(0))
-    with on_cores(max((f.threads for p in plans for f in p.functions), default=1)) as cpus:
-        yield Ground(platform, limiter, cpus, everywhere)
+    count = max((cores_of(p) for p in plans), default=1)
+    with on_cores(1):
+        yield Ground(platform, limiter, frozenset(sorted(everywhere)[-count:]), everywhere)
+
+
+def cores_of(plan: Plan) -> int:
+    """How many cores a plan keeps busy at most: threads of a function, or as many shards as may run at once."""
+    widest = max(len(stage) for stage in plan.by_stage())
+    return max(*(f.threads for f in plan.functions), min(plan.at_once, widest))
 
 
 class Contender(NamedTuple):
@@ -86,7 +93,7 @@ def deployed(
         sizes=sizes if on.limiter.enforced else {name: Size(None, size.vcpu) for name, size in sizes.items()},
         period_ms=int(on.platform.cpu.period_ms.value),
         timeout_s=on.platform.limits.timeout_s.value,
-        cpus=on.everywhere if plan.functions[0].kind == "default" else on.cpus,
+        cpus=on.everywhere if plan.functions[0].kind == "default" else frozenset(sorted(on.cpus)[-cores_of(plan) :]),
         freezable=True,
     ) as deployment:
         (cold_ms, cold), settled = _settle(deployment, package, allocation, on.platform, inputs)

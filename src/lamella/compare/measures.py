@@ -115,17 +115,28 @@ def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.nd
     """Integral of (runtime floor + weights and live tensors of the unit running), MB-s, with and without the floor.
 
     One formula for every plan: the time of each stage is shared among its units as the profile measured them at the
-    plan's batch, on one thread, without prepacking.
+    plan's batch, on one thread, without prepacking; a shard counts as one unit.
     """
     variants = profile.variants
     fits = [k for k, v in enumerate(variants) if v.batch == plan.batch]
     measured = min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
+    made = plan.graph(graph)
+    place = {(op.inputs, op.outputs): op.index for op in made.operators}  # a join gives what an operator gave
     whole = bare = 0.0
     for function, time_ms in zip(plan.functions, stage_ms.tolist(), strict=True):
-        units = [u for u in profile.units if function.first <= u.first < function.last]
-        shares = np.array([u.times[measured].median_ms for u in units])
-        for unit, share in zip(units, (shares / shares.sum()).tolist(), strict=True):
-            held = (unit.weight_bytes + graph.live_bytes(unit.first, unit.last, plan.batch)) / MB
+        units = []
+        for unit in profile.units:
+            end = graph.operators[unit.last - 1]
+            if function.first <= place.get((end.inputs, end.outputs), -1) < function.last:
+                units.append(unit)
+        parts = [(u.first, u.last, u.times[measured].median_ms) for u in units]
+        if parts:
+            held_mb = [(graph.weight_bytes(a, b) + graph.live_bytes(a, b, plan.batch)) / MB for a, b, _ in parts]
+        else:  # a shard, or what joins shards: no unit of the profile
+            parts = [(function.first, function.last, 1.0)]
+            held_mb = [(made.weight_bytes(a, b) + made.live_bytes(a, b, plan.batch)) / MB for a, b, _ in parts]
+        shares = np.array([t for _, _, t in parts])
+        for held, share in zip(held_mb, (shares / shares.sum()).tolist(), strict=True):
             bare += held * share * time_ms / 1000
             whole += (held + profile.floor.resident_mb) * share * time_ms / 1000
     return whole, bare

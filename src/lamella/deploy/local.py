@@ -57,6 +57,8 @@ class Deployment(Chain):
             self.plan.model.outputs,
             {f.name: Size(f.memory_mb, f.vcpu) for f in self.plan.functions} | dict(sizes or {}),
             limiter=limiter or detect(),
+            stages=[[f.name for f in stage] for stage in self.plan.by_stage()],
+            at_once=self.plan.at_once,
             **serving,
         )
 

@@ -61,7 +61,7 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Progress = lambda
 
 
 def _write(plan: Plan, graph: Graph, directory: Path, progress: Progress) -> Manifest:
-    extractor = Extractor(graph)
+    extractor = Extractor(plan.graph(graph))
     hashes = {}
     for k, function in enumerate(plan.functions):
         progress(k / len(plan.functions), function.name)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import msgspec
 
 from lamella import documents
 from lamella.documents import Document
+from lamella.graph.divide import ShardSpan, shard
 from lamella.graph.model import Graph
 from lamella.machine import Machine
 from lamella.runtime.function import Kind
@@ -26,9 +28,11 @@ class ModelRef(msgspec.Struct, frozen=True):
 
 
 class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """One function: operators `first` to `last - 1`, its resources, what it is predicted to need."""
+    """One function: operators `first` to `last - 1` of the sharded graph, its resources, predicted needs."""
 
     name: str
+    stage: int
+    """Functions of one stage are shards, which run at the same time."""
     first: int
     last: int
     kind: Kind
@@ -102,6 +106,10 @@ class Plan(Document, frozen=True, kw_only=True):
     planner: str
     slo_ms: float | None
     batch: int
+    shards: tuple[ShardSpan, ...]
+    """What is divided among shards, in operators of the model; the functions' operators are those after that."""
+    at_once: int
+    """How many shards of a stage may be busy at a time."""
     functions: tuple[FunctionPlan, ...]
     hops: tuple[Hop, ...]
     predicted: Predicted
@@ -111,8 +119,16 @@ class Plan(Document, frozen=True, kw_only=True):
 
     @property
     def stages(self) -> int:
-        """Number of functions in the chain."""
-        return len(self.functions)
+        """Length of the chain; the shards of a stage count once."""
+        return len({f.stage for f in self.functions})
+
+    def by_stage(self) -> list[list[FunctionPlan]]:
+        """The functions of each stage, in order."""
+        return [list(group) for _, group in groupby(self.functions, lambda f: f.stage)]
+
+    def graph(self, model: Graph) -> Graph:
+        """The graph its functions are operators of: the model's, with the shards made."""
+        return shard(model, self.shards).graph if self.shards else model
 
 
 def model_ref(graph: Graph, given: str) -> ModelRef:

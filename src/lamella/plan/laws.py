@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 
-from lamella.errors import LamellaError, LawBroken, PlatformLimit
+from lamella.errors import LamellaError, LawBroken, PlatformLimit, ShardRefused
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
+from lamella.plan.predict import makespan
 from lamella.platforms import Platform
 from lamella.units import MB
 
@@ -29,6 +30,7 @@ def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaErr
         return found
     found += structure(plan, graph)
     if not found:
+        graph = plan.graph(graph)
         found += _hops(plan, graph)
         found += _truth(plan, graph)
     found += _memory(plan, platform)
@@ -46,7 +48,21 @@ def structure(plan: Plan, graph: Graph) -> list[LamellaError]:
         return [LawBroken(f"law 1: functions need different names of letters, digits and -, not {bad or names}")]
     if plan.model.outputs != graph.outputs:
         return [LawBroken(f"law 2: the plan gives {list(plan.model.outputs)}, the model {list(graph.outputs)}")]
-    return _covers(plan, graph) or _borders(plan, graph)
+    try:
+        graph = plan.graph(graph)
+    except ShardRefused as error:
+        return [LawBroken(f"law 1: the plan's shards cannot be made: {error.message}", try_="lamella plan again")]
+    return _stages(plan) or _covers(plan, graph) or _borders(plan, graph)
+
+
+def _stages(plan: Plan) -> list[LamellaError]:
+    """Law 1: stages are numbered in order, and shards may be busy at the same time in a number above zero."""
+    numbers = [f.stage for f in plan.functions]
+    if numbers != sorted(numbers) or set(numbers) != set(range(len(set(numbers)))):
+        return [LawBroken(f"law 1: the functions' stages are {numbers}, not in order from 0")]
+    if plan.at_once < 1:
+        return [LawBroken(f"law 1: {plan.at_once} shards at once")]
+    return []
 
 
 def _truth(plan: Plan, graph: Graph) -> list[LamellaError]:
@@ -87,24 +103,28 @@ def _covers(plan: Plan, graph: Graph) -> list[LamellaError]:
 
 
 def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
-    """Law 2: what a function takes was given before it or comes with the request."""
+    """Law 2: what a function takes was given by a stage before its own or comes with the request."""
     known = set(graph.inputs)
     found: list[LamellaError] = []
-    for f in plan.functions:
-        takes, gives = graph.border(f.first, f.last)
-        found += [
-            LawBroken(f"law 2: {f.name} takes {name!r}, which nothing gives", where=f.name)
-            for name in takes
-            if name not in known
-        ]
-        known.update(gives)
+    for stage in plan.by_stage():
+        made: set[str] = set()
+        for f in stage:
+            takes, gives = graph.border(f.first, f.last)
+            found += [
+                LawBroken(f"law 2: {f.name} takes {name!r}, which no stage before it gives", where=f.name)
+                for name in takes
+                if name not in known
+            ]
+            made.update(gives)
+        known |= made
     return found
 
 
 def _hops(plan: Plan, graph: Graph) -> list[LamellaError]:
     """Law 2: each hop lists exactly what crosses."""
     found: list[LamellaError] = []
-    for hop, f in zip(plan.hops, plan.functions[1:], strict=False):
+    heads = [stage[0] for stage in plan.by_stage()]
+    for hop, f in zip(plan.hops, heads[1:], strict=False):
         if hop.position != f.first:
             found.append(
                 LawBroken(f"law 2: a hop stands at {hop.position}, {f.name} begins at {f.first}", where=f.name)
@@ -120,8 +140,8 @@ def _hops(plan: Plan, graph: Graph) -> list[LamellaError]:
                     where=f.name,
                 )
             )
-    if len(plan.hops) != len(plan.functions) - 1:
-        found.append(LawBroken(f"law 2: {len(plan.functions)} functions have {len(plan.hops)} hops"))
+    if len(plan.hops) != len(heads) - 1:
+        found.append(LawBroken(f"law 2: {len(heads)} stages have {len(plan.hops)} hops"))
     return found
 
 
@@ -216,7 +236,8 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
                 f"${plan.predicted.cost_usd_per_million:.4f}"
             )
         )
-    least = sum(f.run_ms for f in plan.functions) + sum(h.time_ms for h in plan.hops)
+    least = sum(makespan([f.run_ms for f in stage], plan.at_once) for stage in plan.by_stage())
+    least += sum(h.time_ms for h in plan.hops)
     if plan.predicted.latency_ms < least - TOLERANCE * max(1.0, least):
         found.append(
             LawBroken(f"law 6: functions and hops take {least:.2f} ms, the plan says {plan.predicted.latency_ms:.2f}")

@@ -11,10 +11,11 @@ import msgspec
 from lamella.errors import InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
-from lamella.plan.document import FunctionPlan, Hop, Loser, Plan, Predicted, Slack, model_ref
+from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
+from lamella.plan.layout import lay_out
 from lamella.plan.planners import Candidate, Decision, Request, cheapest_of, planner
-from lamella.plan.predict import Choice, SliceModel, throttled_ms
+from lamella.plan.predict import Choice, SliceModel, makespan, throttled_ms
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -68,25 +69,32 @@ def make_plan(
 
 def _document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:
     chosen = decision.chosen
-    functions = tuple(_function(model, c, i, len(chosen.choices), decision) for i, c in enumerate(chosen.choices))
-    hops = tuple(_hop(model, c.first) for c in chosen.choices[1:])
-    return Plan(
+    laid = lay_out(model, chosen.choices)
+    plan = Plan(
         model=model_ref(model.graph, given),
         machine=model.profile.machine,
         platform=model.platform.name,
         planner=name,
         slo_ms=slo_ms,
         batch=model.batch,
-        functions=functions,
-        hops=hops,
-        predicted=Predicted(chosen.latency_ms, float(sum(f.memory_mb for f in functions)), chosen.cost_usd * 1e6),
-        slack=_slack(model, chosen, slo_ms),
+        shards=laid.shards,
+        at_once=model.at_once,
+        functions=laid.functions,
+        hops=laid.hops,
+        predicted=Predicted(0.0, 0.0, 0.0),
+        slack=(),
         losers=tuple(
             Loser(c.name + _details(c), len(c.choices), c.latency_ms, c.cost_usd * 1e6, why)
             for c, why in decision.losers
         ),
         why=decision.why,
     )
+    stages = [makespan([f.run_ms for f in stage], plan.at_once) for stage in plan.by_stage()]
+    fan_out = sum(len(stage) - 1 for stage in plan.by_stage()) * model.hop_cost.fixed_ms
+    latency = model.entry_ms + sum(stages) + fan_out + sum(h.time_ms for h in plan.hops)
+    cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
+    predicted = Predicted(latency, float(sum(f.memory_mb for f in plan.functions)), cost * 1e6)
+    return msgspec.structs.replace(plan, predicted=predicted, slack=_slack(model, plan))
 
 
 def _details(candidate: Candidate) -> str:
@@ -96,76 +104,16 @@ def _details(candidate: Candidate) -> str:
     return f", {only.memory_mb} MB, prepacking {'on' if only.prepack else 'off'}"
 
 
-def _function(model: SliceModel, choice: Choice, index: int, stages: int, decision: Decision) -> FunctionPlan:
-    first, last = model.span(choice.first, choice.last)
-    return FunctionPlan(
-        name="whole" if stages == 1 else f"stage-{index + 1}",
-        first=first,
-        last=last,
-        kind="packaged",
-        memory_mb=choice.memory_mb,
-        vcpu=choice.vcpu,
-        threads=choice.threads,
-        prepack=choice.prepack,
-        peak_mb=choice.peak_mb,
-        floor_mb=choice.floor_mb,
-        run_ms=choice.run_ms,
-        cost_usd=choice.cost_usd,
-        package_mb=model.graph.weight_bytes(first, last) / MB,
-        why=_why(model, choice),
-    )
-
-
-def _why(model: SliceModel, choice: Choice) -> str:
-    """Which requirement set the size, and what prepacking would have done."""
-    need = max(choice.peak_mb, choice.floor_mb)
-    what = "its predicted peak" if choice.peak_mb >= choice.floor_mb else "law 4 (all weights in full)"
-    at_least = model.platform.allocation_mb(need)
-    if at_least == choice.memory_mb:
-        size = f"{choice.memory_mb} MB is the smallest size for {what} of {need:.0f} MB"
-    else:
-        size = f"{choice.memory_mb} MB where {at_least} would hold it, for {choice.vcpu:.2f} vCPU"
-    other_peak, other_law = model.memory_mb(choice.first, choice.last, prepack=not choice.prepack)
-    other_ms = model.run_ms(choice.first, choice.last, prepack=not choice.prepack, vcpu=choice.vcpu)
-    verb = "on" if choice.prepack else "off"
-    return (
-        f"{size}; prepacking {verb}: {choice.run_ms:.1f} ms and {need:.0f} MB, "
-        f"the other way {other_ms:.1f} ms and {max(other_peak, other_law):.0f} MB"
-    )
-
-
-def _hop(model: SliceModel, unit: int) -> Hop:
-    cut = model.profile.cuts[unit - 1]
-    time_ms, usd, size = model.hop(unit)
-    measured = max(c.batch for c in cut.codecs if c.batch in (1, model.batch))
-    plain, bf16 = (next(c for c in cut.codecs if (c.codec, c.batch) == (n, measured)) for n in ("none", "bf16"))
-    work = bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms
-    saved = model.platform.hop_ms(size) - model.platform.hop_ms(int(size / bf16.ratio))
-    gain = f"save {saved:.2f} ms of transfer" if model.platform.hop.emulated else "save nothing in shared memory"
-    return Hop(
-        position=cut.position,
-        tensors=cut.tensors,
-        side=cut.side,
-        bytes=size,
-        channel=model.platform.hop.channel,
-        codec="none",
-        time_ms=time_ms,
-        cost_usd=usd,
-        why=f"codec none: bf16 would {gain} for {work:.2f} ms of work, and is lossy",
-    )
-
-
-def _slack(model: SliceModel, chosen: Candidate, slo_ms: float | None) -> tuple[Slack, ...]:
+def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     platform, rows = model.platform, []
-    if slo_ms is not None:
-        rows.append(Slack("latency SLO", slo_ms, chosen.latency_ms, "ms"))
-    rows.append(Slack("largest memory", platform.memory.max_mb.value, max(c.memory_mb for c in chosen.choices), "MB"))
-    package = max(model.graph.weight_bytes(*model.span(c.first, c.last)) / MB for c in chosen.choices)
-    rows.append(Slack("package", platform.limits.package_mb.value, package, "MB"))
-    if len(chosen.choices) > 1:
-        payload = max(platform.payload_mb(model.hop(c.first)[2]) for c in chosen.choices[1:])
+    if plan.slo_ms is not None:
+        rows.append(Slack("latency SLO", plan.slo_ms, plan.predicted.latency_ms, "ms"))
+    rows.append(Slack("largest memory", platform.memory.max_mb.value, max(f.memory_mb for f in plan.functions), "MB"))
+    rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
+    if plan.hops:
+        payload = max(platform.payload_mb(h.bytes) for h in plan.hops)
         rows.append(Slack("payload of a hop", platform.limits.payload_mb.value, payload, "MB"))
-    rows.append(Slack("timeout", platform.limits.timeout_s.value, max(c.run_ms for c in chosen.choices) / 1000, "s"))
+    rows.append(Slack("timeout", platform.limits.timeout_s.value, max(f.run_ms for f in plan.functions) / 1000, "s"))
     return tuple(rows)
 
 

@@ -29,6 +29,8 @@ class Request(NamedTuple):
 
     slo_ms: float | None = None
     max_stages: int = 8
+    shards: bool = True
+    """Whether stages may be divided among parallel shards."""
 
 
 class Candidate(NamedTuple):
@@ -124,10 +126,13 @@ class Mopar:
         alone = singles(model)
         cap, said = self._cap(model, alone, request)
         marks = merge_similar(model)
-        fronts = _divide(model, marks, cap, request.max_stages)
+        if request.shards:
+            ends = {end for s in model.profile.shards for end in (s.first, s.last)}
+            marks = sorted({*marks, *ends})
+        fronts = _divide(model, marks, cap, request.max_stages, shards=request.shards)
         label = cheapest(fronts)
         if label is None:
-            free = _divide(model, marks, math.inf, request.max_stages)
+            free = _divide(model, marks, math.inf, request.max_stages, shards=request.shards)
             raise _infeasible(model, [_candidate(self.name, x) for f in free.values() for x in f.labels], request)
         chosen = _candidate(self.name, label)
         whole = [c for c in alone if c.latency_ms <= cap]
@@ -191,11 +196,16 @@ def cheapest_of(candidates: list[Candidate]) -> Candidate:
     return by_label[best]
 
 
-def _divide(model: SliceModel, marks: list[int], cap: float, max_stages: int) -> dict[int, Front]:
+def _divide(
+    model: SliceModel, marks: list[int], cap: float, max_stages: int, *, shards: bool = False
+) -> dict[int, Front]:
+    def ways(first: int, last: int) -> list[Choice]:
+        return model.choices(first, last) + (model.sharded(first, last) if shards else [])
+
     fitting = [m for m in marks if m in (0, model.units) or model.fits_payload(m)]
     return divide(
         fitting,
-        model.choices,
+        ways,
         lambda unit: model.hop(unit)[:2],
         entry_ms=model.entry_ms,
         cap_ms=cap,

@@ -7,18 +7,21 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
 from lamella.graph.model import Graph
+from lamella.graph.shard import Way
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
-from lamella.profile.document import Profile, UnitMemory, Variant
+from lamella.profile.document import Profile, ShardPart, UnitMemory, Variant
 from lamella.units import MB
 
 PHASES = 32
@@ -37,7 +40,10 @@ FAR = 1.2
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One way to run a slice: units `first` to `last - 1`. MB, ms, USD per run."""
+    """One way to run a slice: units `first` to `last - 1`. MB, ms, USD per run.
+
+    Sharded, memory, CPU and `shard_ms` are those of one shard; `run_ms` is the stage's, `cost_usd` that of all.
+    """
 
     first: int
     last: int
@@ -49,6 +55,27 @@ class Choice:
     floor_mb: float
     run_ms: float
     cost_usd: float
+    shards: tuple[Shard, ...] = ()
+    way: Way = "channels"
+
+
+class Shard(NamedTuple):
+    """One of the functions of a sharded stage. MB, ms, USD per run."""
+
+    memory_mb: int
+    peak_mb: float
+    floor_mb: float
+    package_mb: float
+    run_ms: float
+    cost_usd: float
+
+
+def makespan(times: Sequence[float], at_once: int) -> float:
+    """When the last of several runs ends, if at most `at_once` go at a time, each begun as soon as one ends."""
+    lanes = [0.0] * max(1, at_once)
+    for time in times:
+        heapq.heapreplace(lanes, lanes[0] + time)
+    return max(lanes)
 
 
 @lru_cache(maxsize=65536)
@@ -81,6 +108,7 @@ class SliceModel:
         """Args: the model, its profile, where it runs, rows per request, the vCPU asked per function where free."""
         self.graph, self.profile, self.platform = graph, profile, platform
         self.batch, self.vcpu = batch, vcpu
+        self.at_once = profile.machine.cores
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
         self.hop_cost = profile.hop.at((graph.weight_bytes(0, len(graph.operators)) + outputs) / MB)
@@ -251,6 +279,49 @@ class SliceModel:
             if not kept or choice.cost_usd < kept[-1].cost_usd * (1 - 1e-12):
                 kept.append(choice)
         return kept
+
+    def sharded(self, first: int, last: int) -> list[Choice]:
+        """Ways to run units `first` to `last - 1` as parallel shards: those that were measured, where they fit."""
+        found = []
+        for way in self.profile.shards:
+            if (way.first, way.last, way.batch) != (first, last, self.batch):
+                continue
+            shards = [s for part in way.parts if (s := self._shard(part))]
+            if len(shards) < len(way.parts):
+                continue
+            run = makespan([s.run_ms for s in shards], self.at_once) + (len(shards) - 1) * self.hop_cost.fixed_ms
+            # every shard is sent the stage's input and sends its part: one more message each
+            cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
+            largest = max(shards, key=lambda s: s.memory_mb)
+            found.append(
+                Choice(
+                    first=first,
+                    last=last,
+                    memory_mb=largest.memory_mb,
+                    vcpu=self.platform.vcpu(largest.memory_mb, self.vcpu),
+                    threads=1,
+                    prepack=False,
+                    peak_mb=largest.peak_mb,
+                    floor_mb=largest.floor_mb,
+                    run_ms=run,
+                    cost_usd=cost,
+                    shards=tuple(shards),
+                    way=way.way,
+                )
+            )
+        return found
+
+    def _shard(self, part: ShardPart) -> Shard | None:
+        """A shard as a function of the platform; None where it does not fit."""
+        law = self.profile.floor.resident_mb + part.weights_mb
+        size = self.platform.allocation_mb(max(part.peak_mb, law))
+        if size is None or part.weights_mb > self.platform.limits.package_mb.value:
+            return None
+        vcpu = self.platform.vcpu(size, self.vcpu)
+        run = throttled_ms(round(part.run_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
+        if run / 1000 > self.platform.limits.timeout_s.value:
+            return None
+        return Shard(size, part.peak_mb, law, part.weights_mb, run, self.platform.cost_usd(size, run))
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamella.documents import Document
+from lamella.graph.shard import Way
 from lamella.machine import Machine
 
 
@@ -104,6 +105,26 @@ class CutProfile(msgspec.Struct, frozen=True, kw_only=True):
     codecs: tuple[CodecResult, ...] = ()
 
 
+class ShardPart(msgspec.Struct, frozen=True):
+    """One shard, measured in a process of its own while as many others were busy as there are cores."""
+
+    run_ms: float
+    """Billed: from its request to its answer."""
+    peak_mb: float
+    """VmHWM."""
+    weights_mb: float
+
+
+class ShardProfile(msgspec.Struct, frozen=True):
+    """Units `first` to `last - 1` divided among parallel shards."""
+
+    first: int
+    last: int
+    way: Way
+    batch: int
+    parts: tuple[ShardPart, ...]
+
+
 class Floor(msgspec.Struct, frozen=True):
     """A worker without a model: resident MB after imports, and the start of its process, ms."""
 
@@ -163,6 +184,7 @@ class Profile(Document, frozen=True, kw_only=True):
     noise: Noise
     units: tuple[Unit, ...]
     cuts: tuple[CutProfile, ...]
+    shards: tuple[ShardProfile, ...] = ()
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -25,6 +25,7 @@ from lamella.codecs import CODECS
 from lamella.documents import Document
 from lamella.errors import ConfigError
 from lamella.graph.cuts import Cut, plan_cuts
+from lamella.graph.divide import Divider
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
@@ -41,6 +42,7 @@ from lamella.profile.document import (
     Profile,
     QuotaTime,
     Saving,
+    ShardProfile,
     Timing,
     Unit,
     UnitMemory,
@@ -48,9 +50,10 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.probes import probe_live, probe_unit
+from lamella.profile.shards import Candidate, candidates, measure_shards
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "12"
+PROFILE_VERSION = "13"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -80,6 +83,7 @@ class _State(Document, frozen=True, kw_only=True):
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
+    shards: dict[str, ShardProfile] = msgspec.field(default_factory=dict)
     loads_ms: tuple[float, ...] = ()
 
 
@@ -130,6 +134,7 @@ def measure(
     budget_s: float = 10.0,
     progress: Progress = lambda share, what: None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    shards: bool = True,
 ) -> Profile:
     """The profile of a model on this machine; measures only what the cache does not hold.
 
@@ -140,6 +145,7 @@ def measure(
         budget_s: time for the rounds of one variant; at least five rounds are run (three of a larger batch).
         progress: told how far it is.
         ranges: value ranges of integer inputs, by name.
+        shards: measure what is worth dividing among shards, too.
     """
     path = cache_path(graph)
     state = documents.read(path, _State, made_by="lamella profile MODEL") if path.exists() else _State()
@@ -148,14 +154,12 @@ def measure(
     scratch = Path(tempfile.mkdtemp(prefix=mark(".profile"), dir=graph.directory))
     try:
         steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges)
-        total = sum(step.weight for step in steps) or 1.0
-        done = 0.0
-        for step in steps:
-            tick = partial(_tick, progress, done, step, total)
-            tick(0.0)
-            state = _quietly(step, state, tick)
-            documents.write(path, state)
-            done += step.weight
+        share = 0.75 if shards and steps else 1.0
+        state = _take(steps, state, path, lambda done, what: progress(done * share, what))
+        if shards:  # what to try depends on the times
+            steps = _shard_steps(graph, state, units, batches, scratch, ranges)
+            begun = share if share < 1 else 0.0
+            state = _take(steps, state, path, lambda done, what: progress(begun + done * (1 - begun), what))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     progress(1.0, "done")
@@ -170,6 +174,19 @@ class _Step(NamedTuple):
     """Expected time, s."""
     run: Callable[[_State, Callable[[float], None]], _State]
     timed: bool = False
+
+
+def _take(steps: Sequence[_Step], state: _State, path: Path, progress: Progress) -> _State:
+    """Take the steps one by one, the state saved after each."""
+    total = sum(step.weight for step in steps) or 1.0
+    done = 0.0
+    for step in steps:
+        tick = partial(_tick, progress, done, step, total)
+        tick(0.0)
+        state = _quietly(step, state, tick)
+        documents.write(path, state)
+        done += step.weight
+    return state
 
 
 def _tick(progress: Progress, done: float, step: _Step, total: float, share: float) -> None:
@@ -236,6 +253,45 @@ def _steps(
         if cuts and lacks_codecs:
             steps.append(_Step(f"codecs{of_batch}", 0.02 * len(cuts) * batch, partial(_codecs, cuts, values, batch)))
     return steps
+
+
+def _shard_steps(
+    graph: Graph,
+    state: _State,
+    units: list[Span],
+    batches: Sequence[int],
+    scratch: Path,
+    ranges: Mapping[str, tuple[float, float]] | None,
+) -> list[_Step]:
+    """Shards that are worth trying by the times measured, and are not measured yet."""
+    divider = Divider(graph)
+    times = next(t for t in state.timed if t.variant == Variant(1, False, 1)).median_ms
+    steps = []
+    tried = candidates(divider, units, times)
+    for batch in sorted(set(batches)):
+        borders = _Borders(graph, units, batch, ranges)
+        for one in tried:
+            key = f"{batch}-{one.first}-{one.last}-{one.way}-{one.shards}"
+            if key not in state.shards:
+                what = f"{one.shards} shards of units {one.first} to {one.last - 1} by {one.way}"
+                run = partial(_shards, divider, units, one, borders, scratch / f"shards-{key}", batch, key)
+                steps.append(_Step(what, 0.5 + 0.4 * one.shards, run))
+    return steps
+
+
+def _shards(
+    divider: Divider,
+    units: list[Span],
+    tried: Candidate,
+    borders: _Borders,
+    scratch: Path,
+    batch: int,
+    key: str,
+    state: _State,
+    tick: Callable[[float], None],
+) -> _State:
+    found = measure_shards(divider, units, tried, borders.values, scratch, batch)
+    return msgspec.structs.replace(state, shards={**state.shards, key: found})
 
 
 def _lacks_memory(state: _State, span: Span, batch: int, limiter: Limiter) -> bool:
@@ -407,6 +463,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -
         noise=Noise(loads[0], loads[-1], max(loads) / min(loads)),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
+        shards=tuple(state.shards.values()),
     )
 
 

@@ -180,14 +180,16 @@ class Chain:
         return instance
 
     def _cores_of(self, name: str) -> frozenset[int] | None:
-        """Where a function may run: shards of a stage on different cores, everything else where the chain is.
+        """Where a function may run: shards of a stage on different cores, beside them everything on the last one.
 
         Left to itself the scheduler wakes shards on the core of the driver that wakes them, one after the other.
         """
-        if not self._cpus or name not in self._place:
+        if not self._cpus or not self._place:
             return self._cpus
         cores = sorted(self._cpus, reverse=True)
-        return frozenset({cores[self._place[name] % min(len(cores), self._at_once)]})
+        if name in self._place:
+            return frozenset({cores[self._place[name] % min(len(cores), self._at_once)]})
+        return self._cpus if self._sizes[name].vcpu > 1 else frozenset(cores[:1])
 
     def pause(self) -> None:
         """Freeze every instance, so that none of its threads runs until it is `awake()`."""

@@ -30,6 +30,7 @@ def plan_of(graph: Graph, cuts: Sequence[int], kind: Kind = "packaged", batch: i
         functions=tuple(
             FunctionPlan(
                 name=f"stage-{i}",
+                stage=i,
                 first=first,
                 last=last,
                 kind=kind,

@@ -1,0 +1,210 @@
+"""From a chain of choices to functions and hops: names, operators, joins of shards, reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import NamedTuple
+
+from lamella.graph.divide import Range, ShardedGraph, ShardSpan, shard
+from lamella.graph.model import Graph
+from lamella.plan.document import FunctionPlan, Hop
+from lamella.plan.predict import CODE_MB, Choice, SliceModel
+from lamella.units import MB
+
+COPY_MS_PER_MB = 0.2
+"""Joining shards copies their parts: 5 GB/s."""
+
+
+class Layout(NamedTuple):
+    """What a chain of choices is as a plan."""
+
+    functions: tuple[FunctionPlan, ...]
+    hops: tuple[Hop, ...]
+    shards: tuple[ShardSpan, ...]
+
+
+class _Stage(NamedTuple):
+    """The operators of each function of a stage, in the sharded graph; the choice it serves, none for a join alone."""
+
+    ranges: tuple[Range, ...]
+    choice: Choice | None
+
+
+def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
+    """Functions and hops of a chain of choices.
+
+    The parts of a sharded stage are joined by the function after it; where that is no single function, by one of its
+    own.
+    """
+    spans = tuple(ShardSpan(*model.span(c.first, c.last), len(c.shards), c.way) for c in choices if c.shards)
+    made = shard(model.graph, spans)
+    ranges = stage_ranges([model.span(c.first, c.last) for c in choices], made)
+    stages = [_Stage(spans, None if slice_ is None else choices[slice_]) for spans, slice_ in ranges]
+    functions = [
+        f for number, stage in enumerate(stages) for f in _functions(model, made.graph, stage, number, len(stages))
+    ]
+    hops = tuple(_hop(model, made.graph, before, stage) for before, stage in pairwise(stages))
+    return Layout(tuple(functions), hops, spans)
+
+
+def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tuple[Range, ...], int | None]]:
+    """For each stage the operators of its functions in the sharded graph, and which slice it serves, none for a join.
+
+    Args:
+        slices: operators of the model, all of them, in order; every divided span is a slice.
+        made: the model with its spans divided.
+    """
+    placed = {(p.span.first, p.span.last): p for p in made.spans}
+    stages: list[tuple[tuple[Range, ...], int | None]] = []
+    at = 0  # the next operator of the sharded graph
+    join: Range | None = None  # what begins there, if a sharded stage was the last one
+    for number, (first, last) in enumerate(slices):
+        where = placed.get((first, last))
+        if where:
+            if join:
+                stages.append(((join,), None))
+            stages.append((where.shards, number))
+            at, join = where.shards[-1][1], where.join
+        else:
+            end = (join[1] if join else at) + last - first
+            stages.append((((at, end),), number))
+            at, join = end, None
+    if join:
+        stages.append(((join,), None))
+    return stages
+
+
+def _functions(model: SliceModel, graph: Graph, stage: _Stage, number: int, count: int) -> list[FunctionPlan]:
+    name = "whole" if count == 1 else f"stage-{number + 1}"
+    choice = stage.choice
+    if choice is None:
+        return [_join(model, graph, stage.ranges[0], number)]
+    if not choice.shards:
+        return [
+            FunctionPlan(
+                name=name,
+                stage=number,
+                first=stage.ranges[0][0],
+                last=stage.ranges[0][1],
+                kind="packaged",
+                memory_mb=choice.memory_mb,
+                vcpu=choice.vcpu,
+                threads=choice.threads,
+                prepack=choice.prepack,
+                peak_mb=choice.peak_mb,
+                floor_mb=choice.floor_mb,
+                run_ms=choice.run_ms,
+                cost_usd=choice.cost_usd,
+                package_mb=graph.weight_bytes(*stage.ranges[0]) / MB,
+                why=why(model, choice),
+            )
+        ]
+    found = []
+    for k, (span, one) in enumerate(zip(stage.ranges, choice.shards, strict=True)):
+        need = max(one.peak_mb, one.floor_mb)
+        found.append(
+            FunctionPlan(
+                name=f"{name}-shard-{k + 1}",
+                stage=number,
+                first=span[0],
+                last=span[1],
+                kind="packaged",
+                memory_mb=one.memory_mb,
+                vcpu=model.platform.vcpu(one.memory_mb, model.vcpu),
+                threads=1,
+                prepack=False,
+                peak_mb=one.peak_mb,
+                floor_mb=one.floor_mb,
+                run_ms=one.run_ms,
+                cost_usd=one.cost_usd,
+                package_mb=graph.weight_bytes(*span) / MB,
+                why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.way}, "
+                f"{min(model.at_once, len(choice.shards))} of {len(choice.shards)} shards at a time",
+            )
+        )
+    return found
+
+
+def _join(model: SliceModel, graph: Graph, span: Range, number: int) -> FunctionPlan:
+    """A function that only joins parts: nothing but the runtime, the parts and the whole."""
+    live = graph.live_bytes(*span, model.batch) / MB
+    floor = model.profile.floor.resident_mb + live
+    peak = floor + CODE_MB
+    size = model.platform.allocation_mb(peak) or int(model.platform.memory.max_mb.value)
+    vcpu = model.platform.vcpu(size, model.vcpu)
+    run = (model.hop_cost.call_ms + live * COPY_MS_PER_MB) / min(1.0, vcpu)
+    return FunctionPlan(
+        name=f"stage-{number + 1}-join",
+        stage=number,
+        first=span[0],
+        last=span[1],
+        kind="packaged",
+        memory_mb=size,
+        vcpu=vcpu,
+        threads=1,
+        prepack=False,
+        peak_mb=peak,
+        floor_mb=floor,
+        run_ms=run,
+        cost_usd=model.platform.cost_usd(size, run),
+        package_mb=0.0,
+        why="joins the parts of the stage before it; no function after it could",
+    )
+
+
+def why(model: SliceModel, choice: Choice) -> str:
+    """Which requirement set the size, and what prepacking would have done."""
+    need = max(choice.peak_mb, choice.floor_mb)
+    what = "its predicted peak" if choice.peak_mb >= choice.floor_mb else "law 4 (all weights in full)"
+    at_least = model.platform.allocation_mb(need)
+    if at_least == choice.memory_mb:
+        size = f"{choice.memory_mb} MB is the smallest size for {what} of {need:.0f} MB"
+    else:
+        size = f"{choice.memory_mb} MB where {at_least} would hold it, for {choice.vcpu:.2f} vCPU"
+    other_peak, other_law = model.memory_mb(choice.first, choice.last, prepack=not choice.prepack)
+    other_ms = model.run_ms(choice.first, choice.last, prepack=not choice.prepack, vcpu=choice.vcpu)
+    verb = "on" if choice.prepack else "off"
+    return (
+        f"{size}; prepacking {verb}: {choice.run_ms:.1f} ms and {need:.0f} MB, "
+        f"the other way {other_ms:.1f} ms and {max(other_peak, other_law):.0f} MB"
+    )
+
+
+def crossing(graph: Graph, position: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What crosses before an operator: tensors of the model's state, and request constants beside them."""
+    made, last = graph.producer, graph.last_use
+    names = [n for n in made if made[n] < position <= last[n]]
+    side = tuple(n for n in names if n in graph.request_constants)
+    return tuple(n for n in names if n not in side), side
+
+
+def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
+    """What crosses before a stage: the model's own cut, or the parts that shards give."""
+    position = stage.ranges[0][0]
+    tensors, side = crossing(graph, position)
+    size = sum(graph.tensors[n].bytes_at(model.batch) for n in (*tensors, *side))
+    sharded = before.choice is None or before.choice.shards or stage.choice is None or stage.choice.shards
+    reason = "codec none: parts of a sharded stage go as they are" if sharded else _codec_why(model, stage, size)
+    return Hop(
+        position=position,
+        tensors=tensors,
+        side=side,
+        bytes=size,
+        channel=model.platform.hop.channel,
+        codec="none",
+        time_ms=model.platform.hop_ms(size) + model.hop_cost.fixed_ms,
+        cost_usd=model.platform.hop.usd.value * len(stage.ranges),
+        why=reason,
+    )
+
+
+def _codec_why(model: SliceModel, stage: _Stage, size: int) -> str:
+    assert stage.choice
+    cut = model.profile.cuts[stage.choice.first - 1]
+    measured = max(c.batch for c in cut.codecs if c.batch in (1, model.batch))
+    plain, bf16 = (next(c for c in cut.codecs if (c.codec, c.batch) == (n, measured)) for n in ("none", "bf16"))
+    work = bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms
+    saved = model.platform.hop_ms(size) - model.platform.hop_ms(int(size / bf16.ratio))
+    gain = f"save {saved:.2f} ms of transfer" if model.platform.hop.emulated else "save nothing in shared memory"
+    return f"codec none: bf16 would {gain} for {work:.2f} ms of work, and is lossy"
