@@ -111,7 +111,9 @@ class SliceModel:
         self.at_once = profile.machine.cores
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
-        self.hop_cost = profile.hop.at((graph.weight_bytes(0, len(graph.operators)) + outputs) / MB)
+        touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
+        # where memory buys CPU, requests come one by one, after pauses (the measure of latency): nothing is warm
+        self.hop_cost = profile.hop.cold if platform.cpu.mb_per_vcpu else profile.hop.at(touched)
 
     @cached_property
     def _inert(self) -> list[bool]:
