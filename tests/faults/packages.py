@@ -97,7 +97,7 @@ def plan_of(
         slo_ms=None,
         batch=1,
         shards=(),
-        at_once=1,
+        at_once=(1,) * len(functions),
         functions=functions,
         hops=(),
         predicted=Predicted(1.0, float(memory_mb * len(functions)), 0.0),

@@ -57,8 +57,7 @@ def ground(platform: Platform, limiter: Limiter, plans: Sequence[Plan]) -> Itera
 
 def cores_of(plan: Plan) -> int:
     """How many cores a plan keeps busy at most: threads of a function, or as many shards as may run at once."""
-    widest = max(len(stage) for stage in plan.by_stage())
-    return max(*(f.threads for f in plan.functions), min(plan.at_once, widest))
+    return max(*(f.threads for f in plan.functions), *plan.at_once)
 
 
 class Contender(NamedTuple):

@@ -108,8 +108,8 @@ class Plan(Document, frozen=True, kw_only=True):
     batch: int
     shards: tuple[ShardSpan, ...]
     """What is divided among shards, in operators of the model; the functions' operators are those after that."""
-    at_once: int
-    """How many shards of a stage may be busy at a time."""
+    at_once: tuple[int, ...]
+    """For each stage how many of its shards may be busy at a time."""
     functions: tuple[FunctionPlan, ...]
     hops: tuple[Hop, ...]
     predicted: Predicted

@@ -52,7 +52,7 @@ def structure(plan: Plan, graph: Graph) -> list[LamellaError]:
         graph = plan.graph(graph)
     except ShardRefused as error:
         return [LawBroken(f"law 1: the plan's shards cannot be made: {error.message}", try_="lamella plan again")]
-    return _stages(plan) or _covers(plan, graph) or _borders(plan, graph)
+    return _covers(plan, graph) or _stages(plan) or _borders(plan, graph)
 
 
 def _stages(plan: Plan) -> list[LamellaError]:
@@ -60,8 +60,8 @@ def _stages(plan: Plan) -> list[LamellaError]:
     numbers = [f.stage for f in plan.functions]
     if numbers != sorted(numbers) or set(numbers) != set(range(len(set(numbers)))):
         return [LawBroken(f"law 1: the functions' stages are {numbers}, not in order from 0")]
-    if plan.at_once < 1:
-        return [LawBroken(f"law 1: {plan.at_once} shards at once")]
+    if len(plan.at_once) != plan.stages or min(plan.at_once, default=1) < 1:
+        return [LawBroken(f"law 1: {plan.stages} stages, of whose shards {list(plan.at_once)} are busy at a time")]
     return []
 
 
@@ -236,7 +236,8 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
                 f"${plan.predicted.cost_usd_per_million:.4f}"
             )
         )
-    least = sum(makespan([f.run_ms for f in stage], plan.at_once) for stage in plan.by_stage())
+    stages = zip(plan.by_stage(), plan.at_once, strict=False)
+    least = sum(makespan([f.run_ms for f in stage], many) for stage, many in stages)
     least += sum(h.time_ms for h in plan.hops)
     if plan.predicted.latency_ms < least - TOLERANCE * max(1.0, least):
         found.append(

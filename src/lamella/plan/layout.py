@@ -22,6 +22,7 @@ class Layout(NamedTuple):
     functions: tuple[FunctionPlan, ...]
     hops: tuple[Hop, ...]
     shards: tuple[ShardSpan, ...]
+    at_once: tuple[int, ...]
 
 
 class _Stage(NamedTuple):
@@ -45,7 +46,8 @@ def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
         f for number, stage in enumerate(stages) for f in _functions(model, made.graph, stage, number, len(stages))
     ]
     hops = tuple(_hop(model, made.graph, before, stage) for before, stage in pairwise(stages))
-    return Layout(tuple(functions), hops, spans)
+    at_once = tuple(stage.choice.at_once if stage.choice else 1 for stage in stages)
+    return Layout(tuple(functions), hops, spans, at_once)
 
 
 def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tuple[Range, ...], int | None]]:
@@ -120,7 +122,7 @@ def _functions(model: SliceModel, graph: Graph, stage: _Stage, number: int, coun
                 cost_usd=one.cost_usd,
                 package_mb=graph.weight_bytes(*span) / MB,
                 why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.way}, "
-                f"{min(model.at_once, len(choice.shards))} of {len(choice.shards)} shards at a time",
+                f"{choice.at_once} of {len(choice.shards)} shards at a time",
             )
         )
     return found

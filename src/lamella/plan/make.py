@@ -78,7 +78,7 @@ def _document(model: SliceModel, decision: Decision, name: str, given: str, slo_
         slo_ms=slo_ms,
         batch=model.batch,
         shards=laid.shards,
-        at_once=model.at_once,
+        at_once=laid.at_once,
         functions=laid.functions,
         hops=laid.hops,
         predicted=Predicted(0.0, 0.0, 0.0),
@@ -89,7 +89,8 @@ def _document(model: SliceModel, decision: Decision, name: str, given: str, slo_
         ),
         why=decision.why,
     )
-    stages = [makespan([f.run_ms for f in stage], plan.at_once) for stage in plan.by_stage()]
+    widths = zip(plan.by_stage(), plan.at_once, strict=True)
+    stages = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
     fan_out = sum(len(stage) - 1 for stage in plan.by_stage()) * model.hop_cost.fixed_ms
     latency = model.entry_ms + sum(stages) + fan_out + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)

@@ -94,7 +94,7 @@ def plan_by_hand(
         slo_ms=None,
         batch=1,
         shards=tuple(sorted(shards, key=lambda s: s.first)),
-        at_once=at_once,
+        at_once=tuple(min(at_once, len(spans)) for spans in stages),
         functions=tuple(functions),
         hops=tuple(hops),
         predicted=Predicted(0.0, float(sum(f.memory_mb for f in functions)), 0.0),

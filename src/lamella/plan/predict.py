@@ -57,6 +57,7 @@ class Choice:
     cost_usd: float
     shards: tuple[Shard, ...] = ()
     way: Way = "channels"
+    at_once: int = 1
 
 
 class Shard(NamedTuple):
@@ -108,7 +109,6 @@ class SliceModel:
         """Args: the model, its profile, where it runs, rows per request, the vCPU asked per function where free."""
         self.graph, self.profile, self.platform = graph, profile, platform
         self.batch, self.vcpu = batch, vcpu
-        self.at_once = profile.machine.cores
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
@@ -291,7 +291,7 @@ class SliceModel:
             shards = [s for part in way.parts if (s := self._shard(part))]
             if len(shards) < len(way.parts):
                 continue
-            run = makespan([s.run_ms for s in shards], self.at_once) + (len(shards) - 1) * self.hop_cost.fixed_ms
+            run = makespan([s.run_ms for s in shards], way.at_once) + (len(shards) - 1) * self.hop_cost.fixed_ms
             # every shard is sent the stage's input and sends its part: one more message each
             cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
             largest = max(shards, key=lambda s: s.memory_mb)
@@ -309,6 +309,7 @@ class SliceModel:
                     cost_usd=cost,
                     shards=tuple(shards),
                     way=way.way,
+                    at_once=way.at_once,
                 )
             )
         return found

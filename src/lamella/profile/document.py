@@ -106,7 +106,7 @@ class CutProfile(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ShardPart(msgspec.Struct, frozen=True):
-    """One shard, measured in a process of its own while as many others were busy as there are cores."""
+    """One shard, measured in a process of its own."""
 
     run_ms: float
     """Billed: from its request to its answer."""
@@ -121,6 +121,8 @@ class ShardProfile(msgspec.Struct, frozen=True):
     first: int
     last: int
     way: Way
+    at_once: int
+    """How many were busy at a time: on one memory bus that changes their times."""
     batch: int
     parts: tuple[ShardPart, ...]
 

@@ -53,7 +53,7 @@ from lamella.profile.probes import probe_live, probe_unit
 from lamella.profile.shards import Candidate, candidates, measure_shards
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "13"
+PROFILE_VERSION = "14"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -83,7 +83,7 @@ class _State(Document, frozen=True, kw_only=True):
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
-    shards: dict[str, ShardProfile] = msgspec.field(default_factory=dict)
+    shards: dict[str, tuple[ShardProfile, ...]] = msgspec.field(default_factory=dict)
     loads_ms: tuple[float, ...] = ()
 
 
@@ -290,7 +290,7 @@ def _shards(
     state: _State,
     tick: Callable[[float], None],
 ) -> _State:
-    found = measure_shards(divider, units, tried, borders.values, scratch, batch)
+    found = tuple(measure_shards(divider, units, tried, borders.values, scratch, batch))
     return msgspec.structs.replace(state, shards={**state.shards, key: found})
 
 
@@ -463,7 +463,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -
         noise=Noise(loads[0], loads[-1], max(loads) / min(loads)),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
-        shards=tuple(state.shards.values()),
+        shards=tuple(s for found in state.shards.values() for s in found),
     )
 
 

@@ -6,8 +6,9 @@ memory is tried by channels in 2, 4 and 8 shards, alone and with the unit after 
 between them). Time is tried where it lies: bands of the image over runs of units that hold all, a half or a quarter of
 what can be computed in bands, and channels of the units that dominate.
 
-A shard is measured as it would run: a process of its own, as many of its fellows busy beside it as there are cores
-(they share the memory bus), caches emptied between requests as the other stages would do.
+A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
+(where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
+requests as the other stages would do.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
         Candidate(unit, end, way, count)
         for unit in heavy
         for end in (unit + 1, unit + 2)
-        for way in ("channels", "rows")
+        for way in _ways(divider, units[unit:end])
         for count in FAN_OUTS
         if end <= len(units)
     ]
@@ -89,6 +90,12 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
         for first, last in _tileable(divider, units):
             tried += [Candidate(a, b, "tiles", cores) for a, b in _windows(times, first, last)]
     return [c for c in dict.fromkeys(tried) if _parts(divider, units, c)]
+
+
+def _ways(divider: Divider, spans: Sequence[Span]) -> tuple[Way, ...]:
+    """By channels; an embedding also by rows."""
+    kinds = {op.kind for first, last in spans for op in divider.graph.operators[first:last]}
+    return ("channels", "rows") if "Gather" in kinds else ("channels",)
 
 
 def _parts(divider: Divider, units: Sequence[Span], tried: Candidate) -> Sharded | None:
@@ -129,8 +136,8 @@ def measure_shards(
     values: Mapping[str, np.ndarray],
     scratch: Path,
     batch: int = 1,
-) -> ShardProfile:
-    """Measure a candidate that `candidates` gave.
+) -> list[ShardProfile]:
+    """Measure a candidate, its shards one at a time and, on several cores, as many at once as those.
 
     Args:
         divider: of the model.
@@ -148,35 +155,44 @@ def measure_shards(
             _function(divider, nodes, parts.weights, wanted, values, scratch / f"shard-{k + 1}")
             for k, nodes in enumerate(parts.shards)
         ]
-        weights = [sum(p.stat().st_size for p in (d / "weights.bin",)) / MB for _, d in functions]
-        names = [f.name for f, _ in functions]
-        inputs = {s.name: values[s.name] for f, _ in functions for s in f.inputs}
-        at_once = this_machine().cores
-        everywhere = os.sched_getaffinity(0)
-        with (
-            on_cores(1),
-            Chain(
-                functions,
-                [s.name for f, _ in functions for s in f.outputs],
-                {name: Size(None, 1.0) for name in names},
-                limiter=Unlimited("profiling"),
-                cpus=frozenset(sorted(everywhere)[-at_once:]),
-                stages=[names],
-                at_once=at_once,
-            ) as chain,
-        ):
-            chain.start()
-            other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
-            runs = []
-            for _ in range(RUNS + 2):
-                other_work += 1.0
-                runs.append([s.run_ms for s in chain.infer(inputs).stages])
-            peaks = [chain.instances[name].report().peak_mb for name in names]
+        weights = [(d / "weights.bin").stat().st_size / MB for _, d in functions]
+        found = []
+        for at_once in sorted({1, min(this_machine().cores, tried.shards)}):
+            times, peaks = _run(functions, values, at_once)
+            parts_ = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
+            found.append(ShardProfile(tried.first, tried.last, tried.way, at_once, batch, parts_))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    times = np.median(np.array(runs[2:]), axis=0).tolist()
-    measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
-    return ShardProfile(tried.first, tried.last, tried.way, batch, measured)
+    return found
+
+
+def _run(
+    functions: Sequence[tuple[Function, Path]], values: Mapping[str, np.ndarray], at_once: int
+) -> tuple[list[float], list[float]]:
+    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time."""
+    names = [f.name for f, _ in functions]
+    inputs = {s.name: values[s.name] for f, _ in functions for s in f.inputs}
+    everywhere = os.sched_getaffinity(0)
+    with (
+        on_cores(1),
+        Chain(
+            functions,
+            [s.name for f, _ in functions for s in f.outputs],
+            {name: Size(None, 1.0) for name in names},
+            limiter=Unlimited("profiling"),
+            cpus=frozenset(sorted(everywhere)[-at_once:]),
+            stages=[names],
+            at_once=[at_once],
+        ) as chain,
+    ):
+        chain.start()
+        other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
+        runs = []
+        for _ in range(RUNS + 2):
+            other_work += 1.0
+            runs.append([s.run_ms for s in chain.infer(inputs).stages])
+        peaks = [chain.instances[name].report().peak_mb for name in names]
+    return np.median(np.array(runs[2:]), axis=0).tolist(), peaks
 
 
 def _function(

@@ -81,7 +81,7 @@ class Chain:
         cpus: frozenset[int] | None = None,
         freezable: bool = False,
         stages: Sequence[Sequence[str]] | None = None,
-        at_once: int = 1,
+        at_once: Sequence[int] | None = None,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -98,7 +98,7 @@ class Chain:
             freezable: `pause()` may be called; instances then have to be started from one lasting thread.
             stages: names of the functions of each stage; those of one stage are shards, which run at the same time.
                 By default each function is a stage.
-            at_once: how many shards of a stage may be busy at a time; each gets a core of its own as far as `cpus` go.
+            at_once: for each stage how many shards may be busy at a time, one by default; those get cores of their own.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -109,8 +109,13 @@ class Chain:
         self._freezable = freezable
         by_name = {f.name: f for f in self.functions}
         self._stages = [[by_name[n] for n in names] for names in stages or [[f.name] for f in self.functions]]
-        self._at_once = max(1, at_once)
-        self._place = {f.name: k for stage in self._stages if len(stage) > 1 for k, f in enumerate(stage)}
+        self._at_once = list(at_once or [1] * len(self._stages))
+        self._place = {
+            f.name: k % many
+            for stage, many in zip(self._stages, self._at_once, strict=True)
+            for k, f in enumerate(stage)
+            if len(stage) > 1
+        }
         self._used: dict[str, float] = {}
         self._segments: dict[str, tuple[int, Segment, int]] = {}
         self._next_segment = 0
@@ -188,7 +193,7 @@ class Chain:
             return self._cpus
         cores = sorted(self._cpus, reverse=True)
         if name in self._place:
-            return frozenset({cores[self._place[name] % min(len(cores), self._at_once)]})
+            return frozenset({cores[self._place[name] % len(cores)]})
         return self._cpus if self._sizes[name].vcpu > 1 else frozenset(cores[:1])
 
     def pause(self) -> None:
@@ -248,8 +253,8 @@ class Chain:
             for name, array in inputs.items():
                 np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
         times: list[StageTime] = []
-        for stage in self._stages:
-            done, lost = self._stage(stage, values, batch)
+        for stage, at_once in zip(self._stages, self._at_once, strict=True):
+            done, lost = self._stage(stage, at_once, values, batch)
             for function in lost:
                 begun = time.monotonic()
                 self.instances.pop(function.name).kill()
@@ -261,7 +266,7 @@ class Chain:
         return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)
 
     def _stage(
-        self, stage: Sequence[Function], values: dict[str, np.ndarray], batch: int
+        self, stage: Sequence[Function], at_once: int, values: dict[str, np.ndarray], batch: int
     ) -> tuple[dict[str, StageTime], list[Function]]:
         """Run the functions of a stage, `at_once` of them at a time; their times, and those that were lost.
 
@@ -272,7 +277,7 @@ class Chain:
         failed: LamellaError | None = None
         busy: dict[int, tuple[Function, Call]] = {}
         while busy or (waiting and not failed):
-            while waiting and len(busy) < self._at_once and not failed:
+            while waiting and len(busy) < at_once and not failed:
                 function = waiting.popleft()
                 try:
                     busy[self.instances[function.name].fileno()] = function, self._begin(function, values, batch)

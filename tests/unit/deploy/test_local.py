@@ -478,7 +478,14 @@ def test_instances_are_ready_between_requests(three_slices: Path, cnn: Graph, rn
 
 
 def test_a_deployment_takes_every_option_of_its_chain() -> None:
-    given = {"functions", "outputs", "sizes", "limiter", "stages", "at_once"}  # from the package, or named by Deployment itself
+    given = {
+        "functions",
+        "outputs",
+        "sizes",
+        "limiter",
+        "stages",
+        "at_once",
+    }  # from the package, or named by Deployment itself
     options = inspect.signature(Chain, eval_str=True).parameters
     assert get_type_hints(Serving) == {n: p.annotation for n, p in options.items() if n not in given}
 

@@ -27,10 +27,12 @@ def plan_of(graph: Graph, cuts: Sequence[int], kind: Kind = "packaged", batch: i
         planner="by hand",
         slo_ms=None,
         batch=batch,
+        shards=(),
+        at_once=(1,) * (len(marks) - 1),
         functions=tuple(
             FunctionPlan(
                 name=f"stage-{i}",
-                stage=i,
+                stage=i - 1,
                 first=first,
                 last=last,
                 kind=kind,

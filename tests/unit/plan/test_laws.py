@@ -117,7 +117,7 @@ def test_law_2_a_hop_elsewhere_than_the_slice_begins(plan: Plan, graph: Graph) -
 
 def test_law_2_a_hop_too_few(plan: Plan, graph: Graph) -> None:
     found = broken_laws(replace(plan, hops=plan.hops[:1]), graph, platform("openfaas"))
-    assert "law 2: 3 functions have 1 hops" in [e.message for e in found]
+    assert "law 2: 3 stages have 1 hops" in [e.message for e in found]
 
 
 @pytest.mark.parametrize("need", ["peak_mb", "floor_mb"])
