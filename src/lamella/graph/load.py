@@ -1,16 +1,8 @@
-"""From what the user gives to an imported graph, once: the result is cached by the content of the file.
-
-The cache entry is a directory with the skeleton `graph.onnx`, the mapped `weights.bin` and `graph.json` (operators,
-tensors, shapes). It is written under a temporary name and renamed, so an interrupted import leaves nothing behind that
-a later one could mistake for a model.
-"""
+"""From what the user gives to an imported graph, once: the result is cached by the content of the file."""
 
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,19 +14,16 @@ from onnx.inliner import inline_local_functions
 
 from lamella.documents import cache_dir
 from lamella.errors import ModelError, UnboundShape
-from lamella.graph.model import Graph, Operator, Tensor, Weight
+from lamella.graph.model import Graph
 from lamella.graph.normalise import normalise, tensors
-from lamella.graph.shapes import analyse
+from lamella.graph.stored import Stored, kept, write
 from lamella.graph.weights import (
     EXPORT_AGAIN,
-    disk_error,
     element_type,
     external_file,
     read_external,
     read_tensor,
-    write_weights,
 )
-from lamella.limits.owner import mark
 from lamella.units import BATCH, Dim
 from lamella.zoo import InputSpec, get, materialise
 
@@ -45,16 +34,6 @@ NAME_BYTES = 80
 """A model's name is cut here: file systems allow 255 bytes (encrypted ones 143), and caches add hash and machine."""
 
 Shapes = Mapping[str, Sequence[Dim]]
-
-
-class _Stored(msgspec.Struct):
-    """`graph.json`."""
-
-    operators: tuple[Operator, ...]
-    tensors: dict[str, Tensor]
-    weights: dict[str, Weight]
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
 
 
 def resolve(model: str) -> tuple[Path, str, tuple[InputSpec, ...]]:
@@ -95,7 +74,7 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
         _hash_file(digest, file)
     key = digest.hexdigest()[:24]
     directory = cache_dir() / "models" / f"{name}-{key}"
-    stored = _read(directory) or _import(proto, path, bound, specs, directory)
+    stored = kept(directory, lambda scratch: _import(proto, path, bound, specs, scratch))
     return Graph(
         name=name, hash=key, directory=directory, source=path, input_specs=specs, **msgspec.structs.asdict(stored)
     )
@@ -136,17 +115,6 @@ def _own_shapes(proto: ModelProto) -> dict[str, tuple[Dim, ...]]:
     }
 
 
-def _read(directory: Path) -> _Stored | None:
-    """What an earlier import left; None where that is not whole, and the model has to be imported again."""
-    try:
-        stored = msgspec.json.decode((directory / "graph.json").read_bytes(), type=_Stored)
-        held = (directory / "weights.bin").stat().st_size
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    needed = max((w.offset + w.bytes for w in stored.weights.values()), default=0)
-    return stored if (directory / "graph.onnx").is_file() and held >= needed else None
-
-
 def _hash_file(digest: hashlib._Hash, path: Path) -> None:
     with path.open("rb") as file:
         while block := file.read(1 << 22):
@@ -154,41 +122,15 @@ def _hash_file(digest: hashlib._Hash, path: Path) -> None:
 
 
 def _import(
-    proto: ModelProto, path: Path, bound: Mapping[str, Sequence[Dim]], specs: Sequence[InputSpec], directory: Path
-) -> _Stored:
-    try:
-        directory.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=mark(".import"), dir=directory.parent))
-    except OSError as error:
-        raise disk_error(error, directory) from error
+    proto: ModelProto, path: Path, bound: Mapping[str, Sequence[Dim]], specs: Sequence[InputSpec], scratch: Path
+) -> Stored:
     try:
         proto = inline_local_functions(proto) if proto.functions else proto
         weights = _take_weights(proto, path)
         _bind(proto, weights, bound)
         proto = normalise(proto, weights)
         _check_values(weights)
-        table, initialisers = write_weights(scratch / "weights.bin", weights)
-        weights.clear()
-        proto.graph.initializer.extend(initialisers)
-        (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
-        operators, activations = analyse(proto, scratch, table, specs)
-        (scratch / "graph.onnx").write_bytes(proto.SerializeToString())
-        stored = _Stored(
-            operators=operators,
-            tensors=activations,
-            weights=table,
-            inputs=tuple(i.name for i in proto.graph.input),
-            outputs=tuple(o.name for o in proto.graph.output),
-        )
-        (scratch / "graph.json").write_bytes(msgspec.json.encode(stored))
-        if faster := _read(directory):
-            return faster  # another process, and it may be working there
-        if directory.exists():  # half an import of an older crash, or a damaged one
-            shutil.rmtree(directory)
-        os.replace(scratch, directory)
-        return stored
-    except OSError as error:
-        raise disk_error(error, directory) from error
+        return write(proto, weights, specs, scratch)
     except MemoryError as error:
         raise ModelError(
             f"importing {path.name} takes more memory than this process may have: {str(error) or 'no more is given'}",
@@ -204,8 +146,6 @@ def _import(
             where=str(path),
             try_=EXPORT_AGAIN,
         ) from error
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _fault(path: Path) -> str | None:
