@@ -58,6 +58,12 @@ class InputRefused(LamellaError):
     exit_code = 2
 
 
+class ShardRefused(LamellaError):
+    """Operators cannot be divided among parallel shards as asked: says which operator stands in the way, and why."""
+
+    code = "shard"
+
+
 class InfeasiblePlan(LamellaError):
     """No plan satisfies the request: says which constraint binds, by how much, and the nearest feasible plan."""
 
