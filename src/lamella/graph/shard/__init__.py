@@ -7,10 +7,12 @@ of a query projection become attention heads); a dense layer that sums over the 
 its weights and gives a *partial sum*. Where the span ends, parts are concatenated and partial sums added. No shard
 waits for another within a span, and every shard reads only its own share of the divided weights.
 
-Two ways to divide, tried as asked:
+Three ways to divide, tried as asked:
 
 - `channels`: columns of dense layers and embeddings, output channels of convolutions, heads of attention;
-- `rows`: rows of embedding tables, each shard answering zero for ids that are not its own (partial sums).
+- `rows`: rows of embedding tables, each shard answering zero for ids that are not its own (partial sums);
+- `tiles`: bands of an image with as much of their neighbours (halo) as the span's convolutions look at. Halos are
+  computed again rather than exchanged, and every shard holds all weights: this saves time and activations, not weights.
 
 An operator without a rule ends the attempt with its reason. Rejected: exchanges within a span (functions cannot talk to
 each other, so an exchange is the end of a span), and splits of a fused query-key-value projection along its columns
@@ -23,8 +25,9 @@ from typing import Literal
 
 from lamella.graph.shard.channels import by_weights
 from lamella.graph.shard.draft import Sharded, Task
+from lamella.graph.shard.tiles import by_tiles
 
-Way = Literal["channels", "rows"]
+Way = Literal["channels", "rows", "tiles"]
 
 __all__ = ["Sharded", "Task", "Way", "divide"]
 
@@ -40,3 +43,5 @@ def divide(task: Task, way: Way) -> Sharded:
             return by_weights(task, rows=False)
         case "rows":
             return by_weights(task, rows=True)
+        case "tiles":
+            return by_tiles(task)
