@@ -373,7 +373,8 @@ def product(columns: int = 40) -> tuple[NodeProto, dict[str, np.ndarray]]:
 @pytest.mark.parametrize(
     ("case", "shards", "reason"),
     [
-        refused([node("Relu", ["x"], ["y"])], "nothing to divide"),
+        refused([node("Relu", ["x"], ["y"])], "nothing to divide: no operator has weights of its own"),
+        refused([product()[0]], "nothing to divide: no operator looks rows up", product()[1], way="rows"),
         refused([product()[0]], "has 3 pieces to divide among 4 shards", product(3)[1], shards=4),
         refused([product()[0], node("Softmax", ["m"], ["y"])], "mixes values along the divided axis", product()[1]),
         refused(
