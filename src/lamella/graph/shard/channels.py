@@ -37,11 +37,12 @@ def _attempt(on: Divided, *, rows: bool) -> Sharded:
         if any(on.division(n) for n in node.input if n):
             follow(on, node)
         elif _start(on, node, rows=rows):
-            started = True
+            started |= not rows or kind_of(node) == "Gather"
         else:
             on.same(node, None)
     if not started:
-        raise ShardRefused("nothing to divide: no operator has weights of its own that a rule can cut")
+        what = "looks rows up in a table large enough" if rows else "has weights of its own that a rule can cut"
+        raise ShardRefused(f"nothing to divide: no operator {what}")
     return on.finish([_join(on, name) for name in on.task.outputs])
 
 
