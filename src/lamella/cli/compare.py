@@ -35,6 +35,7 @@ def compare(
         planners=[name.strip() for name in planners.split(",") if name.strip()],
         slo_ms=asked.slo_ms,
         max_stages=asked.max_stages,
+        shards=asked.shards,
         vcpu=asked.vcpu,
         batch=asked.batch,
         requests=requests,

@@ -122,6 +122,9 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+Shards = Annotated[bool, Parameter(help="Try dividing dominant operators among parallel shards.")]
+
+
 @Parameter(name="*")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Planning:
@@ -130,6 +133,7 @@ class Planning:
     platform: PlatformName
     slo_ms: Slo = None
     max_stages: MaxStages = 8
+    shards: Shards = True
     vcpu: Vcpu = 1.0
     batch: Batch = 1
     shape: Shape = None

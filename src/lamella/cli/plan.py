@@ -35,6 +35,7 @@ def plan(
         given=model if model.startswith("zoo:") else str(Path(model).resolve()),
         slo_ms=asked.slo_ms,
         max_stages=asked.max_stages,
+        shards=asked.shards,
         batch=asked.batch,
         vcpu=asked.vcpu,
         ranges=parse_ranges(asked.range_),

@@ -37,4 +37,5 @@ def measured(graph: Graph, rules: Platform, asked: Planning) -> Profile:
             threads=threads_needed(rules.cpu.coupling, asked.vcpu),
             progress=move,
             ranges=parse_ranges(asked.range_),
+            shards=asked.shards,
         )

@@ -34,7 +34,9 @@ def profile(
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))
     with progress("profile") as move:
-        measured = measure(graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges)
+        measured = measure(
+            graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges, shards=True
+        )
     if output:
         documents.write(output, measured)
     if json:

@@ -43,6 +43,8 @@ class Settings:
     slo_ms: float | None = None
     """Passed to the planners, as is `max_stages`."""
     max_stages: int = 8
+    shards: bool = True
+    """Whether stages may be divided among shards, where the profile has measured some."""
     vcpu: float = 1.0
     """Per function where the platform lets one choose."""
     batch: int = 1
@@ -169,6 +171,7 @@ def _plan(graph: Graph, profile: Profile, platform: Platform, planner: str, sett
         given=settings.given,
         slo_ms=settings.slo_ms,
         max_stages=settings.max_stages,
+        shards=settings.shards,
         batch=settings.batch,
         vcpu=settings.vcpu,
         ranges=settings.ranges,

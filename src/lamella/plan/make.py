@@ -35,6 +35,7 @@ def make_plan(
     given: str,
     slo_ms: float | None = None,
     max_stages: int = 8,
+    shards: bool = True,
     batch: int = 1,
     vcpu: float = 1.0,
     ranges: Mapping[str, tuple[float, float]] | None = None,
@@ -48,7 +49,8 @@ def make_plan(
         name: `ort`, `ort-default`, `single`, `uniform-K` or `mopar`.
         given: what the user called the model.
         slo_ms: latency bound; None for the planner's own rule.
-        max_stages: at most so many functions.
+        max_stages: at most so many stages.
+        shards: whether a stage may be divided among shards, where the profile has measured some.
         batch: rows per request.
         vcpu: per function, where the platform lets one choose.
         ranges: value ranges of integer inputs, for the measured baselines.
@@ -61,7 +63,7 @@ def make_plan(
         plan = _baseline(graph, profile, platform, name, given, slo_ms, batch, vcpu, ranges)
     else:
         model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
-        decision = planner(name).decide(model, Request(slo_ms, max_stages))
+        decision = planner(name).decide(model, Request(slo_ms, max_stages, shards))
         plan = _document(model, decision, name, given, slo_ms)
     check(plan, graph, platform)
     return plan

@@ -134,7 +134,7 @@ def measure(
     budget_s: float = 10.0,
     progress: Progress = lambda share, what: None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
-    shards: bool = True,
+    shards: bool = False,
 ) -> Profile:
     """The profile of a model on this machine; measures only what the cache does not hold.
 
