@@ -1,0 +1,96 @@
+"""Planning with shards, on made-up measurements: against brute force, and the times of stages."""
+
+from __future__ import annotations
+
+from itertools import combinations, pairwise, product
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.errors import InfeasiblePlan
+from lamella.plan.planners import Mopar, Request
+from lamella.plan.predict import SliceModel, makespan
+from lamella.plan.simplify import merge_similar
+from lamella.platforms import platform
+from lamella.profile.document import ShardPart, ShardProfile
+from tests.unit.plan.synthetic import CHAINS, PLATFORMS, Made, graph_of, profile_of
+from tests.unit.plan.test_planners import best, total
+
+HEAVY = (Made(weights_mb=5, time_ms=40, out_mb=0.1), Made(weights_mb=600, time_ms=20, out_mb=0.1), Made(time_ms=5))
+
+SHARDS = st.lists(
+    st.builds(
+        lambda first, width, count, at_once, run, peak: ShardProfile(
+            first, first + width, "channels", at_once, 1, (ShardPart(run, peak, peak / 2),) * count
+        ),
+        first=st.integers(0, 3),
+        width=st.integers(1, 2),
+        count=st.sampled_from([2, 4, 8]),
+        at_once=st.integers(1, 2),
+        run=st.sampled_from([0.5, 3.0, 20.0]),
+        peak=st.sampled_from([60.0, 100.0, 300.0]),
+    ),
+    max_size=3,
+)
+
+
+def sharded_model(units: tuple[Made, ...], shards: list[ShardProfile], where: str = "openfaas") -> SliceModel:
+    graph = graph_of(units)
+    profile = msgspec.structs.replace(profile_of(graph, units), shards=tuple(shards))
+    return SliceModel(graph, profile, platform(where), batch=1, vcpu=1.0)
+
+
+@given(st.lists(st.floats(0.1, 50), min_size=1, max_size=6), st.integers(1, 3))
+def test_a_makespan_is_that_of_a_queue(times: list[float], at_once: int) -> None:
+    ends = [0.0] * at_once
+    for time in times:
+        first = min(range(at_once), key=ends.__getitem__)
+        ends[first] += time
+    assert makespan(times, at_once) == pytest.approx(max(ends))
+    assert makespan(times, 1) == pytest.approx(sum(times))
+    assert makespan(times, len(times)) == pytest.approx(max(times))
+    assert makespan(times, at_once) >= max(max(times), sum(times) / at_once) - 1e-9
+
+
+@given(CHAINS, PLATFORMS, SHARDS, st.sampled_from([60.0, 200.0, 1000.0]), st.integers(1, 4))
+def test_mopar_chooses_among_shards_as_brute_force(
+    units: tuple[Made, ...], where: str, shards: list[ShardProfile], slo: float, max_stages: int
+) -> None:
+    model = sharded_model(units, [s for s in shards if s.last <= len(units)], where)
+    ends = {end for s in model.profile.shards for end in (s.first, s.last)}
+    marks = sorted({*merge_similar(model), *ends})
+    points = []
+    inner = [m for m in marks[1:-1] if model.fits_payload(m)]
+    for k in range(1, max_stages + 1):
+        for cuts in combinations(inner, k - 1):
+            edges = list(pairwise([marks[0], *cuts, marks[-1]]))
+            ways = [model.choices(i, j) + model.sharded(i, j) for i, j in edges]
+            points += [total(model, chosen) for chosen in product(*ways)]
+    want = best(points, slo)
+    try:
+        chosen = Mopar().decide(model, Request(slo, max_stages)).chosen
+    except InfeasiblePlan:
+        assert want is None
+    else:
+        assert (chosen.latency_ms, chosen.cost_usd) == want
+
+
+def test_shards_are_taken_where_they_are_cheaper_and_not_where_they_are_forbidden() -> None:
+    part = ShardPart(5.0, 200.0, 150.0)
+    model = sharded_model(HEAVY, [ShardProfile(1, 2, "channels", 2, 1, (part,) * 4)])
+    chosen = Mopar().decide(model, Request(1000.0)).chosen
+    (stage,) = [c for c in chosen.choices if c.shards]
+    assert (stage.first, stage.last, len(stage.shards), stage.at_once) == (1, 2, 4, 2)
+    assert stage.run_ms == pytest.approx(10.0 + 3 * model.hop_cost.fixed_ms)
+    assert stage.cost_usd == pytest.approx(4 * model.platform.cost_usd(208, 5.0))
+    without = Mopar().decide(model, Request(1000.0, shards=False)).chosen
+    assert not any(c.shards for c in without.choices)
+    assert without.cost_usd > chosen.cost_usd
+
+
+def test_shards_of_another_batch_or_too_large_are_no_choice() -> None:
+    large = ShardProfile(1, 2, "channels", 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2)
+    other = ShardProfile(1, 2, "channels", 1, 4, (ShardPart(1.0, 60.0, 10.0),) * 2)
+    assert sharded_model(HEAVY, [large, other]).sharded(1, 2) == []
