@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lamella.compare.record import Comparison
+from lamella.compare.record import Comparison, PlanRecord
 from lamella.plan.document import Plan
 from lamella.profile.document import Profile
 
@@ -164,6 +165,12 @@ def show_plan(plan: Plan) -> None:
         )
 
 
+def sizes(plan: PlanRecord) -> str:
+    """The allocations of a plan's functions, equal neighbours once: 80+8x112."""
+    runs = [(mb, len(list(same))) for mb, same in groupby(f.memory_mb for f in plan.functions)]
+    return "+".join(f"{count}x{mb}" if count > 1 else str(mb) for mb, count in runs)
+
+
 def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
@@ -184,7 +191,7 @@ def show_comparison(record: Comparison) -> None:
                 f"{p.latency_ms.p50:.1f}",
                 f"{p.latency_ms.p95:.1f}",
                 f"{p.latency_ms.cold:.0f}",
-                "+".join(str(f.memory_mb) for f in p.functions),
+                sizes(p),
                 f"{p.peak_memory_mb:.0f}",
                 f"{p.vcpu_s:.3f}",
                 f"{p.memory_time_mb_s.billed:.1f}",

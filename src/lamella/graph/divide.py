@@ -83,6 +83,12 @@ class Divider:
     def _proto(self) -> ModelProto:
         return onnx.load(self.graph.skeleton, load_external_data=False)
 
+    @property
+    def nodes(self) -> Sequence[NodeProto]:
+        """Its operators as ONNX nodes, in order."""
+        nodes: Sequence[NodeProto] = self._proto.graph.node
+        return nodes
+
     @cached_property
     def weights(self) -> dict[str, np.ndarray]:
         """Every constant of the graph, mapped."""

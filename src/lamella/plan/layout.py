@@ -12,9 +12,6 @@ from lamella.plan.document import FunctionPlan, Hop
 from lamella.plan.predict import CODE_MB, Choice, SliceModel
 from lamella.units import MB
 
-COPY_MS_PER_MB = 0.2
-"""Joining shards copies their parts: 5 GB/s."""
-
 
 class Layout(NamedTuple):
     """What a chain of choices is as a plan."""
@@ -38,13 +35,15 @@ def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
     The parts of a sharded stage are joined by the function after it; where that is no single function, by one of its
     own.
     """
-    spans = tuple(ShardSpan(*model.span(c.first, c.last), len(c.shards), c.way) for c in choices if c.shards)
+    spans = tuple(c.span for c in choices if c.span)
     made = shard(model.graph, spans)
     ranges = stage_ranges([model.span(c.first, c.last) for c in choices], made)
     stages = [_Stage(spans, None if slice_ is None else choices[slice_]) for spans, slice_ in ranges]
-    functions = [
-        f for number, stage in enumerate(stages) for f in _functions(model, made.graph, stage, number, len(stages))
-    ]
+    functions: list[FunctionPlan] = []
+    before: Choice | None = None
+    for number, stage in enumerate(stages):
+        functions += _functions(model, made.graph, stage, before, number, len(stages))
+        before = stage.choice
     hops = tuple(_hop(model, made.graph, before, stage) for before, stage in pairwise(stages))
     at_once = tuple(stage.choice.at_once if stage.choice else 1 for stage in stages)
     return Layout(tuple(functions), hops, spans, at_once)
@@ -54,20 +53,21 @@ def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tupl
     """For each stage the operators of its functions in the sharded graph, and which slice it serves, none for a join.
 
     Args:
-        slices: operators of the model, all of them, in order; every divided span is a slice.
+        slices: operators of the model, all of them, in order; a divided span begins a slice of its own, and what is
+            left of the slice runs with the join.
         made: the model with its spans divided.
     """
-    placed = {(p.span.first, p.span.last): p for p in made.spans}
+    placed = {p.span.first: p for p in made.spans}
     stages: list[tuple[tuple[Range, ...], int | None]] = []
     at = 0  # the next operator of the sharded graph
     join: Range | None = None  # what begins there, if a sharded stage was the last one
     for number, (first, last) in enumerate(slices):
-        where = placed.get((first, last))
+        where = placed.get(first)
         if where:
             if join:
                 stages.append(((join,), None))
             stages.append((where.shards, number))
-            at, join = where.shards[-1][1], where.join
+            at, join = where.shards[-1][1], (where.join[0], where.join[1] + last - where.span.last)
         else:
             end = (join[1] if join else at) + last - first
             stages.append((((at, end),), number))
@@ -77,12 +77,18 @@ def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tupl
     return stages
 
 
-def _functions(model: SliceModel, graph: Graph, stage: _Stage, number: int, count: int) -> list[FunctionPlan]:
+def _functions(
+    model: SliceModel, graph: Graph, stage: _Stage, before: Choice | None, number: int, count: int
+) -> list[FunctionPlan]:
     name = "whole" if count == 1 else f"stage-{number + 1}"
     choice = stage.choice
+    join_ms, join_mb = (before.join_ms, before.join_mb) if before else (0.0, 0.0)
     if choice is None:
-        return [_join(model, graph, stage.ranges[0], number)]
+        return [_join(model, graph, stage.ranges[0], join_ms, number)]
     if not choice.shards:
+        peak, floor, run = choice.peak_mb + join_mb, choice.floor_mb + join_mb, choice.run_ms + join_ms
+        size = model.platform.allocation_mb(max(peak, floor)) if join_mb else choice.memory_mb
+        size = max(choice.memory_mb, size or choice.memory_mb)
         return [
             FunctionPlan(
                 name=name,
@@ -90,18 +96,19 @@ def _functions(model: SliceModel, graph: Graph, stage: _Stage, number: int, coun
                 first=stage.ranges[0][0],
                 last=stage.ranges[0][1],
                 kind="packaged",
-                memory_mb=choice.memory_mb,
-                vcpu=choice.vcpu,
+                memory_mb=size,
+                vcpu=model.platform.vcpu(size, model.vcpu),
                 threads=choice.threads,
                 prepack=choice.prepack,
-                peak_mb=choice.peak_mb,
-                floor_mb=choice.floor_mb,
-                run_ms=choice.run_ms,
-                cost_usd=choice.cost_usd,
+                peak_mb=peak,
+                floor_mb=floor,
+                run_ms=run,
+                cost_usd=model.platform.cost_usd(size, run),
                 package_mb=graph.weight_bytes(*stage.ranges[0]) / MB,
                 why=why(model, choice),
             )
         ]
+    assert choice.span
     found = []
     for k, (span, one) in enumerate(zip(stage.ranges, choice.shards, strict=True)):
         need = max(one.peak_mb, one.floor_mb)
@@ -121,21 +128,21 @@ def _functions(model: SliceModel, graph: Graph, stage: _Stage, number: int, coun
                 run_ms=one.run_ms,
                 cost_usd=one.cost_usd,
                 package_mb=graph.weight_bytes(*span) / MB,
-                why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.way}, "
+                why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.span.way}, "
                 f"{choice.at_once} of {len(choice.shards)} shards at a time",
             )
         )
     return found
 
 
-def _join(model: SliceModel, graph: Graph, span: Range, number: int) -> FunctionPlan:
+def _join(model: SliceModel, graph: Graph, span: Range, join_ms: float, number: int) -> FunctionPlan:
     """A function that only joins parts: nothing but the runtime, the parts and the whole."""
     live = graph.live_bytes(*span, model.batch) / MB
-    floor = model.profile.floor.resident_mb + live
+    floor = model.profile.floor.resident_mb + live + graph.weight_bytes(*span) / MB
     peak = floor + CODE_MB
     size = model.platform.allocation_mb(peak) or int(model.platform.memory.max_mb.value)
     vcpu = model.platform.vcpu(size, model.vcpu)
-    run = (model.hop_cost.call_ms + live * COPY_MS_PER_MB) / min(1.0, vcpu)
+    run = (model.hop_cost.call_ms + join_ms) / min(1.0, vcpu)
     return FunctionPlan(
         name=f"stage-{number + 1}-join",
         stage=number,
@@ -150,7 +157,7 @@ def _join(model: SliceModel, graph: Graph, span: Range, number: int) -> Function
         floor_mb=floor,
         run_ms=run,
         cost_usd=model.platform.cost_usd(size, run),
-        package_mb=0.0,
+        package_mb=graph.weight_bytes(*span) / MB,
         why="joins the parts of the stage before it; no function after it could",
     )
 

@@ -1,6 +1,6 @@
 """The planners: pure functions of a priced model, each a frozen value with a name.
 
-`mopar` re-implements the vertical half of MOPAR (arXiv 2404.02445): similar units merged, then dynamic programming over
+`mopar` re-implements MOPAR (arXiv 2404.02445): similar units merged, measured shards, then dynamic programming over
 the remaining cuts on memory-time plus hops, under the caller's SLO or, without one, 0.75 % above the single function's
 latency. `single` is a candidate of every planner that divides, so no plan is worse than it by the model.
 """
@@ -117,15 +117,18 @@ class Uniform:
 
 @dataclass(frozen=True, slots=True)
 class Mopar:
-    """Slices of similar units by dynamic programming on memory-time plus hops."""
+    """Slices of similar units, shards where they pay, by dynamic programming on memory-time plus hops."""
 
     name: str = "mopar"
+    shards: bool = True
+    """False for MOPAR's vertical half alone, `mopar-vertical`."""
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""
         alone = singles(model)
         cap, said = self._cap(model, alone, request)
         marks = merge_similar(model)
+        request = request._replace(shards=request.shards and self.shards)
         if request.shards:
             ends = {end for s in model.profile.shards for end in (s.first, s.last)}
             marks = sorted({*marks, *ends})
@@ -160,7 +163,7 @@ class Mopar:
         self, model: SliceModel, marks: list[int], request: Request, chosen: Candidate, cap: float
     ) -> list[tuple[Candidate, str]]:
         """The cheapest division at any latency, where it is worth asking for."""
-        free = cheapest(_divide(model, marks, math.inf, request.max_stages))
+        free = cheapest(_divide(model, marks, math.inf, request.max_stages, shards=request.shards))
         if free is None or free.cost_usd > chosen.cost_usd * (1 - WORTH):
             return []
         found = _candidate("cheapest at any latency", free)
@@ -279,9 +282,10 @@ def planner(name: str) -> Planner:
         stages = int(name.removeprefix("uniform-"))
         if stages >= 1:
             return Uniform(stages)
-    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar())}
+    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Mopar("mopar-vertical", shards=False))}
     if name not in found:
         raise ConfigError(
-            f"no planner {name!r}; there are ort, ort-default, single, uniform-K and mopar", try_="--planner mopar"
+            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar-vertical and mopar",
+            try_="--planner mopar",
         )
     return found[name]

@@ -17,8 +17,8 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph
-from lamella.graph.shard import Way
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, ShardPart, UnitMemory, Variant
@@ -42,7 +42,7 @@ FAR = 1.2
 class Choice:
     """One way to run a slice: units `first` to `last - 1`. MB, ms, USD per run.
 
-    Sharded, memory, CPU and `shard_ms` are those of one shard; `run_ms` is the stage's, `cost_usd` that of all.
+    Sharded, memory and CPU are those of the largest shard, `run_ms` and `cost_usd` those of all with the join.
     """
 
     first: int
@@ -56,8 +56,10 @@ class Choice:
     run_ms: float
     cost_usd: float
     shards: tuple[Shard, ...] = ()
-    way: Way = "channels"
+    span: ShardSpan | None = None
     at_once: int = 1
+    join_ms: float = 0.0
+    join_mb: float = 0.0
 
 
 class Shard(NamedTuple):
@@ -291,10 +293,12 @@ class SliceModel:
             shards = [s for part in way.parts if (s := self._shard(part))]
             if len(shards) < len(way.parts):
                 continue
-            run = makespan([s.run_ms for s in shards], way.at_once) + (len(shards) - 1) * self.hop_cost.fixed_ms
+            largest = max(shards, key=lambda s: s.memory_mb)
+            fan_out = (len(shards) - 1) * self.hop_cost.fixed_ms
+            run = makespan([s.run_ms for s in shards], way.at_once) + fan_out + way.join_ms
             # every shard is sent the stage's input and sends its part: one more message each
             cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
-            largest = max(shards, key=lambda s: s.memory_mb)
+            cost += self.platform.cost_usd(largest.memory_mb, way.join_ms) - self.platform.billing.usd_per_request.value
             found.append(
                 Choice(
                     first=first,
@@ -308,7 +312,9 @@ class SliceModel:
                     run_ms=run,
                     cost_usd=cost,
                     shards=tuple(shards),
-                    way=way.way,
+                    span=way.span,
+                    join_ms=way.join_ms,
+                    join_mb=way.join_mb,
                     at_once=way.at_once,
                 )
             )

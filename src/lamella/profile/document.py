@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from lamella.documents import Document
-from lamella.graph.shard import Way
+from lamella.graph.divide import ShardSpan
 from lamella.machine import Machine
 
 
@@ -120,11 +120,16 @@ class ShardProfile(msgspec.Struct, frozen=True):
 
     first: int
     last: int
-    way: Way
+    span: ShardSpan
+    """The operators that are divided; those after them, up to the last unit's end, run with the join."""
     at_once: int
     """How many were busy at a time: on one memory bus that changes their times."""
     batch: int
     parts: tuple[ShardPart, ...]
+    join_ms: float
+    """Time of joining the parts and of the operators after it, in the function that comes next."""
+    join_mb: float
+    """What that function holds more for it: the parts and the whole."""
 
 
 class Floor(msgspec.Struct, frozen=True):

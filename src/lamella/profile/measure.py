@@ -50,10 +50,10 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.probes import probe_live, probe_unit
-from lamella.profile.shards import Candidate, candidates, measure_shards
+from lamella.profile.shards import Candidate, candidates, measure_shards, signature
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "14"
+PROFILE_VERSION = "15"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -268,21 +268,24 @@ def _shard_steps(
     times = next(t for t in state.timed if t.variant == Variant(1, False, 1)).median_ms
     steps = []
     tried = candidates(divider, units, times)
+    names = {one: signature(graph, one, units) for one in tried}
     for batch in sorted(set(batches)):
         borders = _Borders(graph, units, batch, ranges)
-        for one in tried:
-            key = f"{batch}-{one.first}-{one.last}-{one.way}-{one.shards}"
-            if key not in state.shards:
-                what = f"{one.shards} shards of units {one.first} to {one.last - 1} by {one.way}"
-                run = partial(_shards, divider, units, one, borders, scratch / f"shards-{key}", batch, key)
-                steps.append(_Step(what, 0.5 + 0.4 * one.shards, run))
+        for name in dict.fromkeys(names.values()):
+            alike = [one for one in tried if names[one] == name]
+            key = f"{batch}-{name}"
+            if {(one.first, one.last) for one in alike} != {(s.first, s.last) for s in state.shards.get(key, ())}:
+                span = alike[0].span
+                what = f"{span.shards} shards by {span.way} of units {alike[0].first} to {alike[0].last - 1}"
+                run = partial(_shards, divider, units, alike, borders, scratch / f"shards-{key}", batch, key)
+                steps.append(_Step(what, 0.5 + 0.6 * span.shards, run))
     return steps
 
 
 def _shards(
     divider: Divider,
     units: list[Span],
-    tried: Candidate,
+    alike: Sequence[Candidate],
     borders: _Borders,
     scratch: Path,
     batch: int,
@@ -290,7 +293,11 @@ def _shards(
     state: _State,
     tick: Callable[[float], None],
 ) -> _State:
-    found = tuple(measure_shards(divider, units, tried, borders.values, scratch, batch))
+    """Measure the first of several candidates that do the same work; the others have its figures."""
+    measured = measure_shards(divider, units, alike[0], borders.values, scratch, batch)
+    found = tuple(
+        msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
+    )
     return msgspec.structs.replace(state, shards={**state.shards, key: found})
 
 

@@ -13,8 +13,10 @@ requests as the other stages would do.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -26,6 +28,7 @@ from onnx import ModelProto, NodeProto, helper
 
 from lamella.errors import ShardRefused
 from lamella.graph.divide import Divider, ShardSpan
+from lamella.graph.model import Graph
 from lamella.graph.normalise import reads
 from lamella.graph.optimise import optimise
 from lamella.graph.shard import Sharded, Way
@@ -43,18 +46,21 @@ DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""
 SPREAD = 2.0
 """Or so many standard deviations above the mean unit."""
+WORTHWHILE = 0.02
+"""Share of the model's time from which a unit is tried at all."""
+TAIL = 0.1
+"""Share of a unit's work that may stay undivided behind its shards."""
 FAN_OUTS = (2, 4, 8)
 RUNS = 9
 OTHER_WORK_MB = 64
 
 
 class Candidate(NamedTuple):
-    """Units `first` to `last - 1`, to be divided in a way among so many shards."""
+    """Units `first` to `last - 1`, of which the operators of `span` are to be divided."""
 
     first: int
     last: int
-    way: Way
-    shards: int
+    span: ShardSpan
 
 
 def dominant(values: Sequence[float]) -> list[int]:
@@ -76,8 +82,8 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
     """
     weights = [float(divider.graph.weight_bytes(*span)) for span in units]
     heavy = dominant(weights)
-    tried = [
-        Candidate(unit, end, way, count)
+    found = [
+        _longest(divider, units, unit, end, way, count)
         for unit in heavy
         for end in (unit + 1, unit + 2)
         for way in _ways(divider, units[unit:end])
@@ -86,10 +92,40 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
     ]
     cores = this_machine().cores
     if cores > 1:
-        tried += [Candidate(u, u + 1, "channels", cores) for u in dominant(times) if u not in heavy]
+        long = [u for u, time in enumerate(times) if time >= WORTHWHILE * sum(times) and u not in heavy]
+        found += [_longest(divider, units, u, u + 1, "channels", cores) for u in long]
         for first, last in _tileable(divider, units):
-            tried += [Candidate(a, b, "tiles", cores) for a, b in _windows(times, first, last)]
-    return [c for c in dict.fromkeys(tried) if _parts(divider, units, c)]
+            for a, b in _windows(times, first, last):
+                found.append(Candidate(a, b, ShardSpan(units[a][0], units[b - 1][1], cores, "tiles")))
+    return [c for c in dict.fromkeys(found) if c and _parts(divider, c.span)]
+
+
+def signature(graph: Graph, tried: Candidate, units: Sequence[Span]) -> str:
+    """Equal for candidates that do the same work on other tensors, such as the layers of a transformer."""
+    operators = graph.operators[tried.span.first : units[tried.last - 1][1]]
+    shapes = [
+        (
+            op.kind,
+            [(graph.tensors[n].dtype, graph.tensors[n].shape) for n in (*op.inputs, *op.outputs)],
+            [(graph.weights[n].dtype, graph.weights[n].shape) for n in op.weights],
+        )
+        for op in operators
+    ]
+    kept = tried.span.last - tried.span.first
+    return hashlib.sha256(repr((shapes, kept, tried.span.shards, tried.span.way)).encode()).hexdigest()[:24]
+
+
+def _longest(divider: Divider, units: Sequence[Span], unit: int, end: int, way: Way, shards: int) -> Candidate | None:
+    """The most operators from a unit's first on that can be divided, where they are nearly all of its work."""
+    graph, (first, last) = divider.graph, (units[unit][0], units[end - 1][1])
+    whole = sum(op.flops for op in graph.operators[first:last])
+    for stop in range(last, first, -1):
+        if sum(op.flops for op in graph.operators[stop:last]) > TAIL * whole:
+            return None
+        span = ShardSpan(first, stop, shards, way)
+        if _parts(divider, span):
+            return Candidate(unit, end, span)
+    return None
 
 
 def _ways(divider: Divider, spans: Sequence[Span]) -> tuple[Way, ...]:
@@ -98,8 +134,7 @@ def _ways(divider: Divider, spans: Sequence[Span]) -> tuple[Way, ...]:
     return ("channels", "rows") if "Gather" in kinds else ("channels",)
 
 
-def _parts(divider: Divider, units: Sequence[Span], tried: Candidate) -> Sharded | None:
-    span = ShardSpan(units[tried.first][0], units[tried.last - 1][1], tried.shards, tried.way)
+def _parts(divider: Divider, span: ShardSpan) -> Sharded | None:
     try:
         return divider.parts(span)
     except ShardRefused:
@@ -108,9 +143,9 @@ def _parts(divider: Divider, units: Sequence[Span], tried: Candidate) -> Sharded
 
 def _tileable(divider: Divider, units: Sequence[Span]) -> list[tuple[int, int]]:
     """The longest runs of units that can each be computed in bands."""
-    alone = [_parts(divider, units, Candidate(u, u + 1, "tiles", 2)) is not None for u in range(len(units))]
     found, begin = [], None
-    for unit, fits in enumerate([*alone, False]):
+    for unit, span in enumerate([*units, None]):
+        fits = span is not None and _parts(divider, ShardSpan(*span, 2, "tiles")) is not None
         if fits and begin is None:
             begin = unit
         elif not fits and begin is not None:
@@ -147,23 +182,42 @@ def measure_shards(
         scratch: an empty directory to work in; removed afterwards.
         batch: rows of the request.
     """
-    parts = _parts(divider, units, tried)
+    parts = _parts(divider, tried.span)
     assert parts
-    wanted = {n for node in parts.join for n in node.input}
+    last = units[tried.last - 1][1]
+    tail = divider.nodes[tried.span.last : last]
+    gives = divider.graph.border(tried.span.first, last)[1]
+    wanted = {n for node in (*parts.join, *tail) for n in reads(node)} | set(gives)
+    held = dict(values)
     try:
         functions = [
-            _function(divider, nodes, parts.weights, wanted, values, scratch / f"shard-{k + 1}")
+            _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}")
             for k, nodes in enumerate(parts.shards)
         ]
+        join, directory = _function(divider, [*parts.join, *tail], parts.weights, gives, held, scratch / "join")
+        join_ms = _time_of(directory, join, held)
+        join_mb = sum(held[s.name].nbytes for s in (*join.inputs, *join.outputs)) / MB
         weights = [(d / "weights.bin").stat().st_size / MB for _, d in functions]
         found = []
-        for at_once in sorted({1, min(this_machine().cores, tried.shards)}):
-            times, peaks = _run(functions, values, at_once)
-            parts_ = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
-            found.append(ShardProfile(tried.first, tried.last, tried.way, at_once, batch, parts_))
+        for at_once in sorted({1, min(this_machine().cores, tried.span.shards)}):
+            times, peaks = _run(functions, held, at_once)
+            measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
+            found.append(ShardProfile(tried.first, tried.last, tried.span, at_once, batch, measured, join_ms, join_mb))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return found
+
+
+def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarray]) -> float:
+    """Median time of a function in this process, ms."""
+    session = open_session(directory / function.graph, "packaged", threads=1, prepack=False)
+    feeds = {s.name: values[s.name] for s in function.inputs}
+    times = []
+    for _ in range(RUNS):
+        begun = time.perf_counter()
+        session.run(None, feeds)
+        times.append((time.perf_counter() - begun) * 1000)
+    return float(np.median(times))
 
 
 def _run(
@@ -200,10 +254,10 @@ def _function(
     nodes: Sequence[NodeProto],
     new: Mapping[str, np.ndarray],
     wanted: Iterable[str],
-    values: Mapping[str, np.ndarray],
+    values: dict[str, np.ndarray],
     directory: Path,
 ) -> tuple[Function, Path]:
-    """A shard as a function in a directory of its own, optimised as a package would be."""
+    """A shard as a function, optimised as a package would be; what it gives joins `values`."""
     directory.mkdir(parents=True)
     made = {n for node in nodes for n in node.output}
     read = dict.fromkeys(n for node in nodes for n in reads(node))
@@ -221,6 +275,7 @@ def _function(
     path.write_bytes(model.SerializeToString())
     session = open_session(path, "reference", threads=1, prepack=False)
     outputs = session.run(gives, {n: values[n] for n in takes})
+    values.update(zip(gives, outputs, strict=True))
     optimise(path)
     specs = [
         tuple(TensorSpec(n, a.dtype.name, a.shape) for n, a in side)
