@@ -1,9 +1,9 @@
 """Every figure of the main job, in one go: `make bench`.
 
 Compares what people deploy today (`ort`), one function of our own package (`single`), equal slices (`uniform-4`) and
-`mopar` (and its vertical half alone) on every model, under enforced limits, one request at a time; then the price of a hop and the runtime's import.
-Results go to `benchmarks/results/main_job.json` after each model, so an interrupted run goes on where it stopped
-(`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing else meanwhile.
+`mopar`, with and without shards, on every model, under enforced limits, one request at a time; then the price of a hop
+and the runtime's import. Results go to `benchmarks/results/main_job.json` after each model, so an interrupted run goes
+on where it stopped (`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -152,8 +152,9 @@ def row(name: str, record: Comparison, plan: PlanRecord, base: dict[str, PlanRec
     return (
         f"| {name} | {plan.planner} | {plan.stages} | {plan.cost_usd_per_million:.4f} "
         f"| {plan.cost_low:.4f}-{plan.cost_high:.4f} | {against[0]} | {against[1]} | {plan.latency_ms.p50:.1f} "
-        f"| {slower} | {plan.latency_ms.p95:.1f} | {plan.latency_ms.cold:.0f} | {sizes(plan)} | {plan.peak_memory_mb:.0f} "
-        f"| {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} | {plan.memory_time_mb_s.resident:.2f} "
+        f"| {slower} | {plan.latency_ms.p95:.1f} | {plan.latency_ms.cold:.0f} | {sizes(plan)} "
+        f"| {plan.peak_memory_mb:.0f} | {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} "
+        f"| {plan.memory_time_mb_s.resident:.2f} "
         f"| {plan.memory_time_mb_s.used:.2f} | {plan.efficiency.billed:.0%} | {plan.efficiency.resident:.0%} "
         f"| {plan.output_error.max_rel:.0e} | {plan.predicted.latency_ms / plan.latency_ms.p50 - 1:+.1%} "
         f"| {plan.major_faults} | {plan.rounds_rejected + plan.rounds_noisy_kept} |"
@@ -181,9 +182,10 @@ def page(results: dict[str, Comparison], hops: dict[str, float], imported: dict[
         "before and after each round rejected noisy rounds, and the table counts them.",
         "",
         "Definitions are the *measures* of [the architecture](architecture.md). One request at a time, warm, batch 1, "
-        "1 vCPU per function on `openfaas`, at most 2 busy at once; fresh random inputs for every request. Weights of vgg19, resnet50, "
-        "alexnet, densenet121, inception, bert-base and lstm are random (time and memory do not depend on them); the "
-        "others are pretrained. *Error* is the largest difference to the whole model run unoptimised, over the "
+        "1 vCPU per function on `openfaas`, at most 2 busy at once; fresh random inputs for every request. "
+        "`mopar-vertical` is `mopar` without shards. Weights of vgg19, resnet50, alexnet, densenet121, inception, "
+        "bert-base and lstm are random (time and memory do not depend on them); the others are pretrained. "
+        "*Error* is the largest difference to the whole model run unoptimised, over the "
         "output's range.",
         "",
     ]

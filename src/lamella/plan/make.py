@@ -64,12 +64,13 @@ def make_plan(
     else:
         model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
         decision = planner(name).decide(model, Request(slo_ms, max_stages, shards))
-        plan = _document(model, decision, name, given, slo_ms)
+        plan = document(model, decision, name, given, slo_ms)
     check(plan, graph, platform)
     return plan
 
 
-def _document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:
+def document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:
+    """The plan that a decision is."""
     chosen = decision.chosen
     laid = lay_out(model, chosen.choices)
     plan = Plan(
@@ -164,7 +165,7 @@ def _baseline(
         )
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"
-    plan = _document(model, Decision(chosen, why, ()), name, given, slo_ms)
+    plan = document(model, Decision(chosen, why, ()), name, given, slo_ms)
     function = msgspec.structs.replace(
         plan.functions[0],
         kind=cast(Kind, kind),
