@@ -12,6 +12,8 @@ from lamella.cli.show import print_json
 from lamella.graph.load import import_model
 from lamella.package import build
 from lamella.plan.document import read_plan
+from lamella.plan.laws import check
+from lamella.platforms import platform
 
 
 def package(
@@ -23,6 +25,7 @@ def package(
     """Build a plan's functions: optimised graphs, mapped weights, manifests with hashes."""
     read = read_plan(plan)
     graph = import_model(read.model.given, read.model.shapes)
+    check(read, graph, platform(read.platform))
     with progress("package") as move:
         manifest = build(read, graph, output, move)
     if json:

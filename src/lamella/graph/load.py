@@ -19,6 +19,7 @@ from lamella.graph.normalise import normalise, tensors
 from lamella.graph.stored import Stored, kept, write
 from lamella.graph.weights import (
     EXPORT_AGAIN,
+    PLAINER,
     element_type,
     external_file,
     read_external,
@@ -160,6 +161,12 @@ def _fault(path: Path) -> str | None:
 def _take_weights(proto: ModelProto, path: Path) -> dict[str, np.ndarray]:
     """The initialisers as arrays, removed from the model."""
     weights: dict[str, np.ndarray] = {}
+    for sparse in proto.graph.sparse_initializer:
+        raise ModelError(
+            f"weight {sparse.values.name!r} is stored sparse, which lamella does not read",
+            where=f"weight {sparse.values.name!r}",
+            try_="export the model with dense weights",
+        )
     for tensor in proto.graph.initializer:
         weights[tensor.name] = read_tensor(tensor, path.parent)
     del proto.graph.initializer[:]
@@ -221,7 +228,14 @@ def _check_type(value: ValueInfoProto) -> None:
     if kind != "tensor_type":
         what = f"is a {kind.removesuffix('_type').replace('_', ' ')}" if kind else "has no type"
         raise ModelError(f"input {value.name!r} {what}, a request carries plain tensors only", where=where)
-    if element_type(value.type.tensor_type.elem_type, where).hasobject:
+    dtype = element_type(value.type.tensor_type.elem_type, where)
+    if dtype.kind == "V":
+        raise ModelError(
+            f"input {value.name!r} takes {dtype.name}, a request carries numbers that numpy has",
+            where=where,
+            try_=PLAINER,
+        )
+    if dtype.hasobject:
         raise ModelError(
             f"input {value.name!r} takes strings, a request carries numbers only",
             where=where,
@@ -231,7 +245,7 @@ def _check_type(value: ValueInfoProto) -> None:
 
 def _check_values(weights: Mapping[str, np.ndarray]) -> None:
     for name, array in weights.items():
-        if array.dtype.kind == "f":
+        if array.dtype.kind == "f" or array.dtype.name == "bfloat16":
             with np.errstate(invalid="ignore", over="ignore"):  # infinities of both signs are no fault
                 whole = np.isfinite(np.sum(array, dtype=np.float64))
             bad = 0 if whole else int(np.isnan(array).sum())

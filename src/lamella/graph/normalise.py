@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from lamella.errors import ModelError
-from lamella.graph.weights import EXPORT_AGAIN, read_tensor
+from lamella.graph.weights import EXPORT_AGAIN, PLAINER, needs_plainer, read_tensor
 
 KEEP = frozenset(
     "DequantizeLinear RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli".split()
@@ -27,8 +27,10 @@ KEEP = frozenset(
 OPTIONAL_OUTPUTS = frozenset("Dropout MaxPool LSTM GRU RNN LayerNormalization BatchNormalization".split())
 """Kinds whose unread outputs can be left out, such as Dropout's mask."""
 
-SOURCE_LINE = re.compile(r"Status Message: \S+\.(?:cc|h):\d+ [^()]*\([^()]*\) (?:const )?")
-"""Where the runtime's own source raised an error."""
+SOURCE_LINE = re.compile(
+    r"(?:Status Message: |(?=/))\S+\.(?:cc|h):\d+ [^()]*\([^()]*\) (?:const )?|Load model from .*? failed: ?"
+)
+"""Where the runtime's own source raised an error, and our temporary file that it read."""
 
 FOLD_LIMIT = 16 << 20
 """Expanding constants (Expand, Tile) are folded up to this many bytes; ConstantOfShape always is."""
@@ -240,14 +242,14 @@ def _evaluate(
 
     made = {n for node in nodes for n in node.output}
     given = dict.fromkeys(n for node in nodes for n in node.input if n and n not in made)
+    inside = [numpy_helper.from_array(weights[n], n) for n in given if weights[n].dtype.kind == "V"]  # bfloat16, int4
+    feeds = {n: weights[n] for n in given if weights[n].dtype.kind != "V"}
     inputs = [
-        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(weights[n].dtype), weights[n].shape)
-        for n in given
-        if weights[n].ndim or weights[n].size
+        helper.make_tensor_value_info(n, helper.np_dtype_to_tensor_dtype(a.dtype), a.shape) for n, a in feeds.items()
     ]
     outputs = [onnx.ValueInfoProto(name=n) for n in wanted]
     proto = helper.make_model(
-        helper.make_graph(nodes, "fold", inputs, outputs),
+        helper.make_graph(nodes, "fold", inputs, outputs, inside),
         opset_imports=model.opset_import,
         ir_version=model.ir_version,
     )
@@ -257,13 +259,20 @@ def _evaluate(
     options.intra_op_num_threads = 1
     try:
         session = ort.InferenceSession(proto.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        values = session.run(wanted, {n: weights[n] for n in given})
+        foreign = next((o for o in session.get_outputs() if needs_plainer(o.type)), None)
+        values = session.run(wanted, feeds) if foreign is None else []
     except Exception as error:  # the binding raises bare exceptions of many kinds
         raise ModelError(
             f"constants of the model cannot be computed: {short(error)}",
             where=f"operators {', '.join(dict.fromkeys(n.op_type for n in nodes))}",
             try_=EXPORT_AGAIN,
         ) from error
+    if foreign is not None:
+        raise ModelError(
+            f"constant {foreign.name!r} would be computed as {foreign.type}, which lamella cannot hold",
+            where=f"tensor {foreign.name!r}",
+            try_=PLAINER,
+        )
     return dict(zip(wanted, values, strict=True))
 
 

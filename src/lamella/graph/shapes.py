@@ -8,8 +8,9 @@ really treats the rows of a batch apart. The planner never guesses a shape.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,10 +20,13 @@ from lamella.errors import ModelError, UnboundShape
 from lamella.graph.flops import flops
 from lamella.graph.model import Operator, Tensor, Weight
 from lamella.graph.normalise import constant_bytes, reads, short, subgraphs
-from lamella.graph.weights import element_type
+from lamella.graph.weights import EXPORT_AGAIN, PLAINER, element_type, needs_plainer
 from lamella.machine import this_machine
 from lamella.units import BATCH, MB, Dim
 from lamella.zoo import InputSpec
+
+if TYPE_CHECKING:
+    import onnxruntime as ort
 
 GB = 1024 * MB
 
@@ -116,6 +120,8 @@ def _infer(proto: ModelProto) -> ModelProto:
     try:
         return onnx.shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:  # onnx raises InferenceError, and bare exceptions from C++
+        if "No opset import" in str(error):  # whatever the shapes are
+            raise ModelError(f"the model uses an operator set it does not name: {error}", try_=EXPORT_AGAIN) from error
         raise ModelError(f"shapes contradict each other: {error}", try_="check the --shape options") from error
 
 
@@ -180,7 +186,9 @@ def _exposed_run(proto: ModelProto, directory: Path, feeds: Mapping[str, np.ndar
     try:
         session = ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding raises Fail, NotImplemented, InvalidGraph, ...
-        raise ModelError(f"the runtime refuses the model: {short(error)}") from error
+        try_ = "bind other shapes with --shape" if "ShapeInferenceError" in str(error) else EXPORT_AGAIN
+        raise ModelError(f"the runtime refuses the model: {short(error)}", try_=try_) from error
+    _check_types(session, known)
     try:
         values = session.run(names, dict(feeds))
     except Exception as error:
@@ -191,6 +199,23 @@ def _exposed_run(proto: ModelProto, directory: Path, feeds: Mapping[str, np.ndar
     finally:
         path.unlink()
     return {**feeds, **dict(zip(names, values, strict=True))}
+
+
+def _check_types(session: ort.InferenceSession, outputs: Collection[str]) -> None:
+    """Refuse what no channel can carry: answers that are no tensors of numbers, and types that numpy lacks."""
+    for made in session.get_outputs():
+        if made.name in outputs and (not made.type.startswith("tensor(") or made.type == "tensor(string)"):
+            raise ModelError(
+                f"output {made.name!r} is a {made.type}, an answer carries plain tensors of numbers only",
+                where=f"output {made.name!r}",
+                try_="export the model without the part that makes it",
+            )
+        if needs_plainer(made.type):
+            raise ModelError(
+                f"tensor {made.name!r} is a {made.type}; lamella serves such numbers as weights only",
+                where=f"tensor {made.name!r}",
+                try_=PLAINER,
+            )
 
 
 def _describe(value: object) -> tuple[str, tuple[int, ...]]:
@@ -222,9 +247,9 @@ def _batch_shapes(
                 try_="bind the first dimension to 1 instead of N",
             )
         if alone.dtype.kind == "f":
-            span = float(np.ptp(alone)) or 1.0
+            span = float(np.ptp(alone)) if alone.size else 0.0
             rows = both[: alone.shape[0]] if each is first else both[alone.shape[0] :]
-            worst = float(np.max(np.abs(rows.astype(np.float64) - alone), initial=0.0)) / span
+            worst = float(np.max(np.abs(rows.astype(np.float64) - alone), initial=0.0)) / (span or 1.0)
             if worst > 1e-3:
                 raise UnboundShape(
                     f"the batch axis cannot stay free: a row's answer changes by {worst:.1%} of its range "

@@ -23,6 +23,25 @@ INLINE_BYTES = TINY_BYTES
 EXPORT_AGAIN = "export the model again; `python -m onnx.checker` may show more"
 
 
+PLAINER = "export the model in float32 or float16"
+
+
+def needs_plainer(kind: str) -> bool:
+    """Whether the runtime cannot hand over tensors of this type (`tensor(bfloat16)`): numpy has no such numbers."""
+    return any(name in kind for name in ("bfloat16", "float8", "float4", "int4", "int2)"))
+
+
+SUB_BYTE = {"int4": 4, "uint4": 4, "float4_e2m1fn": 4, "int2": 2, "uint2": 2}
+"""Bits of an element where numpy holds one per byte and ONNX packs several."""
+
+
+def bytes_of(array: np.ndarray) -> np.ndarray:
+    """The bytes ONNX stores for an array, flat."""
+    if array.dtype.name in SUB_BYTE:
+        return np.frombuffer(numpy_helper.from_array(array).raw_data, np.uint8)
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+
+
 def alignment(size: int) -> int:
     """Where a tensor of `size` bytes may start, bytes."""
     if size >= 1 << 20:
@@ -46,13 +65,14 @@ def write_weights(path: Path, weights: Mapping[str, np.ndarray]) -> tuple[dict[s
                     protos.append(numpy_helper.from_array(array, name))
                     table[name] = Weight(name, array.dtype.name, array.shape, -1, array.nbytes)
                     continue
-                step = alignment(array.nbytes)
+                flat = bytes_of(array)
+                step = alignment(flat.nbytes)
                 at = -(-at // step) * step
                 file.seek(at)
-                file.write(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-                table[name] = Weight(name, array.dtype.name, array.shape, at, array.nbytes)
-                protos.append(external(name, array.dtype, array.shape, path.name, at, array.nbytes))
-                at += array.nbytes
+                file.write(flat.data)
+                table[name] = Weight(name, array.dtype.name, array.shape, at, flat.nbytes)
+                protos.append(external(name, array.dtype, array.shape, path.name, at, flat.nbytes))
+                at += flat.nbytes
             file.truncate(-(-max(at, 1) // 4096) * 4096)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -131,7 +151,7 @@ def external_file(proto: TensorProto, directory: Path) -> Path:
 
 
 def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
-    """The array of an external tensor, mapped read-only, not copied.
+    """The array of an external tensor, mapped read-only, not copied unless its elements are packed.
 
     Raises:
         ModelError: the data file is missing, too short, or outside the model's directory; offset and length make no
@@ -140,7 +160,7 @@ def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
     path = external_file(proto, directory)
     where = f"weight {proto.name!r}"
     dtype, shape = _layout(proto)
-    size = math.prod(shape) * dtype.itemsize
+    size = -(-math.prod(shape) * SUB_BYTE.get(dtype.name, 8 * dtype.itemsize) // 8)
     entry = {e.key: e.value for e in proto.external_data}
     for key in ("offset", "length"):
         if not entry.get(key, "0").isdecimal():
@@ -166,6 +186,9 @@ def read_external(proto: TensorProto, directory: Path) -> np.ndarray:
         )
     if size == 0:
         return np.empty(shape, dtype)
+    if dtype.name in SUB_BYTE:
+        packed = np.fromfile(path, np.uint8, size, offset=offset).tobytes()
+        return numpy_helper.to_array(TensorProto(data_type=proto.data_type, dims=shape, raw_data=packed))
     return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
 
 

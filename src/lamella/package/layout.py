@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from onnx import ModelProto
 
-from lamella.graph.weights import alignment, disk_error, external
+from lamella.graph.weights import alignment, bytes_of, disk_error, external
 
 
 class WeightsFile:
@@ -41,7 +41,7 @@ class WeightsFile:
             StorageError: the disk is full or refuses.
         """
         for name, array in weights.items():
-            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            flat = bytes_of(array)
             digest = hashlib.sha256(flat.data).digest()
             offset = self._offsets.get(digest)
             if offset is None:

@@ -138,10 +138,10 @@ class Mopar:
             free = _divide(model, marks, math.inf, request.max_stages, shards=request.shards)
             raise _infeasible(model, [_candidate(self.name, x) for f in free.values() for x in f.labels], request)
         chosen = _candidate(self.name, label)
-        whole = [c for c in alone if c.latency_ms <= cap]
+        whole = [c for c in alone if request.slo_ms is None or c.latency_ms <= cap]
         worth = WORTH if request.slo_ms is None else 0.0  # under an SLO the least cost decides, or law 8 would break
         if whole and chosen.cost_usd > cheapest_of(whole).cost_usd * (1 - worth):
-            chosen = cheapest_of(alone if request.slo_ms is None else whole)  # without an SLO just what `single` says
+            chosen = cheapest_of(whole)  # without an SLO just what `single` says
         per_stage = [
             (_candidate(f"best with {k} stage{'s' * (k > 1)}", best), k)
             for k, front in fronts.items()

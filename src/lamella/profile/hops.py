@@ -16,6 +16,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from lamella.graph.weights import disk_error
 from lamella.limits.unlimited import Unlimited
 from lamella.profile.document import Floor, HopCost, HopCosts
 from lamella.profile.probes import write_function
@@ -106,7 +107,7 @@ def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Funct
         names = [f"x{k}", *(f"x{k}.{j}" for j in range(1, matrices)), f"x{k + 1}"]
         weights = [_matrix(f"w{j}", j) for j in range(matrices)]
         if matrices:
-            np.full((matrices, WIDTH, WIDTH), 1 / WIDTH, np.float32).tofile(folder / WEIGHTS)
+            _write_matrices(folder / WEIGHTS, matrices)
         nodes = [helper.make_node("MatMul", [names[j], f"w{j}"], [names[j + 1]]) for j in range(matrices)]
         nodes = nodes or [helper.make_node("Relu", names[:1], names[1:])]
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (rows, WIDTH)) for n in (names[0], names[-1])]
@@ -118,6 +119,21 @@ def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Funct
         specs = [TensorSpec(n, "float32", (rows, WIDTH)) for n in (names[0], names[-1])]
         functions.append((write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
     return functions
+
+
+def _write_matrices(path: Path, count: int) -> None:
+    """So many matrices in a file.
+
+    Raises:
+        StorageError: the disk is full or refuses.
+    """
+    matrix = np.full((WIDTH, WIDTH), 1 / WIDTH, np.float32)
+    try:
+        with path.open("wb") as file:
+            for _ in range(count):
+                file.write(matrix.data)
+    except OSError as error:
+        raise disk_error(error, path) from error
 
 
 def _matrix(name: str, number: int) -> TensorProto:
