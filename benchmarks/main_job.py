@@ -3,7 +3,8 @@
 Compares what people deploy today (`ort`), one function of our own package (`single`), equal slices (`uniform-4`) and
 `mopar`, with and without shards, on every model, under enforced limits, one request at a time; then the price of a hop
 and the runtime's import. Results go to `benchmarks/results/main_job.json` after each model, so an interrupted run goes
-on where it stopped (`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing else meanwhile.
+on where it stopped (`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing
+else meanwhile.
 """
 
 from __future__ import annotations

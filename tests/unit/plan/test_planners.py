@@ -199,7 +199,7 @@ def test_more_uniform_slices_than_units_names_the_most_there_can_be() -> None:
 
 @pytest.mark.parametrize("name", ["", "mopra", "uniform", "uniform-", "uniform-0", "uniform--1", "uniform-x", "ort"])
 def test_an_unknown_planner_is_a_config_error_with_the_names_there_are(name: str) -> None:
-    with pytest.raises(ConfigError, match="single, uniform-K and mopar"):
+    with pytest.raises(ConfigError, match="single, uniform-K, mopar-vertical and mopar"):
         planner(name)
 
 
