@@ -349,7 +349,7 @@ class Instance:
             return OutOfMemory(
                 f"function {self.name} was killed by the kernel at its memory limit of {self.memory_mb} MB ({doing})",
                 where=where,
-                try_="send batches as the plan was made for, or plan with a larger --batch; else lamella plan again on this machine",
+                try_="send batches as large as planned for, or plan with a larger --batch; else lamella plan here",
             )
         if code is None:
             how = "closed its socket and went on"
