@@ -51,7 +51,8 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
     hop_usd = sum(h.cost_usd for h in plan.hops)
 
     def cost(sample: Sample) -> float:
-        runs = (platform.cost_usd(m, t) for m, t in zip(sizes, sample.stage_ms, strict=True))
+        functions = zip(sizes, sample.stage_ms, plan.functions, strict=True)
+        runs = (platform.cost_usd(m, t, f.vcpu) for m, t, f in functions)
         return (sum(runs) + hop_usd) * 1e6
 
     def billed_mb_s(sample: Sample) -> float:

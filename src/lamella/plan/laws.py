@@ -223,7 +223,7 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
     """Law 6: cost is the sum of its parts, each by the platform's own prices; latency covers every function and hop."""
     found: list[LamellaError] = []
     for f in plan.functions:
-        cost = platform.cost_usd(f.memory_mb, f.run_ms)
+        cost = platform.cost_usd(f.memory_mb, f.run_ms, f.vcpu)
         if not math.isclose(cost, f.cost_usd, rel_tol=1e-4):
             found.append(
                 LawBroken(f"law 6: {f.name} costs ${cost:.3g} a run by the price list, the plan says ${f.cost_usd:.3g}")

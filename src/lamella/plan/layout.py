@@ -103,7 +103,7 @@ def _functions(
                 peak_mb=peak,
                 floor_mb=floor,
                 run_ms=run,
-                cost_usd=model.platform.cost_usd(size, run),
+                cost_usd=model.platform.cost_usd(size, run, model.platform.vcpu(size, model.vcpu)),
                 package_mb=graph.weight_bytes(*stage.ranges[0]) / MB,
                 why=why(model, choice),
             )
@@ -156,7 +156,7 @@ def _join(model: SliceModel, graph: Graph, span: Range, join_ms: float, number: 
         peak_mb=peak,
         floor_mb=floor,
         run_ms=run,
-        cost_usd=model.platform.cost_usd(size, run),
+        cost_usd=model.platform.cost_usd(size, run, vcpu),
         package_mb=graph.weight_bytes(*span) / MB,
         why="joins the parts of the stage before it; no function after it could",
     )

@@ -153,7 +153,7 @@ def _baseline(
         threads = min(threads_for(share), this_machine().cores)
         whole = measure_whole(graph, kind, threads, batch, ranges)
         run = throttled_ms(round(whole.run_ms, 3), round(share, 4), platform.cpu.period_ms.value)
-        choice = Choice(0, model.units, size, share, threads, True, peak, law, run, platform.cost_usd(size, run))
+        choice = Choice(0, model.units, size, share, threads, True, peak, law, run, platform.cost_usd(size, run, share))
         candidates.append(Candidate(name, (choice,), model.entry_ms + run, choice.cost_usd))
     feasible = [c for c in candidates if slo_ms is None or c.latency_ms <= slo_ms]
     if not feasible:

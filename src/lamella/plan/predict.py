@@ -275,7 +275,7 @@ class SliceModel:
                 if run / 1000 > self.platform.limits.timeout_s.value:
                     continue
                 threads = min(threads_for(vcpu), self.profile.machine.cores)
-                cost = self.platform.cost_usd(size, run)
+                cost = self.platform.cost_usd(size, run, vcpu)
                 found.append(Choice(first, last, size, vcpu, threads, prepack, peak, law, run, cost))
         found.sort(key=lambda c: (c.run_ms, c.cost_usd))
         kept: list[Choice] = []
@@ -298,7 +298,7 @@ class SliceModel:
             run = makespan([s.run_ms for s in shards], way.at_once) + fan_out + way.join_ms
             # every shard is sent the stage's input and sends its part: one more message each
             cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
-            cost += self.platform.cost_usd(largest.memory_mb, way.join_ms) - self.platform.billing.usd_per_request.value
+            cost += self._time_usd(largest.memory_mb, way.join_ms)
             found.append(
                 Choice(
                     first=first,
@@ -320,6 +320,12 @@ class SliceModel:
             )
         return found
 
+    def _time_usd(self, memory_mb: float, more_ms: float) -> float:
+        """What so much more time costs a function that runs anyway: no fee, no rounding, no minimum."""
+        billing, vcpu = self.platform.billing, self.platform.vcpu(memory_mb, self.vcpu)
+        cpu = billing.usd_per_vcpu_s.value * vcpu if billing.usd_per_vcpu_s else 0.0
+        return more_ms / 1000 * (memory_mb / 1024 * billing.usd_per_gb_s.value + cpu)
+
     def _shard(self, part: ShardPart) -> Shard | None:
         """A shard as a function of the platform; None where it does not fit."""
         law = self.profile.floor.resident_mb + part.weights_mb
@@ -330,7 +336,7 @@ class SliceModel:
         run = throttled_ms(round(part.run_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if run / 1000 > self.platform.limits.timeout_s.value:
             return None
-        return Shard(size, part.peak_mb, law, part.weights_mb, run, self.platform.cost_usd(size, run))
+        return Shard(size, part.peak_mb, law, part.weights_mb, run, self.platform.cost_usd(size, run, vcpu))
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""

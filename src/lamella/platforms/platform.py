@@ -41,11 +41,14 @@ class Cpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Billing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What a run costs. `granularity_ms` 0 means no rounding."""
+    """What a run costs. `granularity_ms` 0 means no rounding; CPU without a price is had with the memory."""
 
     usd_per_gb_s: Figure
     usd_per_request: Figure
     granularity_ms: Figure
+    usd_per_vcpu_s: Figure | None = None
+    min_ms: Figure | None = None
+    """A shorter run is billed as so long."""
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -94,12 +97,15 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def billed_ms(self, run_ms: float) -> float:
         """The time on the bill."""
         step = self.billing.granularity_ms.value
-        return math.ceil(run_ms / step - 1e-9) * step if step else run_ms
+        billed = math.ceil(run_ms / step - 1e-9) * step if step else run_ms
+        return max(billed, self.billing.min_ms.value) if self.billing.min_ms else billed
 
-    def cost_usd(self, memory_mb: float, run_ms: float) -> float:
-        """One run: memory-time at the platform's rounding, and its fee."""
-        gb_s = memory_mb / 1024 * self.billed_ms(run_ms) / 1000
-        return gb_s * self.billing.usd_per_gb_s.value + self.billing.usd_per_request.value
+    def cost_usd(self, memory_mb: float, run_ms: float, vcpu: float) -> float:
+        """One run: memory-time at the platform's rounding, CPU-time where it has a price of its own, and the fee."""
+        billed_s = self.billed_ms(run_ms) / 1000
+        cpu = self.billing.usd_per_vcpu_s.value * vcpu if self.billing.usd_per_vcpu_s else 0.0
+        memory = memory_mb / 1024 * self.billing.usd_per_gb_s.value
+        return billed_s * (memory + cpu) + self.billing.usd_per_request.value
 
     def hop_ms(self, size: int) -> float:
         """Time an emulated hop adds; 0 where hops are measured."""

@@ -153,5 +153,5 @@ UNITS = st.builds(
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
 )
 CHAINS = st.lists(UNITS, min_size=1, max_size=6).map(tuple)
-PLATFORMS = st.sampled_from(["openfaas", "aws-lambda"])
+PLATFORMS = st.sampled_from(["openfaas", "aws-lambda", "azure-consumption", "cloud-run"])
 VCPUS = st.sampled_from([0.5, 1.0, 1.7, 2.0])

@@ -130,7 +130,7 @@ def test_no_choice_of_a_slice_beats_another_and_each_holds_its_need(
             assert choice.memory_mb >= max(choice.peak_mb, choice.floor_mb) - 1e-6
             assert rules.allocation_mb(choice.memory_mb) == choice.memory_mb
             assert choice.vcpu == rules.vcpu(choice.memory_mb, vcpu)
-            assert choice.cost_usd == rules.cost_usd(choice.memory_mb, choice.run_ms)
+            assert choice.cost_usd == rules.cost_usd(choice.memory_mb, choice.run_ms, choice.vcpu)
             assert 1 <= choice.threads <= CORES
         assert not [(a, b) for a in found for b in found if a is not b and beats(a, b)]
 

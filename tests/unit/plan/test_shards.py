@@ -86,7 +86,7 @@ def test_shards_are_taken_where_they_are_cheaper_and_not_where_they_are_forbidde
     (stage,) = [c for c in chosen.choices if c.shards]
     assert (stage.first, stage.last, len(stage.shards), stage.at_once) == (1, 2, 4, 2)
     assert stage.run_ms == pytest.approx(10.0 + 3 * model.hop_cost.fixed_ms)
-    assert stage.cost_usd == pytest.approx(4 * model.platform.cost_usd(208, 5.0))
+    assert stage.cost_usd == pytest.approx(4 * model.platform.cost_usd(208, 5.0, 1.0))
     without = Mopar().decide(model, Request(1000.0, shards=False)).chosen
     assert not any(c.shards for c in without.choices)
     assert without.cost_usd > chosen.cost_usd

@@ -16,8 +16,8 @@ from lamella.errors import ConfigError
 from lamella.platforms import Platform, names, platform
 from lamella.platforms.platform import Figure, threads
 
-EVERY = ("aws-lambda", "openfaas")
-LAMBDA, OPENFAAS = (platform(n) for n in EVERY)
+EVERY = ("aws-lambda", "azure-consumption", "cloud-run", "openfaas")
+LAMBDA, AZURE, RUN, OPENFAAS = (platform(n) for n in EVERY)
 
 
 def text_of(name: str) -> str:
@@ -81,7 +81,7 @@ def test_a_file_with_an_unknown_key_or_a_figure_without_its_source_is_refused(ol
 def test_an_unknown_platform_is_a_config_error_with_the_names_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         platform("azure")
-    assert caught.value.message == "no platform 'azure'; there are aws-lambda, openfaas"
+    assert caught.value.message == "no platform 'azure'; there are aws-lambda, azure-consumption, cloud-run, openfaas"
     assert caught.value.try_ == "--platform aws-lambda"
 
 
@@ -96,7 +96,8 @@ def test_an_allocation_is_the_smallest_size_sold_that_holds_the_need(name: str, 
 @given(st.sampled_from(EVERY), st.integers(0, 1000))
 def test_a_size_sold_is_its_own_allocation(name: str, steps: int) -> None:
     rules = platform(name)
-    size = int(rules.memory.min_mb.value + steps * rules.memory.step_mb.value)
+    low, high, step = (int(f.value) for f in (rules.memory.min_mb, rules.memory.max_mb, rules.memory.step_mb))
+    size = low + steps % ((high - low) // step + 1) * step
     assert rules.allocation_mb(size) == size
 
 
@@ -127,18 +128,18 @@ def test_lambda_bills_whole_milliseconds_rounded_up(run_ms: float, billed_ms: fl
 
 def test_a_run_on_lambda_by_hand() -> None:
     # 512 MB = 0.5 GB for 104 ms at $0.0000166667 per GB-s, and $0.20 per million requests.
-    assert LAMBDA.cost_usd(512, 103.2) == pytest.approx(0.5 * 0.104 * 0.0000166667 + 0.0000002, rel=1e-12)
-    assert LAMBDA.cost_usd(512, 103.2) * 1e6 == pytest.approx(1.0666684, rel=1e-9)
+    assert LAMBDA.cost_usd(512, 103.2, 1.0) == pytest.approx(0.5 * 0.104 * 0.0000166667 + 0.0000002, rel=1e-12)
+    assert LAMBDA.cost_usd(512, 103.2, 1.0) * 1e6 == pytest.approx(1.0666684, rel=1e-9)
 
 
 def test_a_run_on_one_s_own_cluster_by_hand() -> None:
     assert OPENFAAS.billed_ms(103.2) == 103.2
-    assert OPENFAAS.cost_usd(2048, 103.2) == pytest.approx(2 * 0.1032 * 0.0000166667, rel=1e-12)
+    assert OPENFAAS.cost_usd(2048, 103.2, 1.0) == pytest.approx(2 * 0.1032 * 0.0000166667, rel=1e-12)
 
 
 @given(st.sampled_from(EVERY), st.floats(0, 1e6), st.floats(0, 1e6), st.integers(128, 10240))
 def test_a_longer_run_never_costs_less(name: str, a: float, b: float, memory_mb: int) -> None:
-    short, long = (platform(name).cost_usd(memory_mb, t) for t in sorted((a, b)))
+    short, long = (platform(name).cost_usd(memory_mb, t, 1.0) for t in sorted((a, b)))
     assert short <= long
 
 
@@ -163,3 +164,17 @@ def test_on_lambda_memory_buys_cpu_and_elsewhere_it_is_asked_for() -> None:
 @pytest.mark.parametrize(("vcpu", "count"), [(0.1, 1), (1.0, 1), (1.0000000000001, 1), (1.01, 2), (2.0, 2), (5.79, 6)])
 def test_one_thread_below_one_vcpu_else_one_for_each_begun(vcpu: float, count: int) -> None:
     assert threads(vcpu) == count
+
+
+def test_azure_bills_used_memory_in_steps_of_128_mb_and_at_least_100_ms() -> None:
+    assert AZURE.allocation_mb(129) == 256
+    assert AZURE.allocation_mb(1537) is None
+    assert AZURE.vcpu(128, 4.0) == AZURE.vcpu(1536, 4.0) == 1.0
+    assert AZURE.cost_usd(256, 30.0, 1.0) == pytest.approx(0.25 * 0.1 * 0.000016 + 0.0000002, rel=1e-12)
+    assert AZURE.cost_usd(256, 100.4, 1.0) == pytest.approx(0.25 * 0.101 * 0.000016 + 0.0000002, rel=1e-12)
+
+
+def test_cloud_run_bills_cpu_and_memory_apart_in_steps_of_100_ms() -> None:
+    expected = 0.2 * (2 * 0.000024 + 0.5 * 0.0000025) + 0.0000004
+    assert RUN.cost_usd(512, 101.0, 2.0) == pytest.approx(expected, rel=1e-12)
+    assert RUN.cost_usd(512, 101.0, 1.0) < RUN.cost_usd(512, 101.0, 2.0)
