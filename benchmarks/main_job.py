@@ -1,10 +1,9 @@
 """Every figure of the main job, in one go: `make bench`.
 
 Compares what people deploy today (`ort`), one function of our own package (`single`), equal slices (`uniform-4`) and
-`mopar`, with and without shards, on every model, under enforced limits, one request at a time; then the price of a hop
-and the runtime's import. Results go to `benchmarks/results/main_job.json` after each model, so an interrupted run goes
-on where it stopped (`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing
-else meanwhile.
+`mopar` on every model, under enforced limits, one request at a time; then the price of a hop and the runtime's import.
+Results go to `benchmarks/results/main_job.json` after each model, so an interrupted run goes on where it stopped
+(`--fresh` starts over); the tables go to `docs/benchmarks.md`. Let the machine do nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -23,7 +22,6 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lamella.cli.show import sizes
 from lamella.compare.compare import Settings, compare
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.deploy.local import Deployment
@@ -46,7 +44,7 @@ MODELS = (
     "dnsmos-p808 minilm-int8 silero-vad magika"
 ).split()
 PLANNERS = {
-    "openfaas": ("ort", "ort-default", "single", "uniform-4", "mopar-vertical", "mopar"),
+    "openfaas": ("ort", "ort-default", "single", "uniform-4", "mopar"),
     "aws-lambda": ("ort", "single", "mopar"),
 }
 
@@ -55,8 +53,9 @@ def run_model(name: str, rules: str, requests: int) -> Comparison:
     """One model on one platform's rules."""
     rule = platform(rules)
     graph = import_model(f"zoo:{name}")
-    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 1.0), shards=rules == "openfaas")
-    return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests))
+    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 1.0))
+    settings = Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests, shards=False)
+    return compare(graph, profile, rule, settings)
 
 
 def hop_overhead() -> dict[str, float]:
@@ -150,12 +149,12 @@ def row(name: str, record: Comparison, plan: PlanRecord, base: dict[str, PlanRec
         for b in ("ort", "single")
     ]
     slower = f"{plan.latency_ms.p50 / base['single'].latency_ms.p50 - 1:+.1%}" if "single" in base else ""
+    sizes = "+".join(str(f.memory_mb) for f in plan.functions)
     return (
         f"| {name} | {plan.planner} | {plan.stages} | {plan.cost_usd_per_million:.4f} "
         f"| {plan.cost_low:.4f}-{plan.cost_high:.4f} | {against[0]} | {against[1]} | {plan.latency_ms.p50:.1f} "
-        f"| {slower} | {plan.latency_ms.p95:.1f} | {plan.latency_ms.cold:.0f} | {sizes(plan)} "
-        f"| {plan.peak_memory_mb:.0f} | {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} "
-        f"| {plan.memory_time_mb_s.resident:.2f} "
+        f"| {slower} | {plan.latency_ms.p95:.1f} | {plan.latency_ms.cold:.0f} | {sizes} | {plan.peak_memory_mb:.0f} "
+        f"| {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} | {plan.memory_time_mb_s.resident:.2f} "
         f"| {plan.memory_time_mb_s.used:.2f} | {plan.efficiency.billed:.0%} | {plan.efficiency.resident:.0%} "
         f"| {plan.output_error.max_rel:.0e} | {plan.predicted.latency_ms / plan.latency_ms.p50 - 1:+.1%} "
         f"| {plan.major_faults} | {plan.rounds_rejected + plan.rounds_noisy_kept} |"
@@ -183,10 +182,10 @@ def page(results: dict[str, Comparison], hops: dict[str, float], imported: dict[
         "before and after each round rejected noisy rounds, and the table counts them.",
         "",
         "Definitions are the *measures* of [the architecture](architecture.md). One request at a time, warm, batch 1, "
-        "1 vCPU per function on `openfaas`, at most 2 busy at once; fresh random inputs for every request. "
-        "`mopar-vertical` is `mopar` without shards. Weights of vgg19, resnet50, alexnet, densenet121, inception, "
-        "bert-base and lstm are random (time and memory do not depend on them); the others are pretrained. "
-        "*Error* is the largest difference to the whole model run unoptimised, over the "
+        "1 vCPU per function on `openfaas`; fresh random inputs for every request. Plans are without shards; "
+        "those have [a page of their own](benchmarks-shards.md). Weights of vgg19, resnet50, "
+        "alexnet, densenet121, inception, bert-base and lstm are random (time and memory do not depend on them); the "
+        "others are pretrained. *Error* is the largest difference to the whole model run unoptimised, over the "
         "output's range.",
         "",
     ]

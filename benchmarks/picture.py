@@ -49,14 +49,12 @@ def table(results: Mapping[str, Comparison]) -> str:
     """The README's part: a table for the own cluster, a sentence for the cloud, date and machine."""
     own = {key.rpartition(" ")[0]: r for key, r in results.items() if key.endswith(f" {OWN}")}
     lines = [
-        "| model | `ort` | `single` | `mopar-vertical` | `mopar` | functions | less than `ort` | less than `single` "
-        "| p50 to `single` |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| model | `ort` | `single` | `mopar` | functions | less than `ort` | less than `single` | p50 to `single` |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
         *(_row(name, by_planner(record)) for name, record in own.items()),
         "",
         "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per GB-second, "
-        "1 vCPU per function and at most 2 busy at once, one request at a time; `mopar-vertical` is `mopar` without "
-        "shards. " + _circumstances(list(own.values())),
+        "1 vCPU per function, one request at a time, plans without shards. " + _circumstances(list(own.values())),
     ]
     cloud = {key.rpartition(" ")[0]: r for key, r in results.items() if key.endswith(f" {CLOUD}")}
     if cloud:
@@ -71,8 +69,8 @@ def _row(name: str, plans: Mapping[str, PlanRecord]) -> str:
     best = plans.get("mopar")
     against = [_number(cost(p) / cost("mopar"), "{:.2f}x") for p in ("ort", "single")]
     slower = best.latency_ms.p50 / plans["single"].latency_ms.p50 - 1 if best and "single" in plans else math.nan
-    cells = [_number(cost(p), "{:#.3g}") for p in ("ort", "single", "mopar-vertical", "mopar")]
-    cells += [str(len(best.functions)) if best else "", *against, _number(slower, "{:+.1%}")]
+    cells = [_number(cost(p), "{:#.3g}") for p in ("ort", "single", "mopar")]
+    cells += [str(best.stages) if best else "", *against, _number(slower, "{:+.1%}")]
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
@@ -118,12 +116,9 @@ def fill(text: str, part: str) -> str:
 
 
 def staircase(record: Comparison) -> str:
-    """The picture: time of one request across, memory allocated upwards; `single` behind, the slices before it.
-
-    Slices without shards where there are such: shards of a stage may be busy at the same time.
-    """
+    """The picture: time of one request across, memory allocated upwards; `single` behind, the slices before it."""
     plans = by_planner(record)
-    whole, slices = plans["single"], plans.get("mopar-vertical") or plans["mopar"]
+    whole, slices = plans["single"], plans["mopar"]
     ends = list(accumulate(f.run_ms for f in slices.functions))
     most_ms = max(ends[-1], sum(f.run_ms for f in whole.functions))
     most_mb = max(f.memory_mb for p in (whole, slices) for f in p.functions)

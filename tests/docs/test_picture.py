@@ -79,7 +79,7 @@ def test_table_and_picture_are_written_from_the_results(results: Path, tmp_path:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| vgg19 | 5.00 | 3.50 |  | 1.00 | 3 | 5.00x | 3.50x | +1.0% |" in text
+    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | +1.0% |" in text
     assert "the answer was: one function for vgg19." in text
     assert "2026-11-21" in text
     assert "144 MB" in "".join(ElementTree.parse(svg).getroot().itertext())

@@ -20,6 +20,8 @@ class Layout(NamedTuple):
     hops: tuple[Hop, ...]
     shards: tuple[ShardSpan, ...]
     at_once: tuple[int, ...]
+    fan_out_ms: float
+    """What sending to several shards takes more than to one, in all stages."""
 
 
 class _Stage(NamedTuple):
@@ -46,7 +48,7 @@ def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
         before = stage.choice
     hops = tuple(_hop(model, made.graph, before, stage) for before, stage in pairwise(stages))
     at_once = tuple(stage.choice.at_once if stage.choice else 1 for stage in stages)
-    return Layout(tuple(functions), hops, spans, at_once)
+    return Layout(tuple(functions), hops, spans, at_once, sum(c.fan_out_ms for c in choices))
 
 
 def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tuple[Range, ...], int | None]]:

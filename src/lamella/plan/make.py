@@ -94,8 +94,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, slo_m
     )
     widths = zip(plan.by_stage(), plan.at_once, strict=True)
     stages = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
-    fan_out = sum(len(stage) - 1 for stage in plan.by_stage()) * model.hop_cost.fixed_ms
-    latency = model.entry_ms + sum(stages) + fan_out + sum(h.time_ms for h in plan.hops)
+    latency = model.entry_ms + sum(stages) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     predicted = Predicted(latency, float(sum(f.memory_mb for f in plan.functions)), cost * 1e6)
     return msgspec.structs.replace(plan, predicted=predicted, slack=_slack(model, plan))

@@ -58,6 +58,8 @@ class Choice:
     shards: tuple[Shard, ...] = ()
     span: ShardSpan | None = None
     at_once: int = 1
+    fan_out_ms: float = 0.0
+    """What sending to several shards takes more than to one."""
     join_ms: float = 0.0
     join_mb: float = 0.0
 
@@ -294,7 +296,9 @@ class SliceModel:
             if len(shards) < len(way.parts):
                 continue
             largest = max(shards, key=lambda s: s.memory_mb)
-            fan_out = (len(shards) - 1) * self.hop_cost.fixed_ms
+            # quotas stretch the runs; the rest of the stage's time, its hops, is as measured
+            hops = way.stage_ms - makespan([p.run_ms for p in way.parts], way.at_once)
+            fan_out = max(0.0, hops - self.hop_cost.fixed_ms)
             run = makespan([s.run_ms for s in shards], way.at_once) + fan_out + way.join_ms
             # every shard is sent the stage's input and sends its part: one more message each
             cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
@@ -313,6 +317,7 @@ class SliceModel:
                     cost_usd=cost,
                     shards=tuple(shards),
                     span=way.span,
+                    fan_out_ms=fan_out,
                     join_ms=way.join_ms,
                     join_mb=way.join_mb,
                     at_once=way.at_once,

@@ -126,6 +126,8 @@ class ShardProfile(msgspec.Struct, frozen=True):
     """How many were busy at a time: on one memory bus that changes their times."""
     batch: int
     parts: tuple[ShardPart, ...]
+    stage_ms: float
+    """From the first shard's request to the last one's answer, hops included."""
     join_ms: float
     """Time of joining the parts and of the operators after it, in the function that comes next."""
     join_mb: float

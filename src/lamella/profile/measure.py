@@ -50,10 +50,10 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.probes import probe_live, probe_unit
-from lamella.profile.shards import Candidate, candidates, measure_shards, signature
+from lamella.profile.shards import SHARDS_VERSION, Candidate, candidates, measure_shards, signature
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "15"
+PROFILE_VERSION = "16"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -273,7 +273,7 @@ def _shard_steps(
         borders = _Borders(graph, units, batch, ranges)
         for name in dict.fromkeys(names.values()):
             alike = [one for one in tried if names[one] == name]
-            key = f"{batch}-{name}"
+            key = f"{SHARDS_VERSION}-{batch}-{name}"
             if {(one.first, one.last) for one in alike} != {(s.first, s.last) for s in state.shards.get(key, ())}:
                 span = alike[0].span
                 what = f"{span.shards} shards by {span.way} of units {alike[0].first} to {alike[0].last - 1}"
@@ -294,7 +294,8 @@ def _shards(
     tick: Callable[[float], None],
 ) -> _State:
     """Measure the first of several candidates that do the same work; the others have its figures."""
-    measured = measure_shards(divider, units, alike[0], borders.values, scratch, batch)
+    assert state.hop
+    measured = measure_shards(divider, units, alike[0], borders.values, scratch, state.hop.cold, batch)
     found = tuple(
         msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
     )
@@ -470,7 +471,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -
         noise=Noise(loads[0], loads[-1], max(loads) / min(loads)),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
-        shards=tuple(s for found in state.shards.values() for s in found),
+        shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),
     )
 
 

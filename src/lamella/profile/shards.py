@@ -35,13 +35,15 @@ from lamella.graph.shard import Sharded, Way
 from lamella.graph.weights import write_weights
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import on_cores, this_machine
-from lamella.profile.document import ShardPart, ShardProfile
+from lamella.profile.document import HopCost, ShardPart, ShardProfile
 from lamella.profile.probes import write_function
 from lamella.profile.timing import Span
 from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, TensorSpec, open_session
 from lamella.units import MB
 
+SHARDS_VERSION = "2"
+"""Part of what a measurement is kept under: raise it when measuring changes."""
 DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""
 SPREAD = 2.0
@@ -170,6 +172,7 @@ def measure_shards(
     tried: Candidate,
     values: Mapping[str, np.ndarray],
     scratch: Path,
+    hop: HopCost,
     batch: int = 1,
 ) -> list[ShardProfile]:
     """Measure a candidate, its shards one at a time and, on several cores, as many at once as those.
@@ -180,6 +183,7 @@ def measure_shards(
         tried: what to divide how.
         values: the real tensors at the units' borders for one request, by name.
         scratch: an empty directory to work in; removed afterwards.
+        hop: what a request takes in cold caches before and after its stage.
         batch: rows of the request.
     """
     parts = _parts(divider, tried.span)
@@ -200,20 +204,24 @@ def measure_shards(
         weights = [(d / "weights.bin").stat().st_size / MB for _, d in functions]
         found = []
         for at_once in sorted({1, min(this_machine().cores, tried.span.shards)}):
-            times, peaks = _run(functions, held, at_once)
+            times, peaks, stage_ms = _run(functions, held, at_once, hop)
             measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
-            found.append(ShardProfile(tried.first, tried.last, tried.span, at_once, batch, measured, join_ms, join_mb))
+            found.append(
+                ShardProfile(tried.first, tried.last, tried.span, at_once, batch, measured, stage_ms, join_ms, join_mb)
+            )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return found
 
 
 def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarray]) -> float:
-    """Median time of a function in this process, ms."""
+    """Median time of a function in this process with cold caches, ms."""
     session = open_session(directory / function.graph, "packaged", threads=1, prepack=False)
     feeds = {s.name: values[s.name] for s in function.inputs}
+    other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
     times = []
     for _ in range(RUNS):
+        other_work += 1.0
         begun = time.perf_counter()
         session.run(None, feeds)
         times.append((time.perf_counter() - begun) * 1000)
@@ -221,9 +229,9 @@ def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarra
 
 
 def _run(
-    functions: Sequence[tuple[Function, Path]], values: Mapping[str, np.ndarray], at_once: int
-) -> tuple[list[float], list[float]]:
-    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time."""
+    functions: Sequence[tuple[Function, Path]], values: Mapping[str, np.ndarray], at_once: int, hop: HopCost
+) -> tuple[list[float], list[float], float]:
+    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time; and the median of the stage."""
     names = [f.name for f, _ in functions]
     inputs = {s.name: values[s.name] for f, _ in functions for s in f.inputs}
     everywhere = os.sched_getaffinity(0)
@@ -241,12 +249,17 @@ def _run(
     ):
         chain.start()
         other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
-        runs = []
+        runs, stage = [], []
         for _ in range(RUNS + 2):
             other_work += 1.0
-            runs.append([s.run_ms for s in chain.infer(inputs).stages])
+            answer = chain.infer(inputs)
+            runs.append([s.run_ms for s in answer.stages])
+            stage.append(answer.latency_ms)
         peaks = [chain.instances[name].report().peak_mb for name in names]
-    return np.median(np.array(runs[2:]), axis=0).tolist(), peaks
+    copied_mb = sum(a.nbytes for a in (*inputs.values(), *answer.outputs.values())) / MB
+    stage_ms = float(np.median(stage[2:])) - hop.entry_ms - hop.entry_mb_ms * copied_mb
+    times = np.median(np.array(runs[2:]), axis=0).tolist()
+    return times, peaks, max(stage_ms, max(times))
 
 
 def _function(

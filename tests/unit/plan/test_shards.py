@@ -25,7 +25,7 @@ SPAN = ShardSpan(0, 1, 2, "channels")
 SHARDS = st.lists(
     st.builds(
         lambda first, width, count, at_once, run, peak: ShardProfile(
-            first, first + width, SPAN, at_once, 1, (ShardPart(run, peak, peak / 2),) * count, 0.1, 0.1
+            first, first + width, SPAN, at_once, 1, (ShardPart(run, peak, peak / 2),) * count, 99.0, 0.1, 0.1
         ),
         first=st.integers(0, 3),
         width=st.integers(1, 2),
@@ -81,11 +81,11 @@ def test_mopar_chooses_among_shards_as_brute_force(
 
 def test_shards_are_taken_where_they_are_cheaper_and_not_where_they_are_forbidden() -> None:
     part = ShardPart(5.0, 200.0, 150.0)
-    model = sharded_model(HEAVY, [ShardProfile(1, 2, SPAN, 2, 1, (part,) * 4, 0.0, 0.0)])
+    model = sharded_model(HEAVY, [ShardProfile(1, 2, SPAN, 2, 1, (part,) * 4, 11.0, 0.0, 0.0)])
     chosen = Mopar().decide(model, Request(1000.0)).chosen
     (stage,) = [c for c in chosen.choices if c.shards]
     assert (stage.first, stage.last, len(stage.shards), stage.at_once) == (1, 2, 4, 2)
-    assert stage.run_ms == pytest.approx(10.0 + 3 * model.hop_cost.fixed_ms)
+    assert stage.run_ms == pytest.approx(11.0 - model.hop_cost.fixed_ms)
     assert stage.cost_usd == pytest.approx(4 * model.platform.cost_usd(208, 5.0, 1.0))
     without = Mopar().decide(model, Request(1000.0, shards=False)).chosen
     assert not any(c.shards for c in without.choices)
@@ -93,6 +93,6 @@ def test_shards_are_taken_where_they_are_cheaper_and_not_where_they_are_forbidde
 
 
 def test_shards_of_another_batch_or_too_large_are_no_choice() -> None:
-    large = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 0.0, 0.0)
-    other = ShardProfile(1, 2, SPAN, 1, 4, (ShardPart(1.0, 60.0, 10.0),) * 2, 0.0, 0.0)
+    large = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
+    other = ShardProfile(1, 2, SPAN, 1, 4, (ShardPart(1.0, 60.0, 10.0),) * 2, 9.0, 0.0, 0.0)
     assert sharded_model(HEAVY, [large, other]).sharded(1, 2) == []
