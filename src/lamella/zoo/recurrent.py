@@ -8,16 +8,12 @@ batch on axis 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lamella.units import BATCH
-from lamella.zoo.draft import Draft
+from lamella.zoo.draft import Blueprint, Draft
 from lamella.zoo.spec import InputSpec
-
-if TYPE_CHECKING:
-    import onnx
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +30,7 @@ class Stack:
         """`x` float32 ["N", steps, width], standard normal."""
         return (InputSpec("x", "float32", (BATCH, self.steps, self.width), -3.0, 3.0, normal=True),)
 
-    def build(self, name: str) -> onnx.ModelProto:
+    def build(self, name: str) -> Blueprint:
         """The model called `name`; output `y` float32 ["N", steps, head]."""
         draft = Draft(name)
         axis = draft.constant("direction", np.array([1], np.int64))

@@ -6,7 +6,7 @@ import contextlib
 import difflib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from lamella import errors
 from lamella.limits.owner import mark
 from lamella.zoo import convolution, light, recurrent, transformer, wheels
+from lamella.zoo.draft import Blueprint
 from lamella.zoo.spec import InputSpec, ZooModel
 
 if TYPE_CHECKING:
@@ -25,14 +26,17 @@ RECIPE = 1
 
 _OWN_LICENCE = "Apache-2.0"
 
+Build = Callable[[str], "onnx.ModelProto | Blueprint"]
+"""From a model's name to the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
     model: ZooModel
-    build: Callable[[str], onnx.ModelProto]
+    build: Build
 
 
-def _own(name: str, summary: str, inputs: tuple[InputSpec, ...], build: Callable[[str], onnx.ModelProto]) -> _Recipe:
+def _own(name: str, summary: str, inputs: tuple[InputSpec, ...], build: Build) -> _Recipe:
     return _Recipe(ZooModel(name, summary, _OWN_LICENCE, inputs, None), build)
 
 
@@ -88,10 +92,18 @@ def materialise(name: str, cache: Path) -> Path:
         return wheels.locate(entry.package, entry.path, entry.model.requires or entry.package, name)
     path = cache / f"{name}.v{RECIPE}.onnx"
     if not path.is_file():
-        content = entry.build(name).SerializeToString(deterministic=True)
-        with _storage_errors(path, len(content)):
+        size_bytes, content = _content(entry.build(name))
+        with _storage_errors(path, size_bytes):
             _write(path, content)
     return path
+
+
+def _content(model: onnx.ModelProto | Blueprint) -> tuple[int, Iterable[bytes | memoryview]]:
+    """The size of the model's file, and its bytes in pieces."""
+    if isinstance(model, Blueprint):
+        return model.size_bytes, model.stream()
+    content = model.SerializeToString(deterministic=True)
+    return len(content), [content]
 
 
 def _entry(name: str) -> _Recipe | wheels.WheelFile:
@@ -105,12 +117,13 @@ def _entry(name: str) -> _Recipe | wheels.WheelFile:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: Iterable[bytes | memoryview]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`: its files are private to the user, and a cache may be shared.
     partial_file = path.with_name(mark(f".{path.name}") + str(threading.get_ident()))
     try:
-        partial_file.write_bytes(content)
+        with partial_file.open("wb") as file:
+            file.writelines(content)
         os.replace(partial_file, path)
     finally:
         with contextlib.suppress(OSError):  # gone after the replace; else the first error is the one to report

@@ -8,16 +8,12 @@ there is no single-tensor cut between layers: that is the point of the model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lamella.units import BATCH
-from lamella.zoo.draft import Draft
+from lamella.zoo.draft import Blueprint, Draft
 from lamella.zoo.spec import InputSpec
-
-if TYPE_CHECKING:
-    import onnx
 
 _STD = 0.02  # initializer_range of the paper's code
 
@@ -43,7 +39,7 @@ class Encoder:
             InputSpec("token_type_ids", "int64", shape, 0, 2),
         )
 
-    def build(self, name: str) -> onnx.ModelProto:
+    def build(self, name: str) -> Blueprint:
         """The model called `name`; output `last_hidden_state` float32 ["N", sequence, hidden]."""
         draft = Draft(name)
         for constant, value in (("one", 1.0), ("half", 0.5), ("root2", 2.0**0.5), ("minus", -10000.0)):

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from onnx import numpy_helper
 from lamella import errors, zoo
 from lamella.graph.shapes import random_values
 from lamella.units import dim_at
+from lamella.zoo.draft import Blueprint
 
 TINY = ("cnn-tiny", "bert-tiny", "lstm-tiny")
 LIGHT_SMALL = ("inception", "densenet121")  # one Gemm reached through Reshape; one with Unsqueezed Mul and Add
@@ -189,12 +191,11 @@ def test_a_missing_wheel_is_answered_with_the_command_that_installs_it(
 def test_a_full_disk_is_a_storage_error_and_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:100])
+    def full(self: Blueprint) -> Iterator[bytes]:
+        yield b"some"
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Blueprint, "stream", full)
     with pytest.raises(errors.StorageError, match="No space left"):
         zoo.materialise("cnn-tiny", tmp_path)
     assert list(tmp_path.iterdir()) == []
