@@ -24,10 +24,13 @@ from lamella.runtime.function import open_session
 from tests.unit.graph.compose import Tensors, answer, assert_same_bits, step, worst_share
 from tests.unit.package.plans import plan_of
 
-TINY = ("cnn-tiny", "bert-tiny", "lstm-tiny")
+TINY = (
+    *("cnn-tiny", "bert-tiny", "lstm-tiny", "vit-tiny", "gpt2-tiny", "bilstm-tiny", "gru-seq2seq-tiny", "gcn-tiny"),
+    *("dlrm-tiny", "deepfm-tiny"),
+)
 REAL = (
     *("rapidocr-rec", "rapidocr-cls", "rapidocr-det", "dnsmos-p808", "minilm-int8", "magika"),
-    *("inception", "densenet121", "resnet50", "alexnet"),
+    *("inception-v3-tiny", "inception", "densenet121", "resnet50", "alexnet"),
 )
 SAMPLED = 4
 TOLERANCE = 1e-4

@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from lamella.units import BATCH
-from lamella.zoo.draft import Draft
+from lamella.zoo.draft import Blueprint, Draft
 from lamella.zoo.spec import InputSpec
-
-if TYPE_CHECKING:
-    import onnx
 
 _SIDE, _CLASSES = 32, 10
 INPUTS = (InputSpec("x", "float32", (BATCH, 3, _SIDE, _SIDE), -3.0, 3.0, normal=True),)
 
 
-def build(name: str) -> onnx.ModelProto:
+def build(name: str) -> Blueprint:
     """The model called `name`; output `probabilities` float32 ["N", 10]."""
     draft = Draft(name)
 

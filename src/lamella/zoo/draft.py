@@ -3,12 +3,19 @@
 Every weight has its own random stream, seeded with the CRC-32 of "model/tensor". So a tensor's bytes do not depend on
 the order of construction, on the other tensors, or on the day: one recipe and one numpy give one file. Rejected: one
 stream per model (inserting a layer would change every weight after it) and `hash()` (salted per process).
+
+A draft holds no values of weights, only how to draw them: they are drawn one after the other while the file is written,
+so that a model of 1.4 GB takes the memory of its largest tensor. The file is byte for byte what protobuf would have
+written. Rejected: external data (two files to keep together) and ModelProto (holds all values, and serialising doubles
+them).
 """
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +26,9 @@ if TYPE_CHECKING:
 OPSET = 17
 IR_VERSION = 8
 PRODUCER = "lamella.zoo"
+
+# Tags of onnx.proto: field number and "length follows".
+_GRAPH, _INITIALIZER, _RAW_DATA = b"\x3a", b"\x2a", b"\x4a"
 
 
 def normal(model: str, tensor: str, shape: Sequence[int], *, std: float, mean: float = 0.0) -> np.ndarray:
@@ -31,6 +41,108 @@ def normal(model: str, tensor: str, shape: Sequence[int], *, std: float, mean: f
     return values
 
 
+@dataclass(frozen=True, slots=True)
+class Seeded:
+    """A weight whose values are drawn when they are written."""
+
+    model: str
+    name: str
+    shape: tuple[int, ...]
+    std: float
+    mean: float
+    log: bool = False
+    """The values are those of the logarithm: all positive, around one where `mean` is zero."""
+
+    def values(self) -> np.ndarray:
+        """Its values, float32 of `shape`."""
+        values = normal(self.model, self.name, self.shape, std=self.std, mean=self.mean)
+        if self.log:
+            np.exp(values, out=values)
+        return values
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fixed:
+    """A constant that is small, or is worked out while the graph is written."""
+
+    name: str
+    array: np.ndarray
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Its shape."""
+        return self.array.shape
+
+    def values(self) -> np.ndarray:
+        """Its values."""
+        return self.array
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Blueprint:
+    """A model whose weights are not drawn yet. `frame` is the model without them; they follow in this order."""
+
+    frame: onnx.ModelProto
+    weights: tuple[Seeded | Fixed, ...]
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the seeded weights hold: what papers count, running statistics included."""
+        return sum(math.prod(weight.shape) for weight in self.weights if isinstance(weight, Seeded))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the file."""
+        before, after = self._parts()
+        return len(before) + len(after) + sum(len(head) + size for _, head, size in self._heads())
+
+    def stream(self) -> Iterator[bytes | memoryview]:
+        """The file's bytes, at most one weight at a time."""
+        before, after = self._parts()
+        yield before
+        for weight, head, size in self._heads():
+            raw = np.ascontiguousarray(weight.values())
+            assert raw.nbytes == size
+            yield head
+            yield raw.reshape(-1).view(np.uint8).data
+        yield after
+
+    def _parts(self) -> tuple[bytes, bytes]:
+        """What comes before the weights, and what comes after them."""
+        from onnx import GraphProto, ModelProto
+
+        early, late = GraphProto(node=self.frame.graph.node, name=self.frame.graph.name), GraphProto()
+        late.input.extend(self.frame.graph.input)
+        late.output.extend(self.frame.graph.output)
+        nodes, ends = early.SerializeToString(deterministic=True), late.SerializeToString(deterministic=True)
+        length = len(nodes) + len(ends) + sum(len(head) + size for _, head, size in self._heads())
+        top = ModelProto(ir_version=self.frame.ir_version, producer_name=self.frame.producer_name)
+        opsets = ModelProto(opset_import=self.frame.opset_import)
+        before = top.SerializeToString(deterministic=True) + _GRAPH + _varint(length) + nodes
+        return before, ends + opsets.SerializeToString(deterministic=True)
+
+    def _heads(self) -> Iterator[tuple[Seeded | Fixed, bytes, int]]:
+        """Each weight with the bytes that go before its values, and the size of the values."""
+        from onnx import TensorProto, helper
+
+        for weight in self.weights:
+            dtype = weight.array.dtype if isinstance(weight, Fixed) else np.dtype(np.float32)
+            size = math.prod(weight.shape) * dtype.itemsize
+            kind = helper.np_dtype_to_tensor_dtype(dtype)
+            head = TensorProto(dims=weight.shape, data_type=kind, name=weight.name).SerializeToString()
+            head += _RAW_DATA + _varint(size)
+            yield weight, _INITIALIZER + _varint(len(head) + size) + head, size
+
+
+def _varint(number: int) -> bytes:
+    """Protobuf's variable-length integer: seven bits a byte, low ones first."""
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes([*out, number])
+
+
 class Draft:
     """The nodes and initialisers of a model being written, in order. `finish` makes the model."""
 
@@ -38,7 +150,7 @@ class Draft:
         """An empty graph called `name`; the name also seeds its weights."""
         self.name = name
         self._nodes: list[onnx.NodeProto] = []
-        self._initialisers: list[onnx.TensorProto] = []
+        self._weights: list[Seeded | Fixed] = []
 
     def node(self, op: str, *inputs: str, name: str, **attributes: Any) -> str:
         """The name of the only used output of a new node, which is the node's own name."""
@@ -49,14 +161,13 @@ class Draft:
 
     def constant(self, name: str, values: np.ndarray) -> str:
         """The name of a new initialiser with these `values`."""
-        from onnx import numpy_helper
-
-        self._initialisers.append(numpy_helper.from_array(values, name))
+        self._weights.append(Fixed(name, values))
         return name
 
-    def weight(self, name: str, *shape: int, std: float, mean: float = 0.0) -> str:
-        """The name of a new initialiser of seeded normal values."""
-        return self.constant(name, normal(self.name, name, shape, std=std, mean=mean))
+    def weight(self, name: str, *shape: int, std: float, mean: float = 0.0, log: bool = False) -> str:
+        """The name of a new initialiser of seeded normal values; with `log` their logarithm is normal."""
+        self._weights.append(Seeded(self.name, name, shape, std, mean, log))
+        return name
 
     def dense(self, name: str, data: str, width_in: int, width_out: int, *, std: float) -> str:
         """The output of MatMul + Add, the form onnxruntime's transformer fusions look for."""
@@ -65,7 +176,7 @@ class Draft:
 
     def finish(
         self, inputs: dict[str, tuple[str, Sequence[int | str]]], output: str, shape: Sequence[int | str]
-    ) -> onnx.ModelProto:
+    ) -> Blueprint:
         """The model: `inputs` as name -> (numpy dtype, shape); `output` is float32 of `shape`."""
         from onnx import TensorProto, helper
 
@@ -78,7 +189,7 @@ class Draft:
             ],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, list(shape))],
         )
-        return finished(graph, self._initialisers, opset=OPSET)
+        return Blueprint(finished(graph, (), opset=OPSET), tuple(self._weights))
 
 
 def finished(graph: onnx.GraphProto, initialisers: Sequence[onnx.TensorProto], *, opset: int) -> onnx.ModelProto:

@@ -6,15 +6,16 @@ import contextlib
 import difflib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from lamella import errors
 from lamella.limits.owner import mark
-from lamella.zoo import convolution, light, recurrent, transformer, wheels
+from lamella.zoo import convolution, graphs, inception, light, prenorm, recurrent, tabular, transformer, wheels
+from lamella.zoo.draft import Blueprint
 from lamella.zoo.spec import InputSpec, ZooModel
 
 if TYPE_CHECKING:
@@ -25,14 +26,17 @@ RECIPE = 1
 
 _OWN_LICENCE = "Apache-2.0"
 
+Build = Callable[[str], "onnx.ModelProto | Blueprint"]
+"""From a model's name to the model."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Recipe:
     model: ZooModel
-    build: Callable[[str], onnx.ModelProto]
+    build: Build
 
 
-def _own(name: str, summary: str, inputs: tuple[InputSpec, ...], build: Callable[[str], onnx.ModelProto]) -> _Recipe:
+def _own(name: str, summary: str, inputs: tuple[InputSpec, ...], build: Build) -> _Recipe:
     return _Recipe(ZooModel(name, summary, _OWN_LICENCE, inputs, None), build)
 
 
@@ -41,18 +45,80 @@ def _light(name: str, file: str, graph_input: str, summary: str) -> _Recipe:
     return _Recipe(model, partial(light.build, file=file))
 
 
-_BASE, _TINY = transformer.BASE, transformer.TINY
-_WIDE, _SMALL = recurrent.BASE, recurrent.TINY
+class _Sizes(Protocol):
+    """What every family's sizes know."""
+
+    @property
+    def inputs(self) -> tuple[InputSpec, ...]: ...
+
+    def build(self, name: str) -> Blueprint: ...
+
+
+_SIZES: tuple[tuple[str, str, _Sizes], ...] = (
+    ("bert-base", "BERT base encoder, 12 layers, 128 tokens: its mask feeds every layer", transformer.BASE),
+    ("bert-tiny", "BERT encoder of 2 layers, for tests", transformer.TINY),
+    ("lstm", "4 LSTM layers of width 1024 over 64 steps: heavy weights, tiny activations", recurrent.BASE),
+    ("lstm-tiny", "2 LSTM layers of width 64 over 8 steps, for tests", recurrent.TINY),
+    (
+        "inception-v3",
+        "Inception v3 at 299 x 299, 23.8 M parameters as published (no auxiliary head): factorised convolutions",
+        inception.V3,
+    ),
+    ("inception-v3-tiny", "Inception v3 at 75 x 75 with a sixteenth of the widths, for tests", inception.V3_TINY),
+    (
+        "vit-large",
+        "ViT-L/16 at 224 x 224, 304 M parameters as published: 24 equal layers, one tensor between them",
+        prenorm.VIT_LARGE,
+    ),
+    ("vit-tiny", "a ViT of 2 layers on 32 x 32 images, for tests (not the published ViT-Ti)", prenorm.VIT_TINY),
+    (
+        "gpt2-medium",
+        "GPT-2 medium's prefill of 128 tokens, 354 M parameters (published: 355 M, with 1024 positions): the word "
+        "table opens and closes it, stored once",
+        prenorm.GPT2_MEDIUM,
+    ),
+    ("gpt2-tiny", "a GPT-2 of 2 layers over 16 tokens, for tests", prenorm.GPT2_TINY),
+    (
+        "lstm-2048",
+        "4 LSTM layers of width 2048 over 32 steps, 134 M parameters: half a gigabyte read at every step",
+        recurrent.WIDE,
+    ),
+    (
+        "bilstm",
+        "2 LSTM layers of width 1024 in both directions over 64 steps, 42 M parameters: no step is final before the "
+        "last",
+        recurrent.BOTH,
+    ),
+    ("bilstm-tiny", "2 LSTM layers of width 32 in both directions over 8 steps, for tests", recurrent.BOTH_TINY),
+    (
+        "gru-seq2seq",
+        "GRU encoder and decoder with attention over 16 steps, 79 M parameters: two inputs that meet halfway",
+        recurrent.TRANSLATOR,
+    ),
+    ("gru-seq2seq-tiny", "GRU encoder and decoder of width 32, for tests", recurrent.TRANSLATOR_TINY),
+    (
+        "gcn",
+        "3 graph convolutions over the nodes of a graph of Cora's size, 1.0 M parameters beside 7.3 M entries of the "
+        "graph: little weight, large activations",
+        graphs.CORA,
+    ),
+    ("gcn-tiny", "3 graph convolutions over 60 nodes, for tests", graphs.TINY),
+    (
+        "dlrm",
+        "DLRM, 26 tables of Criteo's sizes (capped), 261 M parameters: 1 GB, of which a request reads 26 rows",
+        tabular.DLRM,
+    ),
+    ("dlrm-tiny", "DLRM of 4 small tables, for tests", tabular.DLRM_TINY),
+    (
+        "deepfm",
+        "DeepFM, 26 fields of Criteo's sizes (capped), 87 M parameters: two tables per field",
+        tabular.DEEPFM,
+    ),
+    ("deepfm-tiny", "DeepFM of 4 small fields, for tests", tabular.DEEPFM_TINY),
+)
 _RECIPES = (
     *(_light(*row) for row in light.FILES),
-    _own(
-        "bert-base", "BERT base encoder, 12 layers, 128 tokens: its mask feeds every layer", _BASE.inputs, _BASE.build
-    ),
-    _own("bert-tiny", "BERT encoder of 2 layers, for tests", _TINY.inputs, _TINY.build),
-    _own(
-        "lstm", "4 LSTM layers of width 1024 over 64 steps: heavy weights, tiny activations", _WIDE.inputs, _WIDE.build
-    ),
-    _own("lstm-tiny", "2 LSTM layers of width 64 over 8 steps, for tests", _SMALL.inputs, _SMALL.build),
+    *(_own(name, summary, sizes.inputs, sizes.build) for name, summary, sizes in _SIZES),
     _own("cnn-tiny", "a residual CNN on 32 x 32 images, for tests", convolution.INPUTS, convolution.build),
 )
 _ENTRIES: tuple[_Recipe | wheels.WheelFile, ...] = (*_RECIPES, *wheels.FILES)
@@ -88,10 +154,18 @@ def materialise(name: str, cache: Path) -> Path:
         return wheels.locate(entry.package, entry.path, entry.model.requires or entry.package, name)
     path = cache / f"{name}.v{RECIPE}.onnx"
     if not path.is_file():
-        content = entry.build(name).SerializeToString(deterministic=True)
-        with _storage_errors(path, len(content)):
+        size_bytes, content = _content(entry.build(name))
+        with _storage_errors(path, size_bytes):
             _write(path, content)
     return path
+
+
+def _content(model: onnx.ModelProto | Blueprint) -> tuple[int, Iterable[bytes | memoryview]]:
+    """The size of the model's file, and its bytes in pieces."""
+    if isinstance(model, Blueprint):
+        return model.size_bytes, model.stream()
+    content = model.SerializeToString(deterministic=True)
+    return len(content), [content]
 
 
 def _entry(name: str) -> _Recipe | wheels.WheelFile:
@@ -105,12 +179,13 @@ def _entry(name: str) -> _Recipe | wheels.WheelFile:
     )
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: Iterable[bytes | memoryview]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Not `tempfile`: its files are private to the user, and a cache may be shared.
     partial_file = path.with_name(mark(f".{path.name}") + str(threading.get_ident()))
     try:
-        partial_file.write_bytes(content)
+        with partial_file.open("wb") as file:
+            file.writelines(content)
         os.replace(partial_file, path)
     finally:
         with contextlib.suppress(OSError):  # gone after the replace; else the first error is the one to report

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +19,15 @@ from onnx import numpy_helper
 from lamella import errors, zoo
 from lamella.graph.shapes import random_values
 from lamella.units import dim_at
+from lamella.zoo.draft import Blueprint
 
-TINY = ("cnn-tiny", "bert-tiny", "lstm-tiny")
+TINY = (
+    *("cnn-tiny", "bert-tiny", "lstm-tiny", "inception-v3-tiny", "vit-tiny", "gpt2-tiny", "bilstm-tiny"),
+    *("gru-seq2seq-tiny", "gcn-tiny", "dlrm-tiny", "deepfm-tiny"),
+)
+QUIET = {"bert-tiny", "vit-tiny", "gpt2-tiny", "deepfm-tiny", "inception-v3-tiny"}
+"""Small on purpose: attention and embeddings begin near zero, as in the papers; and where an image is smaller than the
+kernels, most of what they read is padding."""
 LIGHT_SMALL = ("inception", "densenet121")  # one Gemm reached through Reshape; one with Unsqueezed Mul and Add
 FROM_WHEELS = tuple(name for name in zoo.names() if zoo.get(name).requires not in {None, "onnx"})
 NUMPY_TYPES = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(int32)": "int32"}
@@ -65,6 +73,7 @@ def test_the_promised_models_are_registered_once_each() -> None:
     assert len(set(zoo.names())) == len(zoo.names())
     assert {
         *("vgg19", "resnet50", "alexnet", "densenet121", "inception", "bert-base", "lstm", *TINY),
+        *("inception-v3", "vit-large", "gpt2-medium", "lstm-2048", "bilstm", "gru-seq2seq", "gcn", "dlrm", "deepfm"),
         *("rapidocr-det", "rapidocr-rec", "rapidocr-cls", "dnsmos", "dnsmos-p808"),
         *("minilm-int8", "silero-vad", "magika"),
     } <= set(zoo.names())
@@ -137,19 +146,20 @@ def test_a_built_file_is_valid_and_holds_all_its_weights(name: str, cache: Path)
             assert values.std() > 0, f"{tensor.name} repeats one number"
 
 
-@pytest.mark.parametrize("name", ["cnn-tiny", "lstm-tiny", *LIGHT_SMALL])
+@pytest.mark.parametrize("name", [*(t for t in TINY if t not in QUIET), "inception-v3", *LIGHT_SMALL])
 def test_the_signal_neither_vanishes_nor_explodes_inside(name: str, cache: Path) -> None:
     model = onnx.load(zoo.materialise(name, cache))
-    inside = [node.output[0] for node in model.graph.node if node.op_type in {"Conv", "Gemm", "LSTM", "Concat"}]
+    loud = {"Conv", "Gemm", "LSTM", "GRU", "MatMul", "Concat"}
+    inside = [node.output[0] for node in model.graph.node if node.op_type in loud]
     inside = [tensor for tensor in inside if tensor not in {entry.name for entry in model.graph.output}]
     model.graph.output.extend(onnx.helper.make_tensor_value_info(tensor, 1, None) for tensor in inside)
     session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
     values = session.run(inside, feeds_of(name))
-    spread = {tensor: float(value.std()) for tensor, value in zip(inside, values, strict=True)}
+    spread = {t: float(value.std()) for t, value in zip(inside, values, strict=True) if value.size > 1}
     assert {tensor: std for tensor, std in spread.items() if not 0.1 < std < 10} == {}
 
 
-@pytest.mark.parametrize("name", ["cnn-tiny", "inception"])
+@pytest.mark.parametrize("name", ["cnn-tiny", "inception", "inception-v3"])
 def test_probabilities_are_neither_one_hot_nor_uniform(name: str, cache: Path) -> None:
     feeds = feeds_of(name)
     (row,) = session_of(zoo.materialise(name, cache)).run(None, feeds)[0]
@@ -189,12 +199,11 @@ def test_a_missing_wheel_is_answered_with_the_command_that_installs_it(
 def test_a_full_disk_is_a_storage_error_and_leaves_nothing_behind(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def full(self: Path, data: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(data[:100])
+    def full(self: Blueprint) -> Iterator[bytes]:
+        yield b"some"
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr(Blueprint, "stream", full)
     with pytest.raises(errors.StorageError, match="No space left"):
         zoo.materialise("cnn-tiny", tmp_path)
     assert list(tmp_path.iterdir()) == []
