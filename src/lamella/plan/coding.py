@@ -84,14 +84,18 @@ def coding_why(chosen: Coding, found: Sequence[Coding], platform: Platform, shar
     def said(one: Coding, verb: str) -> str:
         saved = platform.hop_ms(one.plain_bytes) - platform.hop_ms(one.bytes)
         gain = f"{verb} {saved:.2f} ms of transfer" if platform.hop.emulated else f"{verb} nothing in shared memory"
-        return f"{gain} for {(one.encode_ms + one.decode_ms) / share:.2f} ms of work"
+        loss = "" if one.lossless else ", and is lossy"
+        return f"{gain} for {(one.encode_ms + one.decode_ms) / share:.2f} ms of work{loss}"
 
-    def best(lossless: bool) -> list[Coding]:
-        others = [c for c in found if c.lossless is lossless and c.codec not in ("none", chosen.codec)]
-        return [min(others, key=lambda c: channel_ms(c, platform, share))] if others else []
-
+    others = sorted(
+        (c for c in found if c.codec not in ("none", chosen.codec)), key=lambda c: channel_ms(c, platform, share)
+    )
+    if platform.hop.emulated:  # the best without a loss, if it is not what was chosen, and the best with one
+        kinds = (True, False) if chosen.codec == "none" else (False,)
+        others = [next((c for c in others if c.lossless is kind), chosen) for kind in kinds]
+        others = [c for c in others if c is not chosen]
+    else:
+        others = others[:1]
     reasons = [] if chosen.codec == "none" else [said(chosen, "saves")]
-    if chosen.codec == "none":
-        reasons += [f"{one.codec} would {said(one, 'save')}" for one in best(lossless=True)]
-    reasons += [f"{one.codec} would {said(one, 'save')}, and is lossy" for one in best(lossless=False)]
+    reasons += [f"{one.codec} would {said(one, 'save')}" for one in others]
     return f"codec {chosen.codec}: {'; '.join(reasons) or 'no other was measured'}"
