@@ -97,16 +97,16 @@ class StorageError(LamellaError):
     code = "storage"
 
 
-class CodecError(LamellaError):
-    """A codec met bytes it cannot decode, or broke its stated bound."""
-
-    code = "codec"
-
-
 class WireError(LamellaError):
     """A message between driver and worker was cut short or not understood."""
 
     code = "wire"
+
+
+class CodecError(WireError):
+    """A codec met bytes it cannot decode, or broke its stated bound."""
+
+    code = "wire.codec"
 
 
 class InstanceLost(LamellaError):

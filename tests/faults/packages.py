@@ -17,7 +17,8 @@ from lamella.graph.model import Graph
 from lamella.limits import Limiter
 from lamella.machine import this_machine
 from lamella.package import build
-from lamella.plan.document import FunctionPlan, ModelRef, Plan, Predicted
+from lamella.plan.document import FunctionPlan, Hop, ModelRef, Plan, Predicted
+from lamella.plan.layout import crossing
 from lamella.runtime.function import Kind, open_session
 
 Shape = Sequence[int | str]
@@ -64,7 +65,13 @@ def graph_of(
 
 
 def plan_of(
-    graph: Graph, cuts: Sequence[int] = (), *, kind: Kind = "packaged", memory_mb: int = 128, floor_mb: float = 0.0
+    graph: Graph,
+    cuts: Sequence[int] = (),
+    *,
+    kind: Kind = "packaged",
+    memory_mb: int = 128,
+    floor_mb: float = 0.0,
+    codec: str = "none",
 ) -> Plan:
     """A plan made by hand: one function between each two cuts."""
     marks = [0, *cuts, len(graph.operators)]
@@ -99,10 +106,26 @@ def plan_of(
         shards=(),
         at_once=(1,) * len(functions),
         functions=functions,
-        hops=(),
+        hops=tuple(_hop(graph, position, codec) for position in cuts) if codec != "none" else (),
         predicted=Predicted(1.0, float(memory_mb * len(functions)), 0.0),
         slack=(),
         losers=(),
+        why="a test",
+    )
+
+
+def _hop(graph: Graph, position: int, codec: str) -> Hop:
+    tensors, side = crossing(graph, position)
+    return Hop(
+        position=position,
+        tensors=tensors,
+        side=side,
+        bytes=1,
+        encoded_bytes=1,
+        channel="shared-memory",
+        codec=codec,
+        time_ms=0.0,
+        cost_usd=0.0,
         why="a test",
     )
 
@@ -115,9 +138,10 @@ def package(
     kind: Kind = "packaged",
     memory_mb: int = 128,
     floor_mb: float = 0.0,
+    codec: str = "none",
 ) -> Path:
     """The package of a plan made by hand; its directory."""
-    build(plan_of(graph, cuts, kind=kind, memory_mb=memory_mb, floor_mb=floor_mb), graph, directory)
+    build(plan_of(graph, cuts, kind=kind, memory_mb=memory_mb, floor_mb=floor_mb, codec=codec), graph, directory)
     return directory
 
 

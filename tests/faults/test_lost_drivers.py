@@ -18,6 +18,7 @@ from tests.faults import packages
 
 DRIVER = """
 import json, os, signal, sys
+import numpy.random  # imported late it swallows an interrupt
 from pathlib import Path
 from lamella.deploy.local import Deployment
 from tests.faults import packages

@@ -25,7 +25,7 @@ class TensorRef(msgspec.Struct, frozen=True, array_like=True):
     segment: int = -1
     codec: str = "none"
     size: int = 0
-    """Bytes on the stream socket."""
+    """Bytes on the stream socket, or encoded in the segment. Of an output, the most there can be: the answer says."""
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):

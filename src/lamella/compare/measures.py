@@ -47,7 +47,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
     """One plan's row: every figure by its definition, hops of the catalogue added where they are emulated."""
     plan, samples = seen.plan, rounds.samples[seen.plan.planner]
     sizes = [seen.allocation[f.name].memory_mb for f in plan.functions]
-    added = sum(platform.hop_ms(h.bytes) for h in plan.hops)
+    added = sum(platform.hop_ms(h.encoded_bytes) for h in plan.hops)
     hop_usd = sum(h.cost_usd for h in plan.hops)
 
     def cost(sample: Sample) -> float:

@@ -59,6 +59,7 @@ class Deployment(Chain):
             limiter=limiter or detect(),
             stages=[[f.name for f in stage] for stage in self.plan.by_stage()],
             at_once=self.plan.at_once,
+            codecs=[hop.codec for hop in self.plan.hops],
             **serving,
         )
 

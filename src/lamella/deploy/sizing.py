@@ -19,6 +19,7 @@ import numpy as np
 from lamella import documents
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
+from lamella.codecs import codec
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, InstanceLost
 from lamella.limits import Limiter
@@ -29,6 +30,7 @@ from lamella.package.integrity import sha256
 from lamella.plan.document import FunctionPlan
 from lamella.plan.predict import LOAD_FACTOR
 from lamella.platforms import Platform
+from lamella.runtime.chain import coded_tensors
 from lamella.runtime.function import Function
 from lamella.runtime.instance import Instance
 from lamella.units import dim_at
@@ -84,16 +86,21 @@ def allocate(
     plan = verify(package)[1]
     values = dict(inputs)
     request_bytes = sum(array.nbytes for array in inputs.values())  # a larger batch is another allocation
+    functions = [[_function(package / f.name) for f in stage] for stage in plan.by_stage()]
+    codecs = coded_tensors(functions, [hop.codec for hop in plan.hops])
     found = {}
     for planned in plan.functions:
         directory = package / planned.name
+        function = _function(directory)
+        coded = [f"-in-{codecs[s.name]}" for s in function.inputs if s.name in codecs]
+        coded += [f"-out-{codecs[s.name]}" for s in function.outputs if s.name in codecs]
         least = max(planned.floor_mb, planned.memory_mb if platform.cpu.mb_per_vcpu else 0)
         key = (
             f"v{SIZING_VERSION}-{sha256(directory / 'function.json')[:24]}-{request_bytes}-{least:.0f}-{platform.name}-"
-            f"{planned.vcpu:.3f}-{limiter.mode}"
+            f"{planned.vcpu:.3f}-{limiter.mode}{''.join(dict.fromkeys(coded))}"
         )
         path = documents.cache_dir() / "sizes" / f"{key}-{this_machine().key}.json"
-        with _Bench(directory, values, platform, limiter, planned.vcpu, runs) as bench:
+        with _Bench(directory, values, codecs, platform, limiter, planned.vcpu, runs) as bench:
             if path.exists():
                 found[planned.name] = documents.read(path, Allocation, made_by="lamella compare")
                 values |= bench.outputs()
@@ -158,34 +165,36 @@ class _Bench:
         self,
         directory: Path,
         values: Mapping[str, np.ndarray],
+        codecs: Mapping[str, str],
         platform: Platform,
         limiter: Limiter,
         vcpu: float,
         runs: int,
     ) -> None:
-        self.function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
+        self.function = _function(directory)
         self._directory, self._platform, self._limiter = directory, platform, limiter
         self._vcpu, self._runs = vcpu, runs
         self._files = [directory / name for name in self.function.sha256]
         self._held: list[tuple[int, Segment]] = []
         self._outputs: dict[str, np.ndarray] = {}
-        takes = [self._hold(n.name, values[n.name]) for n in self.function.inputs]
+        takes = [self._hold(n.name, values[n.name], codecs.get(n.name, "none")) for n in self.function.inputs]
         batch = _batch(self.function, values)
         gives = []
         for out in self.function.outputs:
             shape = out.shape_at(batch)
             if out.dynamic:
-                gives.append(wire.TensorRef(out.name, out.dtype, shape))
+                gives.append(wire.TensorRef(out.name, out.dtype, shape, codec=codecs.get(out.name, "none")))
             else:
-                gives.append(self._hold(out.name, np.zeros(shape, out.dtype)))
+                gives.append(self._hold(out.name, np.zeros(shape, out.dtype), codecs.get(out.name, "none")))
         self._gives = tuple(gives)
         self._request = wire.encode(wire.Run(tuple(takes), self._gives))
 
-    def _hold(self, name: str, array: np.ndarray) -> wire.TensorRef:
-        segment, fd = create(array.nbytes)
-        segment.view(array.dtype.name, array.shape)[...] = array
+    def _hold(self, name: str, array: np.ndarray, by: str) -> wire.TensorRef:
+        segment, fd = create(array.nbytes + (by != "none"))  # no codec needs more
+        data = codec(by).encode(array)
+        segment.bytes[: data.nbytes] = data
         self._held.append((fd, segment))
-        return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1, size=array.nbytes)
+        return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1, by, data.nbytes)
 
     def __enter__(self) -> _Bench:
         return self
@@ -227,11 +236,8 @@ class _Bench:
             before = instance.report().major_faults
             replies = [instance.run(self._request, run_s) for _ in range(runs)]
             report = instance.report()
-            self._outputs = {
-                ref.name: np.array(self._held[ref.segment][1].view(ref.dtype, ref.shape))
-                for ref in self._gives
-                if ref.segment >= 0
-            }
+            told = {ref.name: ref for ref in replies[-1].outputs}  # nothing of what went in place
+            self._outputs = {ref.name: self._value(told.get(ref.name, ref)) for ref in self._gives if ref.segment >= 0}
             run_ms, cpu_ms = (float(np.median(t)) for t in zip(*((r.run_ms, r.cpu_ms) for r in replies), strict=True))
             return Trial(
                 memory_mb=memory_mb,
@@ -243,6 +249,10 @@ class _Bench:
             )
         finally:
             instance.stop()
+
+    def _value(self, ref: wire.TensorRef) -> np.ndarray:
+        data = self._held[ref.segment][1].bytes[: ref.size]
+        return np.array(codec(ref.codec).decode(data, ref.dtype, ref.shape))
 
     def reference(self) -> Trial:
         """Without a memory limit: the better of two starts."""
@@ -274,6 +284,10 @@ class _Bench:
             if quick and lived >= 2:
                 return "ok"
         return said
+
+
+def _function(directory: Path) -> Function:
+    return msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
 
 
 def _batch(function: Function, values: Mapping[str, np.ndarray]) -> int:

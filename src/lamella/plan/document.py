@@ -62,9 +62,12 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     side: tuple[str, ...]
     """Request constants delivered beside them."""
     bytes: int
+    encoded_bytes: int
+    """What travels, by the codec's ratio as measured."""
     channel: str
     codec: str
     time_ms: float
+    """Without the work of encoding and decoding, which is in the functions' runs."""
     cost_usd: float
     why: str
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import re
+from itertools import pairwise
 
+from lamella.codecs import CODECS
 from lamella.errors import LamellaError, LawBroken, PlatformLimit, ShardRefused
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
@@ -52,7 +54,7 @@ def structure(plan: Plan, graph: Graph) -> list[LamellaError]:
         graph = plan.graph(graph)
     except ShardRefused as error:
         return [LawBroken(f"law 1: the plan's shards cannot be made: {error.message}", try_="lamella plan again")]
-    return _covers(plan, graph) or _stages(plan) or _borders(plan, graph)
+    return _covers(plan, graph) or _stages(plan) or _borders(plan, graph) or _codecs(plan)
 
 
 def _stages(plan: Plan) -> list[LamellaError]:
@@ -81,6 +83,13 @@ def _truth(plan: Plan, graph: Graph) -> list[LamellaError]:
         size = sum(graph.tensors[n].bytes_at(plan.batch) for n in (*hop.tensors, *hop.side))
         if hop.bytes < size:
             found.append(LawBroken(f"law 5: {size} bytes cross at operator {hop.position}, the plan says {hop.bytes}"))
+        if hop.encoded_bytes < (hop.bytes if hop.codec == "none" else min(1, hop.bytes)):
+            found.append(
+                LawBroken(
+                    f"law 5: {hop.bytes} bytes with codec {hop.codec} at operator {hop.position} cannot travel as "
+                    f"{hop.encoded_bytes}"
+                )
+            )
     return found
 
 
@@ -117,6 +126,17 @@ def _borders(plan: Plan, graph: Graph) -> list[LamellaError]:
             ]
             made.update(gives)
         known |= made
+    return found
+
+
+def _codecs(plan: Plan) -> list[LamellaError]:
+    """Law 2: what a stage encodes the next one can decode; the parts of a sharded stage go as they are."""
+    found: list[LamellaError] = []
+    for hop, (before, stage) in zip(plan.hops, pairwise(plan.by_stage()), strict=False):
+        if hop.codec not in CODECS:
+            found.append(LawBroken(f"law 2: no codec {hop.codec!r}; there are {', '.join(CODECS)}"))
+        elif hop.codec != "none" and max(len(before), len(stage)) > 1:
+            found.append(LawBroken(f"law 2: shards give or take what codec {hop.codec} encodes at {hop.position}"))
     return found
 
 
@@ -186,7 +206,7 @@ def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
                 )
             )
     for hop in plan.hops:
-        payload = platform.payload_mb(hop.bytes)
+        payload = platform.payload_mb(hop.encoded_bytes)
         if payload > limits.payload_mb.value:
             found.append(
                 PlatformLimit(

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from lamella.graph.divide import Range, ShardedGraph, ShardSpan, shard
 from lamella.graph.model import Graph
+from lamella.plan.coding import coding_why, plain, quickest
 from lamella.plan.document import FunctionPlan, Hop
 from lamella.plan.predict import CODE_MB, Choice, SliceModel
 from lamella.units import MB
@@ -196,26 +197,25 @@ def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
     tensors, side = crossing(graph, position)
     size = sum(graph.tensors[n].bytes_at(model.batch) for n in (*tensors, *side))
     sharded = before.choice is None or before.choice.shards or stage.choice is None or stage.choice.shards
-    reason = "codec none: parts of a sharded stage go as they are" if sharded else _codec_why(model, stage, size)
+    if sharded or stage.choice is None:
+        coding, reason = plain(size), "codec none: parts of a sharded stage go as they are"
+    else:
+        unit = stage.choice.first
+        coding = model.coding(unit)._replace(plain_bytes=size)
+        reason = coding_why(coding, model.codings(unit), model.platform, model.share)
+        if coding.codec == "none":
+            coding = plain(size)
+            if quickest(model.codings(unit), model.platform, model.share).codec != "none":
+                reason = "codec none: shards may begin or end here, and their parts go as they are"
     return Hop(
         position=position,
         tensors=tensors,
         side=side,
         bytes=size,
+        encoded_bytes=coding.bytes,
         channel=model.platform.hop.channel,
-        codec="none",
-        time_ms=model.platform.hop_ms(size) + model.hop_cost.fixed_ms,
+        codec=coding.codec,
+        time_ms=model.platform.hop_ms(coding.bytes) + model.hop_cost.fixed_ms,
         cost_usd=model.platform.hop.usd.value * len(stage.ranges),
         why=reason,
     )
-
-
-def _codec_why(model: SliceModel, stage: _Stage, size: int) -> str:
-    assert stage.choice
-    cut = model.profile.cuts[stage.choice.first - 1]
-    measured = max(c.batch for c in cut.codecs if c.batch in (1, model.batch))
-    plain, bf16 = (next(c for c in cut.codecs if (c.codec, c.batch) == (n, measured)) for n in ("none", "bf16"))
-    work = bf16.encode_ms + bf16.decode_ms - plain.encode_ms - plain.decode_ms
-    saved = model.platform.hop_ms(size) - model.platform.hop_ms(int(size / bf16.ratio))
-    gain = f"save {saved:.2f} ms of transfer" if model.platform.hop.emulated else "save nothing in shared memory"
-    return f"codec none: bf16 would {gain} for {work:.2f} ms of work, and is lossy"

@@ -114,7 +114,7 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     rows.append(Slack("largest memory", platform.memory.max_mb.value, max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:
-        payload = max(platform.payload_mb(h.bytes) for h in plan.hops)
+        payload = max(platform.payload_mb(h.encoded_bytes) for h in plan.hops)
         rows.append(Slack("payload of a hop", platform.limits.payload_mb.value, payload, "MB"))
     rows.append(Slack("timeout", platform.limits.timeout_s.value, max(f.run_ms for f in plan.functions) / 1000, "s"))
     return tuple(rows)

@@ -28,8 +28,11 @@ def plan_by_hand(
     vcpu: float = 1.0,
     shards: Sequence[ShardSpan] = (),
     at_once: int = 1,
+    codec: str = "none",
 ) -> Plan:
     """Slices between `positions` and around `shards`, given their weights, twice their live activations, ample room.
+
+    Hops have the codec, but for those of shards.
 
     Raises:
         ConfigError: a position is no legal cut.
@@ -71,16 +74,18 @@ def plan_by_hand(
                 )
             )
     hops = []
-    for spans in stages[1:]:
+    for before, spans in pairwise(stages):
         tensors, side = crossing(made, spans[0][0])
+        size = sum(made.tensors[n].bytes_at() for n in (*tensors, *side))
         hops.append(
             Hop(
                 position=spans[0][0],
                 tensors=tensors,
                 side=side,
-                bytes=sum(made.tensors[n].bytes_at() for n in (*tensors, *side)),
+                bytes=size,
+                encoded_bytes=size,
                 channel=platform.hop.channel,
-                codec="none",
+                codec="none" if max(len(before), len(spans)) > 1 else codec,
                 time_ms=0.0,
                 cost_usd=0.0,
                 why="by hand",

@@ -19,6 +19,7 @@ import numpy as np
 
 from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph
+from lamella.plan.coding import Coding, codings, plain, quickest
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, ShardPart, UnitMemory, Variant
@@ -172,11 +173,12 @@ class SliceModel:
     def run_ms(self, first: int, last: int, *, prepack: bool, vcpu: float) -> float:
         """Time of one run of the function under its CPU share, ms."""
         threads = min(threads_for(vcpu), self.profile.machine.cores)
-        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + self.hop_cost.call_ms
+        beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms
+        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + beside
         if vcpu < 1:
             return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if 1 < vcpu < threads:
-            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + self.hop_cost.call_ms
+            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + beside
             return max(busy, min(alone, alone / vcpu))
         return busy
 
@@ -218,6 +220,7 @@ class SliceModel:
         full = self.graph.weight_bytes(*span) / MB
         if prepack:
             peak = max(peak, self._load_mb(parts, private, full, first, last))
+        peak += (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB
         law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
         return peak, law
 
@@ -353,17 +356,40 @@ class SliceModel:
         sizes = {need, *(size for m in marks if need < m <= most and (size := self.platform.allocation_mb(m)))}
         return sorted(sizes)
 
+    @property
+    def share(self) -> float:
+        """The vCPU that codecs are compared at: what is asked for; one where memory buys CPU, since sizes differ."""
+        return 1.0 if self.platform.cpu.mb_per_vcpu else min(1.0, self.platform.vcpu(0, self.vcpu))
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as above
+    def coding(self, unit: int) -> Coding:
+        """The codec of the hop before a unit.
+
+        None before the first unit and behind the last, which is request and answer; none where shards may begin or
+        end, since their parts go as they are.
+        """
+        if unit in (0, self.units):
+            return plain(0)
+        found = self.codings(unit)
+        ends = {end for s in self.profile.shards if s.batch == self.batch for end in (s.first, s.last)}
+        return found[0] if unit in ends else quickest(found, self.platform, self.share)
+
+    def codings(self, unit: int) -> list[Coding]:
+        """What was measured of the hop before a unit, plain first."""
+        return codings(self.profile.cuts[unit - 1], self.batch)
+
     def hop(self, unit: int) -> tuple[float, float, int]:
-        """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes."""
-        cut = self.profile.cuts[unit - 1]
-        size = cut.bytes * self.batch
+        """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes, encoded.
+
+        Encoding and decoding are not in it: functions do that, and are billed for it.
+        """
+        size = self.coding(unit).bytes
         time = self.platform.hop_ms(size) + self.hop_cost.fixed_ms
         return time, self.platform.hop.usd.value, size
 
     def fits_payload(self, unit: int) -> bool:
-        """Whether what crosses before a unit may travel on the platform."""
-        size = self.profile.cuts[unit - 1].bytes * self.batch
-        return self.platform.payload_mb(size) <= self.platform.limits.payload_mb.value
+        """Whether what crosses before a unit, encoded, may travel on the platform."""
+        return self.platform.payload_mb(self.coding(unit).bytes) <= self.platform.limits.payload_mb.value
 
     @property
     def entry_ms(self) -> float:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
@@ -21,7 +20,7 @@ import msgspec
 import numpy as np
 
 from lamella import documents
-from lamella.codecs import CODECS
+from lamella.codecs import installed
 from lamella.documents import Document
 from lamella.errors import ConfigError
 from lamella.graph.cuts import Cut, plan_cuts
@@ -32,6 +31,7 @@ from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
 from lamella.limits.owner import mark
 from lamella.machine import on_cores, this_machine
+from lamella.profile.codecs import codec_result
 from lamella.profile.document import (
     BatchLive,
     CodecResult,
@@ -53,7 +53,7 @@ from lamella.profile.probes import probe_live, probe_unit
 from lamella.profile.shards import SHARDS_VERSION, Candidate, candidates, measure_shards, signature
 from lamella.profile.timing import Span, border_values, known_load, time_units
 
-PROFILE_VERSION = "16"
+PROFILE_VERSION = "17"
 """Part of the cache key: raise it when measuring changes."""
 
 RETAKES = 2
@@ -238,8 +238,9 @@ def _steps(
     extractor = Extractor(graph)
     for batch in sorted({1, *batches}):
         todo = [span for span in units if _lacks_memory(state, span, batch, limiter)]
-        lacks_codecs = all(r.batch != batch for c in cuts for r in state.codecs.get(str(c.position), ()))
-        if not todo and not (cuts and lacks_codecs):
+        known = {r.codec for c in cuts for r in state.codecs.get(str(c.position), ()) if r.batch == batch}
+        names = [n for n in installed() if cuts and n not in known]
+        if not todo and not names:
             continue
         values = _Borders(graph, units, batch, ranges)
         of_batch = f", batch {batch}" if batch > 1 else ""
@@ -250,8 +251,8 @@ def _steps(
                 run = partial(_memory, extractor, span, values, scratch, limiter)
             what = "memory and quotas" if batch == 1 else "memory"
             steps.append(_Step(f"{what} of unit {span[0]}{of_batch}", 0.9 if batch == 1 else 0.3, run))
-        if cuts and lacks_codecs:
-            steps.append(_Step(f"codecs{of_batch}", 0.02 * len(cuts) * batch, partial(_codecs, cuts, values, batch)))
+        if names:
+            steps.append(_Step(f"codecs{of_batch}", 0.05 * len(cuts), partial(_codecs, cuts, values, batch, names)))
     return steps
 
 
@@ -397,39 +398,20 @@ def _live(
     return msgspec.structs.replace(state, lives={**state.lives, key: (*held, BatchLive(batch, live))})
 
 
-def _codecs(cuts: Sequence[Cut], borders: _Borders, batch: int, state: _State, tick: Callable[[float], None]) -> _State:
+def _codecs(
+    cuts: Sequence[Cut],
+    borders: _Borders,
+    batch: int,
+    names: Sequence[str],
+    state: _State,
+    tick: Callable[[float], None],
+) -> _State:
     results = {
-        key: (*state.codecs.get(key, ()), *(_codec(name, cut, borders.values, batch) for name in CODECS))
+        key: (*state.codecs.get(key, ()), *(codec_result(name, cut, borders.values, batch) for name in names))
         for cut in cuts
         for key in [str(cut.position)]
     }
     return msgspec.structs.replace(state, codecs=results)
-
-
-def _codec(name: str, cut: Cut, values: Mapping[str, np.ndarray], batch: int) -> CodecResult:
-    """A codec on the tensors of one cut, best of three."""
-    codec = CODECS[name]
-    tensors = [np.ascontiguousarray(values[n]) for n in (*cut.tensors, *cut.side)]
-    encode = decode = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        coded = [codec.encode(t) for t in tensors]
-        middle = time.perf_counter()
-        back = [codec.decode(c, t.dtype.name, t.shape) for c, t in zip(coded, tensors, strict=True)]
-        encode = min(encode, (middle - start) * 1000)
-        decode = min(decode, (time.perf_counter() - middle) * 1000)
-    worst = (
-        max(
-            float(np.max(np.abs(b - t), initial=0.0)) / (float(np.ptp(t)) or 1.0)
-            for b, t in zip(back, tensors, strict=True)
-            if t.dtype.kind == "f"
-        )
-        if any(t.dtype.kind == "f" for t in tensors)
-        else 0.0
-    )
-    return CodecResult(
-        name, batch, sum(t.nbytes for t in tensors) / sum(c.nbytes for c in coded), encode, decode, worst
-    )
 
 
 def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: _State) -> Profile:

@@ -3,7 +3,8 @@
 The driver calls stage after stage, as an orchestrator on a real platform does, so a function is billed for its own run
 and never for waiting. Each tensor that crosses a cut has one shared segment that its producer writes in place and every
 reader binds to: a hop costs two small messages, whatever its size. The `socket` channel sends the bytes instead, so
-that the gain can be measured.
+that the gain can be measured. Where a hop has a codec the producer encodes and the readers decode, on either channel;
+the driver only passes on what it was given, with its size.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal, NamedTuple, Self
 
+import msgspec
 import numpy as np
 
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
+from lamella.codecs import codec
 from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.runtime.function import Function, TensorSpec
@@ -64,6 +67,22 @@ class Call(NamedTuple):
     views: dict[str, np.ndarray]
 
 
+class Tensors(NamedTuple):
+    """What one request has made so far, by name."""
+
+    batch: int
+    values: dict[str, np.ndarray]
+    """Encoded bytes of those that travel encoded."""
+    coded: dict[str, wire.TensorRef]
+    """What those are."""
+
+    def decoded(self, name: str) -> np.ndarray:
+        """A tensor in memory of its own."""
+        ref = self.coded.get(name)
+        value = self.values[name]
+        return np.array(codec(ref.codec).decode(value, ref.dtype, ref.shape) if ref else value)
+
+
 class Chain:
     """Functions in order and their instances; leaving it as a context ends every process, group and segment."""
 
@@ -82,6 +101,7 @@ class Chain:
         freezable: bool = False,
         stages: Sequence[Sequence[str]] | None = None,
         at_once: Sequence[int] | None = None,
+        codecs: Sequence[str] = (),
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -99,6 +119,11 @@ class Chain:
             stages: names of the functions of each stage; those of one stage are shards, which run at the same time.
                 By default each function is a stage.
             at_once: for each stage how many shards may be busy at a time, one by default; those get cores of their own.
+            codecs: for each stage but the last that of the hop behind it, `none` by default. What the stage gives
+                travels by it to every reader, also to those beyond the next stage.
+
+        Raises:
+            ConfigError: there is no such codec, or it does not run here.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -116,6 +141,9 @@ class Chain:
             for k, f in enumerate(stage)
             if len(stage) > 1
         }
+        for name in {*codecs}:
+            codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
+        self._codecs = coded_tensors(self._stages, codecs)
         self._used: dict[str, float] = {}
         self._segments: dict[str, tuple[int, Segment, int]] = {}
         self._next_segment = 0
@@ -248,25 +276,25 @@ class Chain:
         begun = time.monotonic()
         started = self.start()
         cold_ms = (time.monotonic() - begun) * 1000 if started else 0.0
-        values: dict[str, np.ndarray] = dict(inputs)
+        tensors = Tensors(batch, dict(inputs), {})
         if self.channel == "shared-memory":
             for name, array in inputs.items():
                 np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
         times: list[StageTime] = []
         for stage, at_once in zip(self._stages, self._at_once, strict=True):
-            done, lost = self._stage(stage, at_once, values, batch)
+            done, lost = self._stage(stage, at_once, tensors)
             for function in lost:
                 begun = time.monotonic()
                 self.instances.pop(function.name).kill()
                 self._spawn(function.name).ready(max(START_S, self._timeout_s))
                 cold_ms += (time.monotonic() - begun) * 1000
-                done[function.name] = self._finish(function, self._begin(function, values, batch), values)
+                done[function.name] = self._finish(function, self._begin(function, tensors), tensors)
             times += [done[function.name] for function in stage]
-        outputs = {n: np.array(values[n]) for n in self._outputs}
+        outputs = {n: tensors.decoded(n) for n in self._outputs}
         return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)
 
     def _stage(
-        self, stage: Sequence[Function], at_once: int, values: dict[str, np.ndarray], batch: int
+        self, stage: Sequence[Function], at_once: int, tensors: Tensors
     ) -> tuple[dict[str, StageTime], list[Function]]:
         """Run the functions of a stage, `at_once` of them at a time; their times, and those that were lost.
 
@@ -280,13 +308,13 @@ class Chain:
             while waiting and len(busy) < at_once and not failed:
                 function = waiting.popleft()
                 try:
-                    busy[self.instances[function.name].fileno()] = function, self._begin(function, values, batch)
+                    busy[self.instances[function.name].fileno()] = function, self._begin(function, tensors)
                 except (InstanceCrashed, OutOfMemory):
                     lost.append(function)
             for number in self._answering(list(busy)):
                 function, call = busy.pop(number)
                 try:
-                    done[function.name] = self._finish(function, call, values)
+                    done[function.name] = self._finish(function, call, tensors)
                 except (InstanceCrashed, OutOfMemory):
                     lost.append(function)
                 except LamellaError as error:
@@ -304,25 +332,32 @@ class Chain:
             poll.register(number, select.POLLIN)
         return [number for number, _ in poll.poll(self._timeout_s * 1000)] or busy
 
-    def _begin(self, function: Function, values: dict[str, np.ndarray], batch: int) -> Call:
+    def _begin(self, function: Function, tensors: Tensors) -> Call:
         instance = self.instances[function.name]
-        call = self._call(function, instance, values, batch)
-        parts = [_native(values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
+        call = self._call(function, instance, tensors)
+        parts = [_native(tensors.values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
         instance.begin(call.packet, self._timeout_s, parts)
         return call
 
-    def _finish(self, function: Function, call: Call, values: dict[str, np.ndarray]) -> StageTime:
+    def _finish(self, function: Function, call: Call, tensors: Tensors) -> StageTime:
         reply = self.instances[function.name].finish()
         self._used[function.name] = time.monotonic()
-        values.update(call.views)
+        tensors.values.update(call.views)
         streams = iter(reply.streamed)
         for ref in reply.outputs:
+            coded = ref.codec != "none"
             if ref.segment < 0:
-                values[ref.name] = np.frombuffer(next(streams), ref.dtype).reshape(ref.shape)
+                data = np.frombuffer(next(streams), np.uint8 if coded else ref.dtype)
+                tensors.values[ref.name] = data if coded else data.reshape(ref.shape)
+            elif coded:
+                tensors.values[ref.name] = self._segments[ref.name][1].bytes[: ref.size]
+            if coded:
+                tensors.coded[ref.name] = ref
         return StageTime(reply.run_ms, reply.compute_ms, reply.cpu_ms)
 
-    def _call(self, function: Function, instance: Instance, values: dict[str, np.ndarray], batch: int) -> Call:
-        """The encoded request of a function; the same bytes again while shapes and instances stay."""
+    def _call(self, function: Function, instance: Instance, tensors: Tensors) -> Call:
+        """The request of a function, packed; the same bytes again while shapes and instances stay."""
+        batch = tensors.batch
         key = (function.name, batch, instance.number)
         if key in self._calls:
             return self._calls[key]
@@ -330,19 +365,23 @@ class Chain:
         takes, gives = [], []
         views: dict[str, np.ndarray] = {}
         for spec in function.inputs:
-            array = values[spec.name]
+            array = tensors.values[spec.name]
             segment = self._share(instance, spec.name, array.nbytes) if shared else -1
-            takes.append(wire.TensorRef(spec.name, array.dtype.name, array.shape, segment, size=array.nbytes))
+            ref = tensors.coded.get(spec.name) or wire.TensorRef(spec.name, array.dtype.name, array.shape)
+            takes.append(msgspec.structs.replace(ref, segment=segment, size=array.nbytes))
         for spec in function.outputs:
             shape = spec.shape_at(batch)
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize
+            name = self._codecs.get(spec.name, "none")
+            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize + (name != "none")
             segment = self._share(instance, spec.name, size) if shared and not spec.dynamic else -1
-            gives.append(wire.TensorRef(spec.name, spec.dtype, shape, segment, size=size))
-            if segment >= 0:
+            gives.append(wire.TensorRef(spec.name, spec.dtype, shape, segment, name, size))
+            if segment >= 0 and name == "none":
                 views[spec.name] = self._segments[spec.name][1].view(spec.dtype, shape)
         packet = wire.encode(wire.Run(tuple(takes), tuple(gives)))
-        self._calls[key] = Call(packet, tuple(ref.name for ref in takes if ref.segment < 0), views)
-        return self._calls[key]
+        call = Call(packet, tuple(ref.name for ref in takes if ref.segment < 0), views)
+        if all(ref.codec == "none" for ref in takes):  # else its sizes are those of this request
+            self._calls[key] = call
+        return call
 
     def _share(self, instance: Instance, name: str, size: int) -> int:
         number, segment, fd = self._segment(name, size)
@@ -364,6 +403,23 @@ class Chain:
         self._segments[name] = (self._next_segment, segment, fd)
         self._next_segment += 1
         return self._segments[name]
+
+
+def coded_tensors(stages: Sequence[Sequence[Function]], codecs: Sequence[str]) -> dict[str, str]:
+    """The codec of each tensor that travels by one: that of the hop behind the stage that gives it, to every reader.
+
+    Args:
+        stages: the functions of each.
+        codecs: for each stage but the last that of the hop behind it.
+    """
+    read = {s.name for stage in stages for f in stage for s in f.inputs}
+    return {
+        s.name: name
+        for stage, name in zip(stages, codecs, strict=False)
+        for f in stage
+        for s in f.outputs
+        if name != "none" and s.name in read
+    }
 
 
 def _native(array: np.ndarray) -> np.ndarray:

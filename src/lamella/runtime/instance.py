@@ -25,10 +25,13 @@ from typing import NamedTuple
 import lamella
 from lamella.channels import messages as wire
 from lamella.errors import (
+    CodecError,
+    ConfigError,
     FunctionTimeout,
     InputRefused,
     InstanceCrashed,
     InstanceLost,
+    LamellaError,
     ModelError,
     OutOfMemory,
     WireError,
@@ -59,6 +62,10 @@ NEXT: dict[State, frozenset[State]] = {
     State.GONE: frozenset(),
 }
 """The legal transitions."""
+
+
+CAUSES: dict[str, type[LamellaError]] = {kind.code: kind for kind in (CodecError, ConfigError)}
+"""Of a request that failed; any other is the input's fault."""
 
 
 class ColdStart(NamedTuple):
@@ -239,6 +246,7 @@ class Instance:
 
         Raises:
             InputRefused: the function cannot take these tensors; it stays ready.
+            CodecError, ConfigError: it cannot decode them; it stays ready.
             FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
         """
         try:
@@ -255,7 +263,7 @@ class Instance:
             raise self._lost("run") from None
         self._enter(State.READY)
         if isinstance(message, wire.Failed):
-            raise InputRefused(message.message, where=f"function {self.name}")
+            raise CAUSES.get(message.code, InputRefused)(message.message, where=f"function {self.name}")
         if not isinstance(message, wire.Done):
             raise WireError(f"function {self.name} answered with {type(message).__name__}")
         return Reply(message.outputs, data, run_ms, message.compute_s * 1000, message.cpu_s * 1000)

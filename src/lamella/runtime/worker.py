@@ -156,14 +156,13 @@ class Worker:
         return True
 
     def _take(self, refs: tuple[wire.TensorRef, ...]) -> dict[str, np.ndarray]:
-        feeds = {}
-        for ref in refs:
-            if ref.segment >= 0:
-                data = self._segments[ref.segment].bytes[: ref.size]
-            else:
-                data = np.frombuffer(wire.receive_bytes(self._stream, ref.size), np.uint8)
-            feeds[ref.name] = codec(ref.codec).decode(data, ref.dtype, ref.shape)
-        return feeds
+        sent = [  # all before one is decoded: what a refusal left in the stream would be taken for the next request's
+            self._segments[ref.segment].bytes[: ref.size]
+            if ref.segment >= 0
+            else np.frombuffer(wire.receive_bytes(self._stream, ref.size), np.uint8)
+            for ref in refs
+        ]
+        return {r.name: codec(r.codec).decode(data, r.dtype, r.shape) for r, data in zip(refs, sent, strict=True)}
 
     def _run_and_copy(
         self, request: wire.Run, feeds: dict[str, np.ndarray]

@@ -485,6 +485,7 @@ def test_a_deployment_takes_every_option_of_its_chain() -> None:
         "limiter",
         "stages",
         "at_once",
+        "codecs",
     }  # from the package, or named by Deployment itself
     options = inspect.signature(Chain, eval_str=True).parameters
     assert get_type_hints(Serving) == {n: p.annotation for n, p in options.items() if n not in given}

@@ -48,6 +48,10 @@ class Made:
     """Prepacked copies: private memory beyond, where prepacking is on."""
     packed_speedup: float = 1.0
     saving_ms: float = 0.0
+    ratio: float = 1.0
+    """Of shuffle-zstd behind it; 1 where it was not measured."""
+    coding_ms: float = 1.0
+    """To encode by it, and as long to decode."""
 
 
 def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
@@ -116,7 +120,11 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 side=(),
                 bytes=graph.tensors[f"t{i}"].bytes_at(),
                 savings=tuple(Saving(v, unit.saving_ms) for v in variants),
-                codecs=(CodecResult("none", 1, 1.0, 0.1, 0.1, 0.0), CodecResult("bf16", 1, 2.0, 0.3, 0.3, 0.002)),
+                codecs=(
+                    CodecResult("none", 1, 1.0, 0.1, 0.1, 0.0),
+                    CodecResult("bf16", 1, 2.0, 0.3, 0.3, 0.002),
+                    CodecResult("shuffle-zstd", 1, unit.ratio, 0.1 + unit.coding_ms, 0.1 + unit.coding_ms, 0.0),
+                )[: 2 + (unit.ratio != 1)],
             )
             for i, unit in enumerate(units[:-1])
         ),
@@ -152,6 +160,15 @@ UNITS = st.builds(
     packed_speedup=st.sampled_from([1.0, 1.2]),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
 )
+CODED = st.builds(
+    Made,
+    weights_mb=st.sampled_from([0.5, 60.0, 700.0]),
+    out_mb=st.sampled_from([0.001, 1.0, 3.0, 7.0]),
+    time_ms=st.sampled_from([0.01, 3.0, 42.0]),
+    ratio=st.sampled_from([0.9, 1.0, 1.3, 4.0]),
+    coding_ms=st.sampled_from([0.0, 0.2, 5.0, 40.0]),
+)
+CODED_CHAINS = st.lists(CODED, min_size=1, max_size=6).map(tuple)
 CHAINS = st.lists(UNITS, min_size=1, max_size=6).map(tuple)
 PLATFORMS = st.sampled_from(["openfaas", "aws-lambda", "azure-consumption", "cloud-run"])
 VCPUS = st.sampled_from([0.5, 1.0, 1.7, 2.0])

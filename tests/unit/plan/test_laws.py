@@ -147,10 +147,26 @@ def test_law_4_more_cpu_than_the_memory_buys(on_lambda: Plan, graph: Graph) -> N
 
 
 def test_law_5_a_payload_that_only_base64_puts_over_the_limit(on_lambda: Plan, graph: Graph) -> None:
-    assert broken_laws(edit_hop(on_lambda, 1, bytes=int(4.5 * 2**20)), graph, platform("aws-lambda")) == []
-    error = only(edit_hop(on_lambda, 1, bytes=5 * 2**20), graph)
+    fits, too_much = int(4.5 * 2**20), 5 * 2**20
+    assert not broken_laws(edit_hop(on_lambda, 1, bytes=fits, encoded_bytes=fits), graph, platform("aws-lambda"))
+    coded = edit_hop(on_lambda, 1, bytes=too_much, encoded_bytes=fits, codec="shuffle-zstd")
+    assert not broken_laws(coded, graph, platform("aws-lambda"))
+    error = only(edit_hop(on_lambda, 1, bytes=too_much, encoded_bytes=too_much), graph)
     assert isinstance(error, PlatformLimit)
     assert error.message == ("law 5: the hop at operator 2 carries 6.7 MB on the wire, the limit of aws-lambda is 6")
+
+
+def test_law_5_fewer_bytes_than_the_codec_can_make_of_them(on_lambda: Plan, graph: Graph) -> None:
+    size = on_lambda.hops[1].bytes
+    error = only(edit_hop(on_lambda, 1, encoded_bytes=size - 1), graph)
+    assert error.message == f"law 5: {size} bytes with codec none at operator 2 cannot travel as {size - 1}"
+    error = only(edit_hop(on_lambda, 1, encoded_bytes=0, codec="bf16"), graph)
+    assert error.message == f"law 5: {size} bytes with codec bf16 at operator 2 cannot travel as 0"
+
+
+def test_law_2_a_codec_that_nobody_knows(on_lambda: Plan, graph: Graph) -> None:
+    error = only(edit_hop(on_lambda, 0, codec="zip"), graph)
+    assert error.message.startswith("law 2: no codec 'zip'; there are none, bf16, ")
 
 
 def test_law_5_a_package_over_the_limit(on_lambda: Plan, graph: Graph) -> None:

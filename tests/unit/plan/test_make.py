@@ -60,6 +60,7 @@ def test_hops_list_what_crosses_and_why_no_codec() -> None:
         (2, ("t1",), "shared-memory", "none"),
     ]
     assert all("bf16" in h.why for h in hops)
+    assert all(h.encoded_bytes == h.bytes for h in hops)
 
 
 def test_every_constraint_s_slack_is_listed() -> None:

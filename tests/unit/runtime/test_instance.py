@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lamella.channels import messages as wire
-from lamella.errors import FunctionTimeout, InputRefused, InstanceCrashed, ModelError
+from lamella.errors import CodecError, FunctionTimeout, InputRefused, InstanceCrashed, ModelError
 from lamella.graph.model import Graph
 from lamella.limits import Limiter
 from lamella.runtime.instance import NEXT, Instance, State
@@ -143,11 +143,11 @@ def test_a_worker_whose_driver_closes_its_sockets_leaves_by_itself(start: Start)
     assert packages.eventually(lambda: not packages.is_running(instance.pid))
 
 
-def test_a_refused_request_leaves_the_instance_ready(start: Start) -> None:
+def test_bytes_that_do_not_fit_leave_the_instance_ready(start: Start) -> None:
     instance = start()
     instance.ready()
     wrong = wire.Run((wire.TensorRef("x", "float32", (1, 3, 32, 32), size=8),), REQUEST.outputs)
-    with pytest.raises(InputRefused, match="8 bytes are no float32 tensor"):
+    with pytest.raises(CodecError, match="8 bytes are no float32 tensor"):
         instance.run(wire.encode(wrong), 30.0, [memoryview(bytes(8))])
     assert instance.state is State.READY
     assert ask(instance).shape == (1, 10)

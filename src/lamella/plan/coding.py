@@ -1,0 +1,101 @@
+"""Which codec a hop gets: of the lossless ones that with the least time on its channel, if any beats sending plain.
+
+Time on the channel is that of the encoded bytes, by the platform's figures, and the work of encoding and decoding.
+In shared memory bytes take no time, so nothing can beat plain. Encoded bytes are those of the profile's request: other
+values may compress less. A codec that loses is never chosen, only said: what a loss does to answers is for the user to
+judge.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from lamella.codecs import codec
+from lamella.platforms import Platform
+from lamella.profile.document import CutProfile
+
+
+class Coding(NamedTuple):
+    """A codec on what crosses a cut, and what it takes beyond sending plain; the work at one vCPU."""
+
+    codec: str
+    plain_bytes: int
+    bytes: int
+    """Encoded."""
+    encode_ms: float
+    decode_ms: float
+
+    @property
+    def lossless(self) -> bool:
+        """Whether every bit arrives."""
+        return codec(self.codec).bound == 0
+
+    @property
+    def giving_bytes(self) -> int:
+        """Buffers the producer holds more: the sorted bytes, and the encoded ones thrice on their way out."""
+        return 0 if self.codec == "none" else self.plain_bytes + 3 * self.bytes
+
+    @property
+    def taking_bytes(self) -> int:
+        """Buffers the reader holds more: the encoded bytes and the sorted ones."""
+        return 0 if self.codec == "none" else self.plain_bytes + self.bytes
+
+
+def plain(size: int) -> Coding:
+    """The bytes as they are."""
+    return Coding("none", size, size, 0.0, 0.0)
+
+
+def codings(cut: CutProfile, batch: int) -> list[Coding]:
+    """What was measured at a cut, by plain first; of batch 1 where the batch was not measured, times its rows."""
+    size = cut.bytes * batch
+    measured = max((c.batch for c in cut.codecs if c.batch in (1, batch)), default=0)
+    found = {c.codec: c for c in cut.codecs if c.batch == measured}
+    none = found.pop("none", None)
+    more = batch / measured if measured else 1.0
+    base_encode, base_decode = (none.encode_ms, none.decode_ms) if none else (0.0, 0.0)
+    return [plain(size)] + [
+        Coding(
+            name,
+            size,
+            math.ceil(size / one.ratio),
+            more * max(0.0, one.encode_ms - base_encode),
+            more * max(0.0, one.decode_ms - base_decode),
+        )
+        for name, one in found.items()
+    ]
+
+
+def channel_ms(coding: Coding, platform: Platform, share: float) -> float:
+    """Transfer and work, where functions have `share` of a vCPU."""
+    return platform.hop_ms(coding.bytes) + (coding.encode_ms + coding.decode_ms) / share
+
+
+def quickest(found: Sequence[Coding], platform: Platform, share: float) -> Coding:
+    """The lossless one with the least time, plain where none is quicker."""
+    return min((c for c in found if c.lossless), key=lambda c: channel_ms(c, platform, share))  # the first of equals
+
+
+def coding_why(chosen: Coding, found: Sequence[Coding], platform: Platform, share: float) -> str:
+    """The reason, with what the best of the others would have done."""
+
+    def said(one: Coding, verb: str) -> str:
+        saved = platform.hop_ms(one.plain_bytes) - platform.hop_ms(one.bytes)
+        gain = f"{verb} {saved:.2f} ms of transfer" if platform.hop.emulated else f"{verb} nothing in shared memory"
+        loss = "" if one.lossless else ", and is lossy"
+        return f"{gain} for {(one.encode_ms + one.decode_ms) / share:.2f} ms of work{loss}"
+
+    others = sorted(
+        (c for c in found if c.codec not in ("none", chosen.codec)), key=lambda c: channel_ms(c, platform, share)
+    )
+    if platform.hop.emulated:  # the best without a loss, if it is not what was chosen, and the best with one
+        kinds = (True, False) if chosen.codec == "none" else (False,)
+        others = [next((c for c in others if c.lossless is kind), chosen) for kind in kinds]
+        others = [c for c in others if c is not chosen]
+    else:
+        others = others[:1]
+    reasons = [] if chosen.codec == "none" else [said(chosen, "saves")]
+    reasons += [f"{one.codec} would {said(one, 'save')}" for one in others]
+    return f"codec {chosen.codec}: {'; '.join(reasons) or 'no other was measured'}"
