@@ -54,8 +54,11 @@ def law_6(plan: Plan, graph: Graph) -> None:
     assert plan.predicted.latency_ms == pytest.approx(latency)
     cost = 0.0
     for function in plan.functions:
-        ms = math.ceil(function.run_ms - 1e-6) if plan.platform == "aws-lambda" else function.run_ms
-        cost += function.memory_mb / 1024 * ms / 1000 * rules.billing.usd_per_gb_s.value
+        step, ms = {"aws-lambda": 1, "azure-consumption": 1, "cloud-run": 100}.get(plan.platform, 0), function.run_ms
+        ms = math.ceil(ms / step - 1e-8) * step if step else ms
+        ms = max(ms, 100) if plan.platform == "azure-consumption" else ms
+        cpu = 0.000024 * function.vcpu if plan.platform == "cloud-run" else 0.0
+        cost += ms / 1000 * (function.memory_mb / 1024 * rules.billing.usd_per_gb_s.value + cpu)
         cost += rules.billing.usd_per_request.value
     assert plan.predicted.cost_usd_per_million == pytest.approx(cost * 1e6)
     assert plan.predicted.memory_mb == sum(f.memory_mb for f in plan.functions)

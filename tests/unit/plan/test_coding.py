@@ -136,7 +136,7 @@ def test_a_payload_fits_by_its_encoded_bytes() -> None:
 
 def test_where_shards_may_begin_or_end_tensors_go_as_they_are() -> None:
     graph = graph_of(UNITS)
-    shards = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 0.0, 0.0)
+    shards = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
     profile = replace(profile_of(graph, UNITS), shards=(shards,))
     assert SliceModel(graph, profile, link(10), batch=1, vcpu=1.0).coding(1).codec == "none"
     (hop,) = make_plan(graph, profile, link(10), "uniform-2", given="made-up").hops
