@@ -63,10 +63,29 @@ def make_plan(
         plan = _baseline(graph, profile, platform, name, given, slo_ms, batch, vcpu, ranges)
     else:
         model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
-        decision = planner(name).decide(model, Request(slo_ms, max_stages, shards))
-        plan = document(model, decision, name, given, slo_ms)
+        plan = _planned(model, name, given, Request(slo_ms, max_stages, shards))
     check(plan, graph, platform)
     return plan
+
+
+def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
+    """The planner's plan.
+
+    What joins shards that no function follows is a stage of its own, which the planner does not see: where that breaks
+    the request, it is asked for fewer stages, and in the end for none of shards.
+    """
+    for most in range(request.max_stages, 0, -1):
+        try:
+            decision = planner(name).decide(model, request._replace(max_stages=most))
+        except InfeasiblePlan:
+            if most == request.max_stages:
+                raise
+            break
+        plan = document(model, decision, name, given, request.slo_ms)
+        late = request.slo_ms is not None and plan.predicted.latency_ms > request.slo_ms
+        if not plan.shards or (plan.stages <= request.max_stages and not late):
+            return plan
+    return document(model, planner(name).decide(model, request._replace(shards=False)), name, given, request.slo_ms)
 
 
 def document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:

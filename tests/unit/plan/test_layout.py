@@ -17,7 +17,7 @@ from lamella.graph.requests import request
 from lamella.package import build
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws, check
-from lamella.plan.make import document
+from lamella.plan.make import document, make_plan
 from lamella.plan.planners import Candidate, Decision
 from lamella.plan.predict import Choice, SliceModel
 from lamella.platforms import platform
@@ -122,3 +122,10 @@ def test_a_plan_whose_shards_cannot_be_made_is_refused(bert: Graph, model: Slice
     impossible = msgspec.structs.replace(plan.shards[0], shards=10_000)
     wrong = msgspec.structs.replace(plan, shards=(impossible, *plan.shards[1:]))
     assert "shards cannot be made" in str(broken_laws(wrong, bert, platform("openfaas"))[0])
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
+def test_joins_count_as_stages_of_the_plan(bert: Graph, profile: Profile, most: int) -> None:
+    plan = make_plan(bert, profile, platform("openfaas"), "mopar", given="zoo:bert-tiny", slo_ms=1000, max_stages=most)
+    assert plan.stages <= most
+    assert plan.predicted.latency_ms <= 1000
