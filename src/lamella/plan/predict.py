@@ -71,7 +71,6 @@ class Shard(NamedTuple):
     memory_mb: int
     peak_mb: float
     floor_mb: float
-    package_mb: float
     run_ms: float
     cost_usd: float
 
@@ -344,7 +343,7 @@ class SliceModel:
         run = throttled_ms(round(part.run_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if run / 1000 > self.platform.limits.timeout_s.value:
             return None
-        return Shard(size, part.peak_mb, law, part.weights_mb, run, self.platform.cost_usd(size, run, vcpu))
+        return Shard(size, part.peak_mb, law, run, self.platform.cost_usd(size, run, vcpu))
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""
