@@ -10,6 +10,7 @@ from lamella.codecs import CODECS
 from lamella.errors import LamellaError, LawBroken, PlatformLimit, ShardRefused
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
+from lamella.plan.layout import crossing
 from lamella.plan.predict import makespan
 from lamella.platforms import Platform
 from lamella.units import MB
@@ -150,13 +151,12 @@ def _hops(plan: Plan, graph: Graph) -> list[LamellaError]:
                 LawBroken(f"law 2: a hop stands at {hop.position}, {f.name} begins at {f.first}", where=f.name)
             )
             continue
-        made, last = graph.producer, graph.last_use
-        crossing = {n for n in made if made[n] < hop.position <= last[n]}
-        if crossing != {*hop.tensors, *hop.side}:
+        tensors, side = crossing(graph, hop.position)
+        if {*tensors, *side} != {*hop.tensors, *hop.side}:
             found.append(
                 LawBroken(
                     f"law 2: the hop to {f.name} lists {', '.join(sorted({*hop.tensors, *hop.side})) or 'nothing'}; "
-                    f"{', '.join(sorted(crossing))} cross there",
+                    f"{', '.join(sorted((*tensors, *side)))} cross there",
                     where=f.name,
                 )
             )

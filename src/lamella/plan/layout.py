@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -108,7 +109,7 @@ def _functions(
                 run_ms=run,
                 cost_usd=model.platform.cost_usd(size, run, model.platform.vcpu(size, model.vcpu)),
                 package_mb=graph.weight_bytes(*stage.ranges[0]) / MB,
-                why=why(model, choice),
+                why=why(model, replace(choice, memory_mb=size, peak_mb=peak, floor_mb=floor, run_ms=run)),
             )
         ]
     assert choice.span
