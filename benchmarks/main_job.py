@@ -32,6 +32,7 @@ from lamella.limits.unlimited import Unlimited
 from lamella.machine import on_cores, this_machine
 from lamella.package import build
 from lamella.plan.manual import plan_by_hand
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.measure import measure, threads_needed
 from lamella.scratch import scratch
@@ -54,7 +55,7 @@ def run_model(name: str, rules: str, requests: int) -> Comparison:
     rule = platform(rules)
     graph = import_model(f"zoo:{name}")
     profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 1.0))
-    settings = Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests, shards=False)
+    settings = Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests, request=Request(shards=False))
     return compare(graph, profile, rule, settings)
 
 

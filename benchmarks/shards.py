@@ -1,8 +1,9 @@
 """What shards add to slices: `python benchmarks/shards.py`.
 
-Compares `ort`, `single`, `mopar-vertical` (slices alone) and `mopar` (slices and shards) on `openfaas` rules, enforced,
-1 vCPU per function and at most as many busy at once as there are cores. Results go to `benchmarks/results/shards.json`
-after each model, the table to `docs/benchmarks-shards.md`. Let the machine do nothing else meanwhile.
+Compares `ort`, `single`, `mopar-no-shards` (slices alone) and `mopar` (slices and shards) on `openfaas` rules,
+enforced, 1 vCPU per function and at most as many busy at once as there are cores. Results go to
+`benchmarks/results/shards.json` after each model, the table to `docs/benchmarks-shards.md`. Let the machine do
+nothing else meanwhile.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "shards.json"
 PAGE = ROOT / "docs" / "benchmarks-shards.md"
 MODELS = "vgg19 inception alexnet bert-base resnet50".split()
-PLANNERS = ("ort", "single", "mopar-vertical", "mopar")
+PLANNERS = ("ort", "single", "mopar-no-shards", "mopar")
 
 
 def run_model(name: str, requests: int) -> Comparison:
@@ -45,13 +46,13 @@ def page(results: dict[str, Comparison]) -> str:
         "",
         f"Printed by `benchmarks/shards.py` on {max(r.date for r in results.values())}: {machine.cpu}, {machine.cores} "
         f"cores, {machine.isa}, onnxruntime {machine.onnxruntime}. `openfaas` rules, limits enforced, 1 vCPU per "
-        f"function and at most {machine.cores} busy at once, one request at a time, warm, batch 1. `mopar-vertical` is "
-        "slices alone. Definitions and columns are those of [the benchmarks](benchmarks.md).",
+        f"function and at most {machine.cores} busy at once, one request at a time, warm, batch 1. "
+        "`mopar-no-shards` is slices alone. Definitions and columns are those of [the benchmarks](benchmarks.md).",
         "",
         HEAD,
         "|" + "---|" * (HEAD.count("|") - 1),
     ]
-    gains: dict[str, list[float]] = {"ort": [], "single": [], "mopar-vertical": []}
+    gains: dict[str, list[float]] = {"ort": [], "single": [], "mopar-no-shards": []}
     errors, faster = [], []
     for name, record in results.items():
         plans = {p.planner: p for p in record.plans}

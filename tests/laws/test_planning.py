@@ -13,7 +13,8 @@ from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws, payloads
 from lamella.plan.make import make_plan
-from lamella.plan.planners import Mopar, Request, Single, planner
+from lamella.plan.planners import Mopar, Single, planner
+from lamella.plan.request import Request
 from lamella.plan.search import NEAR, divide
 from lamella.plan.simplify import merge_similar
 from lamella.platforms import platform
@@ -32,7 +33,7 @@ def test_every_plan_keeps_the_laws_and_its_slo(
     graph = graph_of(units)
     profile = profile_of(graph, units)
     try:
-        plan = make_plan(graph, profile, platform(where), name, given="x", slo_ms=slo, max_stages=max_stages, vcpu=vcpu)
+        plan = make_plan(graph, profile, platform(where), name, given="x", request=Request(slo, max_stages, vcpu=vcpu))
     except InfeasiblePlan:
         return
     except PlatformLimit:

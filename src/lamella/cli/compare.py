@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Planning, parse_ranges, positive, progress
+from lamella.cli.options import Json, Model, Output, Planning, positive, progress
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
@@ -33,14 +33,9 @@ def compare(
     settings = Settings(
         given=model,
         planners=[name.strip() for name in planners.split(",") if name.strip()],
-        slo_ms=asked.slo_ms,
-        max_stages=asked.max_stages,
-        shards=asked.shards,
-        vcpu=asked.vcpu,
-        batch=asked.batch,
+        request=asked.request(),
         requests=requests,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,
-        ranges=parse_ranges(asked.range_),
     )
     profile = measured(graph, rules, asked)
     with progress("compare") as move:

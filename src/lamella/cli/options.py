@@ -13,6 +13,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella.errors import ConfigError
+from lamella.plan.request import Request
 
 Model = Annotated[str, Parameter(help="Path to an .onnx file, or zoo:NAME.")]
 Shape = Annotated[
@@ -123,6 +124,8 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
 
 
 Shards = Annotated[bool, Parameter(help="Try dividing dominant operators among parallel shards.")]
+Codec = Annotated[bool, Parameter(help="Encode hops where that pays.")]
+Similarity = Annotated[bool, Parameter(help="Count similar neighbours as one before dividing.")]
 
 
 @Parameter(name="*")
@@ -134,6 +137,8 @@ class Planning:
     slo_ms: Slo = None
     max_stages: MaxStages = 8
     shards: Shards = True
+    codec: Codec = True
+    similarity: Similarity = True
     vcpu: Vcpu = 1.0
     batch: Batch = 1
     shape: Shape = None
@@ -142,3 +147,16 @@ class Planning:
     def __post_init__(self) -> None:
         """ConfigError where a number is not above zero."""
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch)
+
+    def request(self) -> Request:
+        """What the planner is asked."""
+        return Request(
+            slo_ms=self.slo_ms,
+            max_stages=self.max_stages,
+            batch=self.batch,
+            vcpu=self.vcpu,
+            shards=self.shards,
+            codec=self.codec,
+            similarity=self.similarity,
+            ranges=parse_ranges(self.range_),
+        )

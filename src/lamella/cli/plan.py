@@ -8,11 +8,12 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Planning, parse_ranges
+from lamella.cli.options import Json, Model, Output, Planning
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_plan
 from lamella.plan.make import BASELINES, make_plan
 from lamella.plan.planners import planner as planner_named
+from lamella.plan.request import variant
 
 
 def plan(
@@ -24,8 +25,9 @@ def plan(
     json: Json = False,
 ) -> None:
     """Find the cheapest way to serve MODEL on a platform; measures what the profile does not hold yet."""
-    if planner not in BASELINES:
-        planner_named(planner)
+    base, _ = variant(planner, asked.request())
+    if base not in BASELINES:
+        planner_named(base)
     graph, rules = imported(model, asked)
     made = make_plan(
         graph,
@@ -33,12 +35,7 @@ def plan(
         rules,
         planner,
         given=model if model.startswith("zoo:") else str(Path(model).resolve()),
-        slo_ms=asked.slo_ms,
-        max_stages=asked.max_stages,
-        shards=asked.shards,
-        batch=asked.batch,
-        vcpu=asked.vcpu,
-        ranges=parse_ranges(asked.range_),
+        request=asked.request(),
     )
     if output:
         documents.write(output, made)

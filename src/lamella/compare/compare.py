@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,9 +19,9 @@ from lamella.deploy.sizing import allocate
 from lamella.graph.model import Graph
 from lamella.limits import Limiter, detect
 from lamella.package import build
-from lamella.plan.document import Plan
 from lamella.plan.laws import payload, payloads
 from lamella.plan.make import make_plan
+from lamella.plan.request import Request
 from lamella.platforms import Platform
 from lamella.profile.document import Profile
 from lamella.scratch import scratch
@@ -40,21 +40,12 @@ class Settings:
     """What the user called the model."""
     planners: Sequence[str] = DEFAULT_PLANNERS
     """Names; those whose plan fails are listed with the reason."""
-    slo_ms: float | None = None
-    """Passed to the planners, as is `max_stages`."""
-    max_stages: int = 8
-    shards: bool = True
-    """Whether stages may be divided among shards, where the profile has measured some."""
-    vcpu: float = 1.0
-    """Per function where the platform lets one choose."""
-    batch: int = 1
-    """Rows per request."""
+    request: Request = field(default_factory=Request)
+    """What the planners are asked."""
     requests: int = 40
     """Per plan, in rounds of four."""
     inputs: Sequence[Mapping[str, np.ndarray]] | None = None
     """The user's own requests, used in turn; random ones by default."""
-    ranges: Mapping[str, tuple[float, float]] | None = None
-    """Value ranges of integer inputs."""
 
 
 def compare(
@@ -84,18 +75,19 @@ def compare(
         PlatformLimit: a request or its answer is larger than the platform's payload.
         LamellaError: the last plan's failure, when no plan is left.
     """
-    for error in payloads(graph, settings.batch, platform):
+    request = settings.request
+    for error in payloads(graph, request.batch, platform):
         raise error
-    draw = feed(graph, settings.batch, settings.inputs, settings.ranges)
+    draw = feed(graph, request.batch, settings.inputs, request.ranges)
     limiter = limiter or detect()
-    field = Field()
+    entrants = Field()
 
     def part(begin: float, end: float, what: str) -> Callable[[float, str], None]:
         return lambda share, name: progress(begin + (end - begin) * share, f"{what} {name}")
 
-    plans = field.each(
+    plans = entrants.each(
         dict.fromkeys(settings.planners),
-        lambda name: _plan(graph, profile, platform, name, settings),
+        lambda name: make_plan(graph, profile, platform, name, given=settings.given, request=request),
         part(0.0, 0.1, "planning"),
     )
     with (
@@ -108,16 +100,18 @@ def compare(
         for answer in answers:  # of a model with dynamic outputs only now
             for error in payload("an answer", sum(a.nbytes for a in answer.values()), platform):
                 raise error
-        packages = field.each(plans, lambda name: build(plans[name], graph, space / name), part(0.1, 0.3, "packaging"))
-        allocations = field.each(
+        packages = entrants.each(
+            plans, lambda name: build(plans[name], graph, space / name), part(0.1, 0.3, "packaging")
+        )
+        allocations = entrants.each(
             packages, lambda name: allocate(space / name, draw(), platform, limiter), part(0.3, 0.6, "allocating")
         )
-        contenders = field.each(
+        contenders = entrants.each(
             allocations,
             lambda name: stack.enter_context(deployed(on, plans[name], space / name, allocations[name], draw())),
             part(0.6, 0.65, "cold start of"),
         )
-        errors = field.each(
+        errors = entrants.each(
             contenders,
             lambda name: output_error(contenders[name].deployment, feeds, answers),
             part(0.65, 0.7, "checking answers of"),
@@ -132,8 +126,8 @@ def compare(
             tick=lambda share: progress(0.7 + 0.3 * share, "interleaved rounds"),
         )
         for name, loss in rounds.lost.items():
-            field.lose(name, loss)
-        field.check(rounds.samples)
+            entrants.lose(name, loss)
+        entrants.check(rounds.samples)
         seen = [
             Seen(
                 plan=c.plan,
@@ -155,24 +149,8 @@ def compare(
         machine=profile.machine,
         limits_reason=limiter.reason,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
-        slo_ms=settings.slo_ms,
-        batch=settings.batch,
+        slo_ms=request.slo_ms,
+        batch=request.batch,
         plans=tuple(plan_record(s, rounds, graph, profile, platform) for s in seen),
-        failed=field.failed,
-    )
-
-
-def _plan(graph: Graph, profile: Profile, platform: Platform, planner: str, settings: Settings) -> Plan:
-    return make_plan(
-        graph,
-        profile,
-        platform,
-        planner,
-        given=settings.given,
-        slo_ms=settings.slo_ms,
-        max_stages=settings.max_stages,
-        shards=settings.shards,
-        batch=settings.batch,
-        vcpu=settings.vcpu,
-        ranges=settings.ranges,
+        failed=entrants.failed,
     )

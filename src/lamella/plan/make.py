@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from typing import cast
 
 import msgspec
@@ -14,8 +13,9 @@ from lamella.machine import this_machine
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
-from lamella.plan.planners import Candidate, Decision, Request, cheapest_of, planner
+from lamella.plan.planners import Candidate, Decision, cheapest_of, planner
 from lamella.plan.predict import Choice, SliceModel, makespan, throttled_ms
+from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -33,12 +33,7 @@ def make_plan(
     name: str,
     *,
     given: str,
-    slo_ms: float | None = None,
-    max_stages: int = 8,
-    shards: bool = True,
-    batch: int = 1,
-    vcpu: float = 1.0,
-    ranges: Mapping[str, tuple[float, float]] | None = None,
+    request: Request = Request(),  # noqa: B008 - a value
 ) -> Plan:
     """The plan that the planner `name` makes.
 
@@ -46,24 +41,21 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: `ort`, `ort-default`, `single`, `uniform-K` or `mopar`.
+        name: `ort`, `ort-default`, `single`, `uniform-K` or `mopar`, or a variant of one (see `plan.request`).
         given: what the user called the model.
-        slo_ms: latency bound; None for the planner's own rule.
-        max_stages: at most so many stages.
-        shards: whether a stage may be divided among shards, where the profile has measured some.
-        batch: rows per request.
-        vcpu: per function, where the platform lets one choose.
-        ranges: value ranges of integer inputs, for the measured baselines.
+        request: what is asked of it.
 
     Raises:
         InfeasiblePlan: with the binding constraint and the nearest feasible plan.
         ConfigError: no such planner.
     """
-    if name in BASELINES:
-        plan = _baseline(graph, profile, platform, name, given, slo_ms, batch, vcpu, ranges)
+    base, request = variant(name, request)
+    model = SliceModel(graph, profile, platform, batch=request.batch, vcpu=request.vcpu, codec=request.codec)
+    if base in BASELINES:
+        plan = _baseline(model, base, given, request)
     else:
-        model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
-        plan = _planned(model, name, given, Request(slo_ms, max_stages, shards))
+        plan = _planned(model, base, given, request)
+    plan = msgspec.structs.replace(plan, planner=name)
     check(plan, graph, platform)
     return plan
 
@@ -139,24 +131,15 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     return tuple(rows)
 
 
-def _baseline(
-    graph: Graph,
-    profile: Profile,
-    platform: Platform,
-    name: str,
-    given: str,
-    slo_ms: float | None,
-    batch: int,
-    vcpu: float,
-    ranges: Mapping[str, tuple[float, float]] | None,
-) -> Plan:
+def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Plan:
     """The user's file as it is, its size tuned over the platform's sizes by running it."""
+    graph, profile, platform = model.graph, model.profile, model.platform
+    slo_ms, batch, vcpu, ranges = request.slo_ms, request.batch, request.vcpu, request.ranges
     kind = BASELINES[name]
     law = (
         profile.floor.resident_mb
         + (graph.weight_bytes(0, len(graph.operators)) + graph.live_bytes(0, len(graph.operators), batch)) / MB
     )
-    model = SliceModel(graph, profile, platform, batch=batch, vcpu=vcpu)
     peak = measure_whole(graph, kind, 1, batch, ranges).peak_mb
     need = platform.allocation_mb(max(peak, law))
     if need is None:

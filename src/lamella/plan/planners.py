@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.predict import Choice, SliceModel
+from lamella.plan.request import Request
 from lamella.plan.search import NEAR, Front, Label, cheapest, divide
 from lamella.plan.simplify import merge_similar
 
@@ -22,15 +23,6 @@ LATENCY_MARGIN = 1.0075
 
 WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
-
-
-class Request(NamedTuple):
-    """What is asked of a planner."""
-
-    slo_ms: float | None = None
-    max_stages: int = 8
-    shards: bool = True
-    """Whether stages may be divided among parallel shards."""
 
 
 class Candidate(NamedTuple):
@@ -120,15 +112,12 @@ class Mopar:
     """Slices of similar units, shards where they pay, by dynamic programming on memory-time plus hops."""
 
     name: str = "mopar"
-    shards: bool = True
-    """False for MOPAR's vertical half alone, `mopar-vertical`."""
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""
         alone = singles(model)
         cap, said = self._cap(model, alone, request)
-        marks = merge_similar(model)
-        request = request._replace(shards=request.shards and self.shards)
+        marks = merge_similar(model) if request.similarity else list(range(model.units + 1))
         if request.shards:
             ends = {end for s in model.profile.shards for end in (s.first, s.last)}
             marks = sorted({*marks, *ends})
@@ -151,8 +140,9 @@ class Mopar:
         losers += [(c, _lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices][:3]
         if request.slo_ms is None:
             losers += self._beyond(model, marks, request, chosen, cap)
+        runs = "runs of similar units" if request.similarity else "units"
         why = (
-            f"{len(chosen.choices)} of at most {request.max_stages} stages over {len(marks) - 1} runs of similar units "
+            f"{len(chosen.choices)} of at most {request.max_stages} stages over {len(marks) - 1} {runs} "
             f"({model.units} units); least cost with {said}, the fastest within 1 % of it"
         )
         if len(chosen.choices) == 1:
@@ -282,10 +272,10 @@ def planner(name: str) -> Planner:
         stages = int(name.removeprefix("uniform-"))
         if stages >= 1:
             return Uniform(stages)
-    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Mopar("mopar-vertical", shards=False))}
+    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar())}
     if name not in found:
         raise ConfigError(
-            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar-vertical and mopar",
+            f"no planner {name!r}; there are ort, ort-default, single, uniform-K and mopar",
             try_="--planner mopar",
         )
     return found[name]

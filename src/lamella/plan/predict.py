@@ -109,9 +109,12 @@ def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
 class SliceModel:
     """Prices slices of one model on one platform."""
 
-    def __init__(self, graph: Graph, profile: Profile, platform: Platform, *, batch: int, vcpu: float) -> None:
-        """Args: the model, its profile, where it runs, rows per request, the vCPU asked per function where free."""
+    def __init__(
+        self, graph: Graph, profile: Profile, platform: Platform, *, batch: int, vcpu: float, codec: bool = True
+    ) -> None:
+        """Args: the model, its profile, where it runs, rows, vCPU per function where free, whether hops are encoded."""
         self.graph, self.profile, self.platform = graph, profile, platform
+        self._coded = codec
         self.batch, self.vcpu = batch, vcpu
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
@@ -375,7 +378,8 @@ class SliceModel:
 
     def codings(self, unit: int) -> list[Coding]:
         """What was measured of the hop before a unit, plain first."""
-        return codings(self.profile.cuts[unit - 1], self.batch)
+        found = codings(self.profile.cuts[unit - 1], self.batch)
+        return found if self._coded else found[:1]
 
     def hop(self, unit: int) -> tuple[float, float, int]:
         """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes, encoded.

@@ -39,6 +39,7 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
@@ -239,7 +240,7 @@ def test_no_plan_at_all_is_infeasible(graph: Graph, profile: Profile, cache: Pat
             graph,
             profile,
             RULES,
-            Settings(given="zoo:cnn-tiny", planners=("single", "mopar"), requests=1, slo_ms=0.001),
+            Settings(given="zoo:cnn-tiny", planners=("single", "mopar"), requests=1, request=Request(0.001)),
         )
     assert list((cache / "work").glob("*")) == []
 
@@ -399,7 +400,7 @@ def test_on_rules_where_memory_buys_cpu_hops_are_emulated_and_every_function_is_
 
 
 def test_a_request_larger_than_the_payload_is_refused_with_the_numbers(graph: Graph, profile: Profile) -> None:
-    settings = Settings(given="zoo:cnn-tiny", planners=("single",), batch=1000)
+    settings = Settings(given="zoo:cnn-tiny", planners=("single",), request=Request(batch=1000))
     with pytest.raises(PlatformLimit, match=r"a request of 11\.7 MB is 15\.6 MB on the wire"):
         compare(graph, profile, platform("aws-lambda"), settings)
 

@@ -15,6 +15,7 @@ from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan
 from lamella.plan.predict import SliceModel, throttled_ms
+from lamella.plan.request import Request
 from lamella.platforms import Platform, platform
 from lamella.profile.document import CodecResult, CutProfile, ShardPart, ShardProfile
 from lamella.units import MB
@@ -95,7 +96,7 @@ def test_half_a_vcpu_takes_twice_as_long_to_encode() -> None:
 def plan_on(where: Platform, vcpu: float = 1.0) -> Plan:
     graph = graph_of(UNITS)
     profile = profile_of(graph, UNITS)
-    plan = make_plan(graph, profile, where, "uniform-2", given="made-up", vcpu=vcpu)
+    plan = make_plan(graph, profile, where, "uniform-2", given="made-up", request=Request(vcpu=vcpu))
     assert broken_laws(plan, graph, where) == []
     return plan
 
@@ -147,7 +148,9 @@ def test_where_shards_may_begin_or_end_tensors_go_as_they_are() -> None:
 def test_plans_over_links_keep_the_laws(units: tuple[Made, ...], mbit_per_s: float, vcpu: float) -> None:
     graph = graph_of(units)
     where = link(mbit_per_s)
-    plan = make_plan(graph, profile_of(graph, units), where, f"uniform-{len(units)}", given="made-up", vcpu=vcpu)
+    plan = make_plan(
+        graph, profile_of(graph, units), where, f"uniform-{len(units)}", given="made-up", request=Request(vcpu=vcpu)
+    )
     assert broken_laws(plan, graph, where) == []
     model = SliceModel(graph, profile_of(graph, units), where, batch=1, vcpu=vcpu)
     for hop in plan.hops:

@@ -10,6 +10,7 @@ from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws, check, payloads
 from lamella.plan.make import make_plan
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
@@ -27,7 +28,9 @@ def graph() -> Graph:
 
 
 def made(graph: Graph, where: str, planner: str = "uniform-3", slo_ms: float | None = None) -> Plan:
-    return make_plan(graph, profile_of(graph, UNITS), platform(where), planner, given="made-up", slo_ms=slo_ms)
+    return make_plan(
+        graph, profile_of(graph, UNITS), platform(where), planner, given="made-up", request=Request(slo_ms)
+    )
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from lamella.plan.laws import broken_laws, check
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners import Candidate, Decision
 from lamella.plan.predict import Choice, SliceModel
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure
@@ -126,6 +127,6 @@ def test_a_plan_whose_shards_cannot_be_made_is_refused(bert: Graph, model: Slice
 
 @pytest.mark.parametrize("most", [1, 2, 3, 5, 8])
 def test_joins_count_as_stages_of_the_plan(bert: Graph, profile: Profile, most: int) -> None:
-    plan = make_plan(bert, profile, platform("openfaas"), "mopar", given="zoo:bert-tiny", slo_ms=1000, max_stages=most)
+    plan = make_plan(bert, profile, platform("openfaas"), "mopar", given="zoo:bert-tiny", request=Request(1000, most))
     assert plan.stages <= most
     assert plan.predicted.latency_ms <= 1000

@@ -10,6 +10,7 @@ from lamella import documents
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.document import Plan, read_plan
 from lamella.plan.make import make_plan
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of
 
@@ -28,8 +29,7 @@ def make(planner: str = "mopar", where: str = "openfaas", slo_ms: float | None =
         platform(where),
         planner,
         given="zoo:made-up",
-        slo_ms=slo_ms,
-        vcpu=more.get("vcpu", 1.0),
+        request=Request(slo_ms, vcpu=more.get("vcpu", 1.0)),
     )
 
 

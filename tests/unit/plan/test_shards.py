@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from lamella.errors import InfeasiblePlan
 from lamella.graph.divide import ShardSpan
-from lamella.plan.planners import Mopar, Request
+from lamella.plan.planners import Mopar
 from lamella.plan.predict import SliceModel, makespan
+from lamella.plan.request import Request
 from lamella.plan.simplify import merge_similar
 from lamella.platforms import platform
 from lamella.profile.document import ShardPart, ShardProfile

@@ -1,0 +1,55 @@
+"""What is asked of a plan, and how a planner's name may ask for something else.
+
+Contenders of one comparison differ by their names: `single@2` is `single` with 2 vCPU per function, and
+`mopar-no-shards` is `mopar` without shards. So each part's own contribution is measured in one run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lamella.errors import ConfigError
+
+WITHOUT = ("shards", "codec", "similarity")
+"""What a planner can go without: fields of `Request`."""
+
+
+class Request(NamedTuple):
+    """What is asked of a planner."""
+
+    slo_ms: float | None = None
+    """Latency bound; None for the planner's own rule."""
+    max_stages: int = 8
+    batch: int = 1
+    """Rows per request."""
+    vcpu: float = 1.0
+    """Per function, where the platform lets one choose."""
+    shards: bool = True
+    """Whether a stage may be divided among shards, where the profile has measured some."""
+    codec: bool = True
+    """Whether hops may be encoded."""
+    similarity: bool = True
+    """Whether similar neighbours count as one before dividing."""
+    ranges: Mapping[str, tuple[float, float]] | None = None
+    """Value ranges of integer inputs, for the measured baselines."""
+
+
+def variant(name: str, request: Request) -> tuple[str, Request]:
+    """The planner behind a contender's name, and what it is asked.
+
+    Raises:
+        ConfigError: what follows `@` is no number of vCPU.
+    """
+    name, at, vcpu = name.partition("@")
+    if at:
+        try:
+            request = request._replace(vcpu=float(vcpu))
+        except ValueError:
+            request = request._replace(vcpu=0.0)
+        if not 0 < request.vcpu < float("inf"):
+            raise ConfigError(f"{name}@{vcpu}: behind @ stands a number of vCPU", try_=f"--planners {name}@2")
+    for what in WITHOUT:
+        if name.endswith(f"-no-{what}"):
+            return variant(name.removesuffix(f"-no-{what}"), Request(**{**request._asdict(), what: False}))
+    return name, request
