@@ -42,7 +42,7 @@ from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, TensorSpec, open_session
 from lamella.units import MB
 
-SHARDS_VERSION = "2"
+SHARDS_VERSION = "3"
 """Part of what a measurement is kept under: raise it when measuring changes."""
 DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""

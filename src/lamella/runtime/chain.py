@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -136,7 +135,7 @@ class Chain:
         self._stages = [[by_name[n] for n in names] for names in stages or [[f.name] for f in self.functions]]
         self._at_once = list(at_once or [1] * len(self._stages))
         self._place = {
-            f.name: k % many
+            f.name: (many - 1 - k) % many
             for stage, many in zip(self._stages, self._at_once, strict=True)
             for k, f in enumerate(stage)
             if len(stage) > 1
@@ -215,7 +214,8 @@ class Chain:
     def _cores_of(self, name: str) -> frozenset[int] | None:
         """Where a function may run: shards of a stage on different cores, beside them everything on the last one.
 
-        Left to itself the scheduler wakes shards on the core of the driver that wakes them, one after the other.
+        Left to itself the scheduler wakes shards on the core of the driver that wakes them, one after the other. The
+        shard on the driver's own core, the last one, is asked last: it may hold the driver off for some ms.
         """
         if not self._cpus or not self._place:
             return self._cpus
@@ -301,12 +301,13 @@ class Chain:
         Whatever happens to one, the others are waited for: an answer that nobody reads would be taken for that of the
         next request.
         """
-        waiting, done, lost = deque(stage), dict[str, StageTime](), list[Function]()
+        waiting, done, lost = list(stage), dict[str, StageTime](), list[Function]()
         failed: LamellaError | None = None
         busy: dict[int, tuple[Function, Call]] = {}
         while busy or (waiting and not failed):
             while waiting and len(busy) < at_once and not failed:
-                function = waiting.popleft()
+                function = self._next(waiting, [f for f, _ in busy.values()])
+                waiting.remove(function)
                 try:
                     busy[self.instances[function.name].fileno()] = function, self._begin(function, tensors)
                 except (InstanceCrashed, OutOfMemory):
@@ -322,6 +323,11 @@ class Chain:
         if failed:
             raise failed
         return done, lost
+
+    def _next(self, waiting: Sequence[Function], busy: Sequence[Function]) -> Function:
+        """The first of those that wait whose core is free, if any is."""
+        taken = {self._place.get(f.name) for f in busy}
+        return next((f for f in waiting if self._place.get(f.name) not in taken), waiting[0])
 
     def _answering(self, busy: list[int]) -> list[int]:
         """Sockets with something to read; all of them when none answers in time, so that reading each says so."""
