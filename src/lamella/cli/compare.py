@@ -37,7 +37,7 @@ def compare(
         requests=requests,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,
     )
-    profile = measured(graph, rules, asked)
+    profile = measured(graph, rules, asked, settings.planners)
     with progress("compare") as move:
         record = run_comparison(graph, profile, rules, settings, progress=move)
     if output:

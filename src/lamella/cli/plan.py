@@ -31,7 +31,7 @@ def plan(
     graph, rules = imported(model, asked)
     made = make_plan(
         graph,
-        measured(graph, rules, asked),
+        measured(graph, rules, asked, (planner,)),
         rules,
         planner,
         given=model if model.startswith("zoo:") else str(Path(model).resolve()),

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
+from lamella.plan.request import variant
 from lamella.platforms import Platform
 from lamella.platforms import platform as platform_named
 from lamella.profile.document import Profile
@@ -28,13 +31,14 @@ def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
     return graph, rules
 
 
-def measured(graph: Graph, rules: Platform, asked: Planning) -> Profile:
-    """The profile that planning for the platform needs."""
+def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[str] = ()) -> Profile:
+    """The profile that planning for the platform needs, also for planners that ask for more vCPU than the rest."""
+    vcpu = max([asked.vcpu, *(variant(name, asked.request())[1].vcpu for name in planners)])
     with progress("profile") as move:
         return measure(
             graph,
             batches=sorted({1, asked.batch}),
-            threads=threads_needed(rules.cpu.coupling, asked.vcpu),
+            threads=threads_needed(rules.cpu.coupling, vcpu),
             progress=move,
             ranges=parse_ranges(asked.range_),
             shards=asked.shards,

@@ -1,0 +1,250 @@
+"""MOPAR's claim on twelve models of four kinds: `python benchmarks/twelve.py`.
+
+Compares, on every platform's rules and under enforced limits, what people deploy today (`ort`), one function of our own
+package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart from memory), and `mopar`; on `openfaas`
+also `mopar` without one of its parts. 1 vCPU per function and at most as many busy at once as this machine has cores,
+one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each model, so an interrupted
+run goes on where it stopped; the tables go to `docs/benchmarks-twelve.md`. Let the machine do nothing else meanwhile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+from lamella.compare.compare import Settings, compare
+from lamella.compare.record import Comparison, PlanRecord
+from lamella.graph.load import import_model
+from lamella.platforms import platform
+from lamella.profile.measure import measure, threads_needed
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "benchmarks" / "results" / "twelve.json"
+PAGE = ROOT / "docs" / "benchmarks-twelve.md"
+KINDS = {
+    "convolutional": ("vgg19", "resnet50", "inception-v3"),
+    "transformer": ("bert-base", "vit-large", "gpt2-medium"),
+    "recurrent": ("lstm-2048", "bilstm", "gru-seq2seq"),
+    "graph, recommendation": ("gcn", "dlrm", "deepfm"),
+}
+MODELS = tuple(name for names in KINDS.values() for name in names)
+ABLATIONS = ("mopar-no-shards", "mopar-no-similarity", "mopar-no-shared-memory")
+PLANNERS = {
+    "openfaas": ("ort", "single", "single@2", "mopar", *ABLATIONS),
+    "cloud-run": ("ort", "single", "single@2", "mopar"),
+    "azure-consumption": ("ort", "single", "mopar"),
+    "aws-lambda": ("ort", "single", "mopar"),
+}
+ASKED = {"ort": 3.5, "single": 2.2}
+"""By how much `mopar` is asked to be cheaper on openfaas, geometric means."""
+P50_ASKED, POINTS_ASKED = 0.945, 27.62
+HEAD = (
+    "| model | plan | stages | functions | $/million | 95 % | cheaper than ort | than single | p50 ms | to ort | p95 "
+    "| vCPU-s | billed MB-s | resident MB-s | efficiency | of resident | error | predicted ms | MB | noisy rounds |"
+)
+
+
+def run_model(name: str, rules: str, requests: int) -> Comparison:
+    """One model on one platform's rules, all planners in turns."""
+    rule = platform(rules)
+    graph = import_model(f"zoo:{name}")
+    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
+    return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests))
+
+
+def row(name: str, plan: PlanRecord, base: Mapping[str, PlanRecord]) -> str:
+    """One line of a table."""
+    cheaper = [f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" for b in ASKED if b in base]
+    slower = f"{plan.latency_ms.p50 / base['ort'].latency_ms.p50:.3f}" if "ort" in base else ""
+    latency, memory = _errors(plan)
+    return (
+        f"| {name} | {plan.planner} | {plan.stages} | {len(plan.functions)} | {plan.cost_usd_per_million:.4g} "
+        f"| {plan.cost_low:.4g}-{plan.cost_high:.4g} | {' | '.join(cheaper)} | {plan.latency_ms.p50:.1f} | {slower} "
+        f"| {plan.latency_ms.p95:.1f} | {plan.vcpu_s:.3f} | {plan.memory_time_mb_s.billed:.2f} "
+        f"| {plan.memory_time_mb_s.resident:.2f} | {plan.efficiency.billed:.0%} | {plan.efficiency.resident:.0%} "
+        f"| {plan.output_error.max_rel:.0e} | {latency:+.1%} | {memory:+.1%} "
+        f"| {plan.rounds_rejected + plan.rounds_noisy_kept} |"
+    )
+
+
+def _errors(plan: PlanRecord) -> tuple[float, float]:
+    """Of predicted latency, and of the functions' peaks on average."""
+    peaks = [f.predicted_peak_mb / f.peak_mb - 1 for f in plan.functions]
+    return plan.predicted.latency_ms / plan.latency_ms.p50 - 1, sum(peaks) / len(peaks)
+
+
+def _geometric(values: Sequence[float]) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
+
+
+def summary(records: Mapping[str, Comparison]) -> list[str]:
+    """What the table of one platform says."""
+    found = [{p.planner: p for p in r.plans} for r in records.values()]
+    found = [plans for plans in found if {"ort", "single", "mopar"} <= plans.keys()]
+    if not found:
+        return []
+    lines = []
+    for base in ASKED:
+        ratio = _geometric([p[base].cost_usd_per_million / p["mopar"].cost_usd_per_million for p in found])
+        points = [100 * (p["mopar"].efficiency.billed - p[base].efficiency.billed) for p in found]
+        relative = [p["mopar"].efficiency.billed / p[base].efficiency.billed - 1 for p in found]
+        slower = sum(p["mopar"].latency_ms.p50_low > p[base].latency_ms.p50_high for p in found)
+        p50 = _geometric([p["mopar"].latency_ms.p50 / p[base].latency_ms.p50 for p in found])
+        lines.append(
+            f"- to `{base}`: cost **{ratio:.2f}x** lower, p50 **{p50:.3f}** of it ({slower} of {len(found)} models got "
+            f"slower beyond the 95 % intervals), resource efficiency {sum(points) / len(points):+.1f} points, "
+            f"{sum(relative) / len(relative):+.0%} relative on average."
+        )
+    errors = [_errors(plan) for plans in found for name, plan in plans.items() if not name.startswith("ort")]
+    divided = [_errors(p["mopar"]) for p in found if p["mopar"].stages > 1]
+    for what, those in (("all plans of lamella", errors), ("divided plans", divided)):
+        if those:
+            latency, memory = (sum(abs(e[k]) for e in those) / len(those) for k in (0, 1))
+            lines.append(
+                f"- prediction error over {len(those)} {what}: latency {latency:.1%}, memory of a function {memory:.1%}"
+            )
+    dearer = [
+        name
+        for name, r in records.items()
+        if (plans := {p.planner: p for p in r.plans}).keys() >= {"single", "mopar"}
+        and plans["mopar"].cost_low > plans["single"].cost_high
+    ]
+    lines.append(f"- dearer than `single` beyond the intervals: {', '.join(dearer) or 'none'}.")
+    return lines
+
+
+def ablations(records: Mapping[str, Comparison]) -> list[str]:
+    """What each part contributes: cost and p50 without it, over those with it."""
+    lines = []
+    for name in ABLATIONS:
+        pairs = [
+            (plans[name], plans["mopar"])
+            for r in records.values()
+            if (plans := {p.planner: p for p in r.plans}).keys() >= {name, "mopar"}
+        ]
+        if pairs:
+            cost = _geometric([a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs])
+            p50 = _geometric([a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs])
+            worst = max(a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs)
+            lines.append(
+                f"| {name.removeprefix('mopar-no-')} | {len(pairs)} | {cost:.2f}x | {worst:.2f}x | {p50:.3f} |"
+            )
+    return lines
+
+
+def finding(results: Mapping[str, Comparison]) -> list[str]:
+    """Which platform pays for dividing which model: stages, and how much cheaper than one function."""
+    rules = [r for r in PLANNERS if any(key.endswith(f" {r}") for key in results)]
+    lines = ["| model | " + " | ".join(f"`{r}`" for r in rules) + " |", "|---|" + "---|" * len(rules)]
+    for name in MODELS:
+        cells = []
+        for rule in rules:
+            record = results.get(f"{name} {rule}")
+            plans = {p.planner: p for p in record.plans} if record else {}
+            best, alone = plans.get("mopar"), plans.get("single")
+            if best is None:
+                cells.append("no plan" if record else "")
+            elif alone is None:
+                cells.append(f"only divided: {best.stages} stages, {len(best.functions)} functions")
+            elif best.stages == 1:
+                cells.append("one function")
+            else:
+                ratio = alone.cost_usd_per_million / best.cost_usd_per_million
+                cells.append(f"{ratio:.2f}x, {best.stages} stages, {len(best.functions)} functions")
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def page(results: Mapping[str, Comparison]) -> str:
+    """`docs/benchmarks-twelve.md`."""
+    first = next(iter(results.values()))
+    machine, dates = first.machine, sorted({r.date for r in results.values()})
+    limits = "not enforced" if first.limits_reason else "enforced"
+    lines = [
+        "# Twelve models, four platforms",
+        "",
+        f"Printed by `benchmarks/twelve.py` on {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}: {machine.cpu}, "
+        f"{machine.cores} cores, {machine.isa}, onnxruntime {machine.onnxruntime}. Limits {limits}, one request at a "
+        f"time, warm, batch 1, 1 vCPU per function where it is chosen, and at most {machine.cores} vCPU busy at once. "
+        "All plans of a row took turns in one run. Weights are random; time and memory do not depend on them. "
+        "Definitions are the *measures* of [the architecture](architecture.md).",
+        "",
+        "## Which platform pays for dividing which model",
+        "",
+        "How much less `mopar` costs than the tuned single function `single`, as measured.",
+        "",
+        *finding(results),
+        "",
+    ]
+    for rules in PLANNERS:
+        here = {n: r for n in MODELS if (r := results.get(f"{n} {rules}"))}
+        if not here:
+            continue
+        lines += [f"## {platform(rules).title}", ""]
+        if platform(rules).hop.emulated:
+            hop = platform(rules).hop
+            lines += [
+                f"Hops are **emulated**: {hop.latency_ms.value:g} ms, {hop.mb_per_s.value:g} MB/s from the catalogue.",
+                "",
+            ]
+        lines += [f"`mopar`, geometric means over {len(here)} models:", "", *summary(here), ""]
+        lines += [HEAD, "|" + "---|" * (HEAD.count("|") - 1)]
+        for name, record in here.items():
+            base = {p.planner: p for p in record.plans}
+            lines += [row(name, p, base) for p in record.plans if p.planner not in ABLATIONS]
+            lines += [f"| {name} | {n} | {why.splitlines()[0]} |" + " |" * 17 for n, why in record.failed.items()]
+        lines.append("")
+        parts = ablations(here)
+        if parts:
+            lines += [
+                "### Without one of its parts",
+                "",
+                "What `mopar` costs and takes without a part, over what it does with all of them; geometric means.",
+                "",
+                "| without | models | cost | at worst | p50 |",
+                "|---|---|---|---|---|",
+                *parts,
+                "",
+            ]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run what is missing, write the page."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--platforms", default=",".join(PLANNERS))
+    parser.add_argument("--requests", type=int, default=24)
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--page-only", action="store_true", help="only write the page from earlier results")
+    options = parser.parse_args()
+    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() and not options.fresh else {}
+    for rules in [] if options.page_only else options.platforms.split(","):
+        for name in options.models.split(","):
+            key = f"{name} {rules}"
+            if key in stored:
+                continue
+            begun = time.monotonic()
+            try:
+                record = run_model(name, rules, options.requests)
+            except Exception as error:  # noqa: BLE001 - one model's failure must not lose the others' hours
+                print(f"{key}: FAILED {type(error).__name__}: {error}", flush=True)
+                continue
+            stored[key] = json.loads(msgspec.json.encode(record))
+            RESULTS.parent.mkdir(parents=True, exist_ok=True)
+            RESULTS.write_text(json.dumps(stored, indent=1))
+            costs = ", ".join(
+                f"{p.planner} {p.cost_usd_per_million:.4g} $ {p.latency_ms.p50:.1f} ms" for p in record.plans
+            )
+            print(f"{key}: {costs} ({time.monotonic() - begun:.0f} s) {record.failed or ''}", flush=True)
+    PAGE.write_text(page({k: msgspec.convert(r, Comparison) for k, r in stored.items()}))
+
+
+if __name__ == "__main__":
+    main()
