@@ -102,12 +102,19 @@ def show_profile(profile: Profile) -> None:
         out.print("one thread, by batch: " + ", ".join(totals))
 
 
+def _parts(plan: Plan) -> str:
+    """How many functions, and of how many stages where shards make these fewer."""
+    count = len(plan.functions)
+    said = f"{count} function{'s' * (count > 1)}"
+    return said if plan.stages == count else f"{said} in {plan.stages} stages"
+
+
 def show_plan(plan: Plan) -> None:
     """The plan, why each choice was made and why each loser lost."""
     out = console()
     p = plan.predicted
     out.print(
-        f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {plan.stages} function(s), "
+        f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {_parts(plan)}, "
         f"{p.latency_ms:.1f} ms, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million requests "
         "(predicted)"
     )
@@ -217,6 +224,18 @@ def show_comparison(record: Comparison) -> None:
     ]
     columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "rejected", "noisy kept"]
     out.print(table(columns, rows))
+    packed = [p for p in record.plans if p.packing]
+    if packed:
+        out.print(
+            table(
+                ["on a node of one's own cluster", "functions", "requests/hour", "bound by "],
+                [
+                    [p.planner, f"{p.packing.functions:.1f}", f"{p.packing.requests_per_hour:,.0f}", p.packing.bound]
+                    for p in packed
+                    if p.packing
+                ],
+            )
+        )
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")

@@ -21,9 +21,13 @@ from lamella.deploy.sizing import Allocation
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.platforms import Platform
+from lamella.platforms.packing import Load, Packing, pack
 from lamella.profile.document import Profile
 from lamella.runtime.instance import ColdStart
 from lamella.units import MB
+
+LEAST_MS = 0.001
+"""A clock may see no time pass in a run that does nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,10 +103,18 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         emulated=f"{len(plan.hops)} hops, {added:.1f} ms by the catalogue" if added else "",
         predicted=plan.predicted,
         why=plan.why,
+        packing=_packing(plan, sizes, medians.tolist(), platform),
         rounds=rounds.kept,
         rounds_rejected=rounds.rejected,
         rounds_noisy_kept=rounds.noisy_kept,
     )
+
+
+def _packing(plan: Plan, sizes: Sequence[int], run_ms: Sequence[float], platform: Platform) -> Packing | None:
+    if platform.node is None:
+        return None
+    functions = zip(plan.functions, sizes, run_ms, strict=True)
+    return pack([Load(size, f.vcpu, max(ms, LEAST_MS)) for f, size, ms in functions], platform.node)
 
 
 def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> list[list[float]]:

@@ -8,6 +8,7 @@ from lamella.documents import Document
 from lamella.errors import LawBroken
 from lamella.machine import Machine
 from lamella.plan.document import Predicted
+from lamella.platforms.packing import Packing
 
 
 class FunctionRecord(msgspec.Struct, frozen=True):
@@ -101,6 +102,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """What was added from the catalogue instead of measured; empty where nothing was."""
     predicted: Predicted
     why: str
+    packing: Packing | None = None
+    """On nodes of one's own cluster, by the measured runs; None on other platforms, or where a function is larger."""
     rounds: int
     """Rounds its samples come from."""
     rounds_rejected: int

@@ -71,6 +71,13 @@ class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usd: Figure
 
 
+class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A machine of one's own cluster, all of it for functions."""
+
+    memory_mb: Figure
+    vcpu: Figure
+
+
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What runs functions."""
 
@@ -81,6 +88,8 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     billing: Billing
     limits: Bounds
     hop: HopRule
+    node: Node | None = None
+    """Of a cluster of one's own; None where the platform runs the machines."""
 
     def allocation_mb(self, need_mb: float) -> int | None:
         """The smallest size sold that holds `need_mb`; None where none does."""

@@ -142,7 +142,7 @@ def test_plan_prints_each_function_with_its_reason(lamella: Lamella, graph: Grap
     done = lamella("plan", MODEL, "--platform", "openfaas", "--slo-ms", "50")
     assert done.code == 0
     said = " ".join(done.out.split())
-    assert "cnn-tiny on openfaas by mopar: 1 function(s)" in said
+    assert "cnn-tiny on openfaas by mopar: 1 function," in said
     assert "is the smallest size for" in said
     assert "latency SLO" in said
 
@@ -154,7 +154,7 @@ def test_a_divided_plan_is_shown_with_its_hops_and_with_what_was_turned_down_and
     chain = graph_of(units)
     show_plan(make_plan(chain, profile_of(chain, units), platform("openfaas"), "mopar", given="made-up"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "made-up on openfaas by mopar: 3 function(s)" in said
+    assert "made-up on openfaas by mopar: 3 functions," in said
     assert "shared-memory none" in said
     assert "turned down" in said
     assert "best with 2 stages" in said
