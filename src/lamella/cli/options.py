@@ -124,6 +124,10 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
 
 
 Shards = Annotated[bool, Parameter(help="Try dividing dominant operators among parallel shards.")]
+AtOnce = Annotated[
+    int | None,
+    Parameter(help="How many shards may be busy at a time; the cores by default, what exceeds them is emulated."),
+]
 Codec = Annotated[bool, Parameter(help="Encode hops where that pays.")]
 Similarity = Annotated[bool, Parameter(help="Count similar neighbours as one before dividing.")]
 
@@ -141,12 +145,13 @@ class Planning:
     similarity: Similarity = True
     vcpu: Vcpu = 1.0
     batch: Batch = 1
+    at_once: AtOnce = None
     shape: Shape = None
     range_: Range = None
 
     def __post_init__(self) -> None:
         """ConfigError where a number is not above zero."""
-        positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch)
+        positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
 
     def request(self) -> Request:
         """What the planner is asked."""
@@ -155,6 +160,7 @@ class Planning:
             max_stages=self.max_stages,
             batch=self.batch,
             vcpu=self.vcpu,
+            at_once=self.at_once,
             shards=self.shards,
             codec=self.codec,
             similarity=self.similarity,

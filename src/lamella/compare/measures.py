@@ -100,7 +100,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         major_faults=seen.faults,
         output_error=seen.error,
         limits="enforced" if seen.enforced else "unlimited",
-        emulated=f"{len(plan.hops)} hops, {added:.1f} ms by the catalogue" if added else "",
+        emulated=_emulated(plan, added, float(np.median([s.emulated_ms for s in samples]))),
         predicted=plan.predicted,
         why=plan.why,
         packing=_packing(plan, sizes, medians.tolist(), platform),
@@ -108,6 +108,12 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         rounds_rejected=rounds.rejected,
         rounds_noisy_kept=rounds.noisy_kept,
     )
+
+
+def _emulated(plan: Plan, added_ms: float, taken_ms: float) -> str:
+    said = [f"{len(plan.hops)} hops, {added_ms:.1f} ms by the catalogue"] if added_ms else []
+    said += [f"up to {max(plan.at_once)} shards side by side, {taken_ms:.1f} ms taken off"] if taken_ms else []
+    return "; ".join(said)
 
 
 def _packing(plan: Plan, sizes: Sequence[int], run_ms: Sequence[float], platform: Platform) -> Packing | None:

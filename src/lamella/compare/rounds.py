@@ -24,6 +24,8 @@ class Sample(NamedTuple):
     latency_ms: float
     stage_ms: tuple[float, ...]
     cpu_ms: float
+    emulated_ms: float = 0.0
+    """Taken off the latency for shards beyond this machine's cores."""
 
 
 class Rounds(NamedTuple):
@@ -98,9 +100,8 @@ def _send(deployment: Deployment, inputs: dict[str, np.ndarray], round_: int, rn
     if deployment.throttled:
         time.sleep((2 + rng.random()) * deployment.period_ms / 1000)
     answer: Answer = deployment.infer(inputs, sent=time.monotonic())
-    return Sample(
-        round_, answer.latency_ms, tuple(s.run_ms for s in answer.stages), sum(s.cpu_ms for s in answer.stages)
-    )
+    runs = tuple(s.run_ms for s in answer.stages)
+    return Sample(round_, answer.latency_ms, runs, sum(s.cpu_ms for s in answer.stages), answer.emulated_ms)
 
 
 def interval(rounds: Sequence[Sequence[float]], statistic: Callable[[np.ndarray], float]) -> tuple[float, float]:

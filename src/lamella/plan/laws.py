@@ -11,8 +11,8 @@ from lamella.errors import LamellaError, LawBroken, PlatformLimit, ShardRefused
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.layout import crossing
-from lamella.plan.predict import makespan
 from lamella.platforms import Platform
+from lamella.runtime.lanes import makespan
 from lamella.units import MB
 
 TOLERANCE = 1e-6

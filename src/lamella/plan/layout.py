@@ -133,10 +133,15 @@ def _functions(
                 cost_usd=one.cost_usd,
                 package_mb=graph.weight_bytes(*span) / MB,
                 why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.span.way}, "
-                f"{choice.at_once} of {len(choice.shards)} shards at a time",
+                f"{choice.at_once} of {len(choice.shards)} shards at a time{_emulated(model, choice)}",
             )
         )
     return found
+
+
+def _emulated(model: SliceModel, choice: Choice) -> str:
+    cores = model.profile.machine.cores
+    return f", emulated beyond this machine's {cores} cores" if choice.at_once > cores else ""
 
 
 def _join(model: SliceModel, graph: Graph, span: Range, join_ms: float, number: int) -> FunctionPlan:

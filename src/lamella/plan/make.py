@@ -14,13 +14,14 @@ from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.planners import Candidate, Decision, cheapest_of, planner
-from lamella.plan.predict import Choice, SliceModel, makespan, throttled_ms
+from lamella.plan.predict import Choice, SliceModel, throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
 from lamella.profile.document import Profile
 from lamella.runtime.function import Kind
+from lamella.runtime.lanes import makespan
 from lamella.units import MB
 
 BASELINES: dict[str, BaselineKind] = {"ort": "plain", "ort-default": "default"}
@@ -50,7 +51,15 @@ def make_plan(
         ConfigError: no such planner.
     """
     base, request = variant(name, request)
-    model = SliceModel(graph, profile, platform, batch=request.batch, vcpu=request.vcpu, codec=request.codec)
+    model = SliceModel(
+        graph,
+        profile,
+        platform,
+        batch=request.batch,
+        vcpu=request.vcpu,
+        codec=request.codec,
+        at_once=request.at_once,
+    )
     if base in BASELINES:
         plan = _baseline(model, base, given, request)
     else:

@@ -7,7 +7,6 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,7 +21,8 @@ from lamella.graph.model import Graph
 from lamella.plan.coding import Coding, codings, plain, quickest
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
-from lamella.profile.document import Profile, ShardPart, UnitMemory, Variant
+from lamella.profile.document import Profile, ShardPart, ShardProfile, UnitMemory, Variant
+from lamella.runtime.lanes import makespan
 from lamella.units import MB
 
 PHASES = 32
@@ -75,14 +75,6 @@ class Shard(NamedTuple):
     cost_usd: float
 
 
-def makespan(times: Sequence[float], at_once: int) -> float:
-    """When the last of several runs ends, if at most `at_once` go at a time, each begun as soon as one ends."""
-    lanes = [0.0] * max(1, at_once)
-    for time in times:
-        heapq.heapreplace(lanes, lanes[0] + time)
-    return max(lanes)
-
-
 @lru_cache(maxsize=65536)
 def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """Wall time of a one-thread run of `cpu_ms` under a quota below one vCPU, averaged over its phase in a period.
@@ -110,11 +102,30 @@ class SliceModel:
     """Prices slices of one model on one platform."""
 
     def __init__(
-        self, graph: Graph, profile: Profile, platform: Platform, *, batch: int, vcpu: float, codec: bool = True
+        self,
+        graph: Graph,
+        profile: Profile,
+        platform: Platform,
+        *,
+        batch: int,
+        vcpu: float,
+        codec: bool = True,
+        at_once: int | None = None,
     ) -> None:
-        """Args: the model, its profile, where it runs, rows, vCPU per function where free, whether hops are encoded."""
+        """Prepare.
+
+        Args:
+            graph: the model.
+            profile: of it.
+            platform: where it runs.
+            batch: rows per request.
+            vcpu: asked per function, where it is free.
+            codec: whether hops may be encoded.
+            at_once: how many shards may be busy at a time; this machine's cores by default.
+        """
         self.graph, self.profile, self.platform = graph, profile, platform
         self._coded = codec
+        self._at_once = at_once or profile.machine.cores
         self.batch, self.vcpu = batch, vcpu
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
@@ -294,16 +305,13 @@ class SliceModel:
     def sharded(self, first: int, last: int) -> list[Choice]:
         """Ways to run units `first` to `last - 1` as parallel shards: those that were measured, where they fit."""
         found = []
-        for way in self.profile.shards:
-            if (way.first, way.last, way.batch) != (first, last, self.batch):
-                continue
+        for way, fork_join_ms in self._ways(first, last):
             shards = [s for part in way.parts if (s := self._shard(part))]
             if len(shards) < len(way.parts):
                 continue
             largest = max(shards, key=lambda s: s.memory_mb)
             # quotas stretch the runs; the rest of the stage's time, its hops, is as measured
-            hops = way.stage_ms - makespan([p.run_ms for p in way.parts], way.at_once)
-            fan_out = max(0.0, hops - self.hop_cost.fixed_ms)
+            fan_out = max(0.0, fork_join_ms - self.hop_cost.fixed_ms)
             run = makespan([s.run_ms for s in shards], way.at_once) + fan_out + way.join_ms
             # every shard is sent the stage's input and sends its part: one more message each
             cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
@@ -328,6 +336,22 @@ class SliceModel:
                     at_once=way.at_once,
                 )
             )
+        return found
+
+    def _ways(self, first: int, last: int) -> list[tuple[ShardProfile, float]]:
+        """What was measured of dividing units `first` to `last - 1`, with the time of forking and joining, ms.
+
+        More at once than the machine has cores is made of what was measured: the shards' runs one at a time, and the
+        fork and join of as many at once as there are cores.
+        """
+        here = [w for w in self.profile.shards if (w.first, w.last, w.batch) == (first, last, self.batch)]
+        forks = {(w.span, w.at_once): w.stage_ms - makespan([p.run_ms for p in w.parts], w.at_once) for w in here}
+        found = [(w, forks[w.span, w.at_once]) for w in here if w.at_once <= self._at_once]
+        for way in here:
+            at_once = min(self._at_once, len(way.parts))
+            if way.at_once == 1 and at_once > self.profile.machine.cores:
+                fork = max(ms for (span, _), ms in forks.items() if span == way.span)
+                found.append((msgspec.structs.replace(way, at_once=at_once), fork))
         return found
 
     def _time_usd(self, memory_mb: float, more_ms: float) -> float:

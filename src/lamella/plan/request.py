@@ -25,6 +25,8 @@ class Request(NamedTuple):
     """Rows per request."""
     vcpu: float = 1.0
     """Per function, where the platform lets one choose."""
+    at_once: int | None = None
+    """How many shards may be busy at a time; this machine's cores by default. What exceeds them is emulated."""
     shards: bool = True
     """Whether a stage may be divided among shards, where the profile has measured some."""
     codec: bool = True

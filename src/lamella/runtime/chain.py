@@ -25,8 +25,10 @@ from lamella.channels.segments import Segment, create
 from lamella.codecs import codec
 from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
+from lamella.machine import this_machine
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
+from lamella.runtime.lanes import makespan
 
 Channel = Literal["shared-memory", "socket"]
 START_S = 120.0
@@ -49,6 +51,8 @@ class Answer(NamedTuple):
     stages: tuple[StageTime, ...]
     cold_ms: float
     """Time spent on starting instances for this request; 0 when all were warm."""
+    emulated_ms: float = 0.0
+    """What was taken off `latency_ms` for shards that run side by side on more cores than there are here."""
 
 
 class Size(NamedTuple):
@@ -118,6 +122,8 @@ class Chain:
             stages: names of the functions of each stage; those of one stage are shards, which run at the same time.
                 By default each function is a stage.
             at_once: for each stage how many shards may be busy at a time, one by default; those get cores of their own.
+                More than there are cores is emulated: they run one after the other, and the answer's latency counts
+                when the last would have ended side by side, and all of the forking and joining.
             codecs: for each stage but the last that of the hop behind it, `none` by default. What the stage gives
                 travels by it to every reader, also to those beyond the next stage.
 
@@ -133,7 +139,9 @@ class Chain:
         self._freezable = freezable
         by_name = {f.name: f for f in self.functions}
         self._stages = [[by_name[n] for n in names] for names in stages or [[f.name] for f in self.functions]]
-        self._at_once = list(at_once or [1] * len(self._stages))
+        self._meant = list(at_once or [1] * len(self._stages))
+        cores = len(cpus) if cpus else this_machine().cores
+        self._at_once = [many if many <= cores else 1 for many in self._meant]
         self._place = {
             f.name: (many - 1 - k) % many
             for stage, many in zip(self._stages, self._at_once, strict=True)
@@ -281,7 +289,8 @@ class Chain:
             for name, array in inputs.items():
                 np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
         times: list[StageTime] = []
-        for stage, at_once in zip(self._stages, self._at_once, strict=True):
+        emulated_ms = 0.0
+        for stage, at_once, meant in zip(self._stages, self._at_once, self._meant, strict=True):
             done, lost = self._stage(stage, at_once, tensors)
             for function in lost:
                 begun = time.monotonic()
@@ -290,8 +299,12 @@ class Chain:
                 cold_ms += (time.monotonic() - begun) * 1000
                 done[function.name] = self._finish(function, self._begin(function, tensors), tensors)
             times += [done[function.name] for function in stage]
+            if meant > at_once:
+                runs = [done[function.name].run_ms for function in stage]
+                emulated_ms += sum(runs) - makespan(runs, meant)
         outputs = {n: tensors.decoded(n) for n in self._outputs}
-        return Answer(outputs, (time.monotonic() - sent) * 1000, tuple(times), cold_ms)
+        latency_ms = (time.monotonic() - sent) * 1000 - emulated_ms
+        return Answer(outputs, latency_ms, tuple(times), cold_ms, emulated_ms)
 
     def _stage(
         self, stage: Sequence[Function], at_once: int, tensors: Tensors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,38 @@ def test_shards_are_kept_to_different_cores(package: Path, bert: Graph, limiter:
         served.start()
         found = {name: os.sched_getaffinity(i.pid) for name, i in served.instances.items()}
     assert all(on == {cores[-1]} for on in found.values())  # one at a time: all where the driver is
+
+
+def test_a_shard_on_the_drivers_core_is_asked_last(bert: Graph, tmp_path: Path, rng: np.random.Generator) -> None:
+    """The driver sits on the last core: whoever it wakes there may hold it off before it has asked the others."""
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < 2:
+        pytest.skip("one core")
+    plan = plan_by_hand(bert, [], platform("openfaas"), given="zoo:bert-tiny", shards=[FEED_FORWARD], at_once=2)
+    build(plan, bert, tmp_path / "package")
+    with Deployment(tmp_path / "package", cpus=frozenset(cores[-2:])) as served:
+        served.start()
+        (stage,) = [names for names in plan.by_stage() if len(names) > 1]
+        on = [os.sched_getaffinity(served.instances[f.name].pid) for f in stage]
+    assert on == [{cores[-2]}, {cores[-1]}] * 2
+
+
+def test_more_shards_at_once_than_cores_are_emulated(bert: Graph, tmp_path: Path, rng: np.random.Generator) -> None:
+    plan = plan_by_hand(bert, [], platform("openfaas"), given="zoo:bert-tiny", shards=[FEED_FORWARD], at_once=4)
+    build(plan, bert, tmp_path / "package")
+    core = frozenset(sorted(os.sched_getaffinity(0))[-1:])
+    with Deployment(tmp_path / "package", cpus=core) as served:
+        feeds = request(bert, rng)
+        served.infer(feeds)
+        begun = time.monotonic()
+        got = served.infer(feeds)
+        wall_ms = (time.monotonic() - begun) * 1000
+        assert_close(got.outputs, answer(bert, feeds, tmp_path))
+    runs = [got.stages[k].run_ms for k, f in enumerate(plan.functions) if "shard" in f.name]
+    assert len(runs) == 4
+    assert got.emulated_ms == pytest.approx(sum(runs) - max(runs))
+    assert got.latency_ms + got.emulated_ms <= wall_ms
+    assert got.latency_ms >= sum(s.run_ms for s in got.stages) - got.emulated_ms - 1e-6
 
 
 def test_plans_with_shards_keep_the_laws(bert: Graph, package: Path) -> None:

@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 from lamella.errors import InfeasiblePlan
 from lamella.graph.divide import ShardSpan
 from lamella.plan.planners import Mopar
-from lamella.plan.predict import SliceModel, makespan
+from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.plan.simplify import merge_similar
 from lamella.platforms import platform
 from lamella.profile.document import ShardPart, ShardProfile
+from lamella.runtime.lanes import makespan
 from tests.unit.plan.synthetic import CHAINS, PLATFORMS, Made, graph_of, profile_of
 from tests.unit.plan.test_planners import best, total
 
@@ -97,3 +98,18 @@ def test_shards_of_another_batch_or_too_large_are_no_choice() -> None:
     large = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
     other = ShardProfile(1, 2, SPAN, 1, 4, (ShardPart(1.0, 60.0, 10.0),) * 2, 9.0, 0.0, 0.0)
     assert sharded_model(HEAVY, [large, other]).sharded(1, 2) == []
+
+
+def test_more_at_once_than_cores_is_made_of_runs_apart_and_the_measured_fork_and_join() -> None:
+    apart = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(5.0, 200.0, 150.0),) * 4, 20.4, 0.0, 0.0)
+    together = ShardProfile(1, 2, SPAN, 2, 1, (ShardPart(8.0, 200.0, 150.0),) * 4, 17.0, 0.0, 0.0)
+    plain = sharded_model(HEAVY, [apart, together])
+    assert plain.profile.machine.cores == 2
+    assert [c.at_once for c in plain.sharded(1, 2)] == [1, 2]
+    wide = SliceModel(plain.graph, plain.profile, plain.platform, batch=1, vcpu=1.0, at_once=8)
+    found = {c.at_once: c for c in wide.sharded(1, 2)}
+    assert sorted(found) == [1, 2, 4]
+    assert found[4].run_ms == pytest.approx(5.0 + (17.0 - 2 * 8.0) - wide.hop_cost.fixed_ms)
+    assert found[4].cost_usd == pytest.approx(found[1].cost_usd)
+    one = SliceModel(plain.graph, plain.profile, plain.platform, batch=1, vcpu=1.0, at_once=1)
+    assert [c.at_once for c in one.sharded(1, 2)] == [1]
