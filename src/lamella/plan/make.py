@@ -70,10 +70,10 @@ def make_plan(
 
 
 def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
-    """The planner's plan.
+    """The planner's plan, the cheaper one of those with and without shards.
 
-    What joins shards that no function follows is a stage of its own, which the planner does not see: where that breaks
-    the request, it is asked for fewer stages, and in the end for none of shards.
+    The planner sees no joins: what joins shards is a stage of its own where no function follows, and grows the function
+    where one does. A plan that breaks the request for that is made again with fewer stages.
     """
     for most in range(request.max_stages, 0, -1):
         try:
@@ -83,10 +83,26 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
                 raise
             break
         plan = document(model, decision, name, given, request.slo_ms)
-        late = request.slo_ms is not None and plan.predicted.latency_ms > request.slo_ms
-        if not plan.shards or (plan.stages <= request.max_stages and not late):
+        if not plan.shards:
             return plan
-    return document(model, planner(name).decide(model, request._replace(shards=False)), name, given, request.slo_ms)
+        if _keeps(plan, request, model.platform):
+            break
+    try:
+        decision = planner(name).decide(model, request._replace(shards=False))
+    except InfeasiblePlan:
+        if not _keeps(plan, request, model.platform):
+            raise
+        return plan
+    without = document(model, decision, name, given, request.slo_ms)
+    cheaper = plan.predicted.cost_usd_per_million <= without.predicted.cost_usd_per_million
+    return plan if cheaper and _keeps(plan, request, model.platform) else without
+
+
+def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:
+    """Whether a plan keeps the request with its joins."""
+    late = request.slo_ms is not None and plan.predicted.latency_ms > request.slo_ms
+    fits = all(platform.allocation_mb(max(f.peak_mb, f.floor_mb)) is not None for f in plan.functions)
+    return plan.stages <= request.max_stages and not late and fits
 
 
 def document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:

@@ -130,3 +130,24 @@ def test_joins_count_as_stages_of_the_plan(bert: Graph, profile: Profile, most: 
     plan = make_plan(bert, profile, platform("openfaas"), "mopar", given="zoo:bert-tiny", request=Request(1000, most))
     assert plan.stages <= most
     assert plan.predicted.latency_ms <= 1000
+
+
+def test_a_join_that_no_size_holds_leaves_a_plan_without_its_shards(bert: Graph, profile: Profile) -> None:
+    """Units are made slow and shards quick, so that shards are taken wherever the joins allow it."""
+    replace = msgspec.structs.replace
+    units = tuple(
+        replace(u, times=tuple(replace(time, median_ms=100 * time.median_ms) for time in u.times))
+        for u in profile.units
+    )
+
+    def spans_with(join_mb: float) -> int:
+        shards = tuple(
+            replace(s, join_mb=join_mb, stage_ms=0.01, parts=tuple(replace(p, run_ms=0.01) for p in s.parts))
+            for s in profile.shards
+        )
+        given = replace(profile, units=units, shards=shards)
+        plan = make_plan(bert, given, platform("openfaas"), "mopar", given="zoo:bert-tiny", request=Request(1000))
+        return len(plan.shards)
+
+    assert spans_with(0.1) > 0
+    assert spans_with(100_000.0) == 0
