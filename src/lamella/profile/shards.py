@@ -51,7 +51,7 @@ SPREAD = 2.0
 WORTHWHILE = 0.02
 """Share of the model's time from which a unit is tried at all."""
 TAIL = 0.1
-"""Share of a unit's work that may stay undivided behind its shards."""
+"""Share of a unit's work that may stay undivided, behind its shards or in each of them."""
 FAN_OUTS = (2, 4, 8)
 RUNS = 9
 OTHER_WORK_MB = 64
@@ -84,22 +84,33 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
     """
     weights = [float(divider.graph.weight_bytes(*span)) for span in units]
     heavy = dominant(weights)
-    found = [
-        _longest(divider, units, unit, end, way, count)
-        for unit in heavy
-        for end in (unit + 1, unit + 2)
-        for way in _ways(divider, units[unit:end])
-        for count in FAN_OUTS
-        if end <= len(units)
-    ]
+    found = []
+    for unit in heavy:
+        for begin, end in dict.fromkeys([*_around(divider, units, unit, 2), (unit, unit + 2)]):
+            if end <= len(units):
+                ways = _ways(divider, units[begin:end])
+                found += [_longest(divider, units, begin, end, way, count) for way in ways for count in FAN_OUTS]
     cores = this_machine().cores
     if cores > 1:
         long = [u for u, time in enumerate(times) if time >= WORTHWHILE * sum(times) and u not in heavy]
-        found += [_longest(divider, units, u, u + 1, "channels", cores) for u in long]
+        for unit in long:
+            spans = _around(divider, units, unit, cores)
+            found += [_longest(divider, units, begin, end, "channels", cores) for begin, end in spans]
         for first, last in _tileable(divider, units):
             for a, b in _windows(times, first, last):
                 found.append(Candidate(a, b, ShardSpan(units[a][0], units[b - 1][1], cores, "tiles")))
     return [c for c in dict.fromkeys(found) if c and _parts(divider, c.span)]
+
+
+def _around(divider: Divider, units: Sequence[Span], unit: int, shards: int) -> list[tuple[int, int]]:
+    """Runs of units to divide for the sake of one: itself, or where that cannot be, with its neighbours.
+
+    A product with the entries of a graph, say, has no weights to divide by: those before it have.
+    """
+    if _longest(divider, units, unit, unit + 1, "channels", shards):
+        return [(unit, unit + 1)]
+    found = [(unit - 1, unit + 1), (unit, unit + 2), (unit - 1, unit + 2)]
+    return [(begin, end) for begin, end in found if begin >= 0 and end <= len(units)]
 
 
 def signature(graph: Graph, tried: Candidate, units: Sequence[Span]) -> str:
@@ -125,8 +136,12 @@ def _longest(divider: Divider, units: Sequence[Span], unit: int, end: int, way: 
         if sum(op.flops for op in graph.operators[stop:last]) > TAIL * whole:
             return None
         span = ShardSpan(first, stop, shards, way)
-        if _parts(divider, span):
-            return Candidate(unit, end, span)
+        parts = _parts(divider, span)
+        if parts:
+            producer = graph.producer
+            repeated = {producer[n] for n in parts.repeated}
+            work = sum(graph.operators[k].flops for k in repeated)
+            return Candidate(unit, end, span) if work <= TAIL * whole else None
     return None
 
 

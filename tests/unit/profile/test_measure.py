@@ -163,8 +163,8 @@ def test_figures_are_in_their_ranges(story: Story) -> None:
     assert 0 < profile.floor.anonymous_mb < profile.floor.resident_mb
     assert profile.floor.start_ms > 0
     for cost in (profile.hop.warm, profile.hop.cold):
-        assert min(cost.entry_ms, cost.fixed_ms, cost.entry_mb_ms) >= 0
-        assert cost.call_ms > 0
+        assert min(cost.entry_ms, cost.fixed_ms, cost.entry_mb_ms, cost.call_ms) >= 0
+    assert profile.hop.warm.call_ms > 0  # the cold one is a difference, and may be none on a busy machine
     assert profile.hop.at(0) == profile.hop.warm
     assert profile.hop.at(1e6) == profile.hop.cold
     assert profile.noise.worst >= 1

@@ -43,7 +43,8 @@ def _attempt(on: Divided, *, rows: bool) -> Sharded:
     if not started:
         what = "looks rows up in a table large enough" if rows else "has weights of its own that a rule can cut"
         raise ShardRefused(f"nothing to divide: no operator {what}")
-    return on.finish([_join(on, name) for name in on.task.outputs])
+    whole = [n for n in on.inside if on.division(n) is None]
+    return on.finish([_join(on, name) for name in on.task.outputs], whole)
 
 
 def _join(on: Divided, name: str) -> NodeProto:
@@ -79,9 +80,42 @@ def _start(on: Divided, node: NodeProto, *, rows: bool) -> bool:
                 gather_rows(on, node)
             else:  # a table of token types, say, is not worth it
                 return False
+        case "LSTM" | "GRU" | "RNN" if _both_ways(node) and all(constant[1:3]):
+            _directions(on, node)
         case _:
             return False
     return True
+
+
+def _both_ways(node: NodeProto) -> bool:
+    """Whether a recurrent layer runs in both directions, each of which is computed apart from the other.
+
+    The columns of one direction cannot be divided: every step needs the whole state of the step before.
+    """
+    plain = attribute(node, "layout", 0) == 0 and not any(a.name.startswith("activation_") for a in node.attribute)
+    return plain and attribute(node, "direction", b"forward") == b"bidirectional"
+
+
+def _directions(on: Divided, node: NodeProto) -> None:
+    """One direction per shard: what has an axis of directions, weights and states, is cut there."""
+    part = Part(1, on.even(node, 2))
+    first = Part(0, part.bounds)
+    per_direction = {1, 2, 3, 5, 6, 7}  # all but the input and its lengths
+    activations = list(attribute(node, "activations", []))
+
+    def taken(position: int, name: str, shard: int) -> str:
+        if name and position in per_direction:
+            return on.cut(name, 0, first.ends(shard), shard)
+        return on.name(name, shard) if name else ""
+
+    def attributes(shard: int) -> Mapping[str, object]:
+        half = len(activations) // 2
+        own = activations[half * shard : half * (shard + 1)]
+        return {"direction": ("forward", "reverse")[shard], "activations": own or None}
+
+    on.emit(node, lambda s: [taken(i, n, s) for i, n in enumerate(node.input)], first, attributes)
+    if node.output[0]:
+        on.known[node.output[0]] = part  # [steps, directions, batch, width]; the last states begin with directions
 
 
 def _with_weights(on: Divided, node: NodeProto, axes: Mapping[int, int], out: int) -> None:

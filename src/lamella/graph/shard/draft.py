@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,8 @@ class Sharded:
     shards: tuple[tuple[NodeProto, ...], ...]
     join: tuple[NodeProto, ...]
     weights: dict[str, np.ndarray]
+    repeated: frozenset[str] = frozenset()
+    """What every shard computes whole: outputs of the operators that are not divided."""
 
 
 class Draft:
@@ -135,10 +137,18 @@ class Draft:
         new.attribute.extend(helper.make_attribute(k, v) for k, v in changed.items() if v is not None)
         self.made[shard].append(new)
 
-    def finish(self, join: Sequence[NodeProto]) -> Sharded:
-        """The shards, without what neither they nor `join` read."""
+    def finish(self, join: Sequence[NodeProto], whole: Iterable[str] = ()) -> Sharded:
+        """The shards, without what neither they nor `join` read.
+
+        Args:
+            join: nodes behind the shards.
+            whole: which tensors of the task every shard holds whole.
+        """
         wanted = {n for node in join for n in node.input}
-        return Sharded(tuple(_alive(nodes, wanted) for nodes in self.made), tuple(join), self.new)
+        shards = tuple(_alive(nodes, wanted) for nodes in self.made)
+        kept = {n for node in shards[-1] for n in node.output}  # what the join takes whole, only the first shard gives
+        repeated = frozenset(n for n in whole if self.name(n, self.count - 1) in kept)
+        return Sharded(shards, tuple(join), self.new, repeated)
 
 
 def _alive(nodes: Sequence[NodeProto], wanted: set[str]) -> tuple[NodeProto, ...]:
