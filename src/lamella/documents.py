@@ -7,6 +7,7 @@ Imports the standard library and msgspec only: the runtime reads its manifest th
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -70,6 +71,33 @@ def write(path: Path, document: msgspec.Struct) -> None:
     data = msgspec.json.format(msgspec.json.encode(document), indent=1) + b"\n"
     with replacing(path) as file:
         file.write(data)
+
+
+def check_writable(path: Path) -> None:
+    """Raise what `replacing` would raise for a place that cannot be written: before minutes of work, not after.
+
+    It makes no folder and leaves nothing. A disk that fills up meanwhile is still met at the end.
+
+    Raises:
+        StorageError: `path` is a folder, or nothing can be made where it or its first missing folder would be.
+    """
+    from lamella.limits.owner import mark  # as below
+
+    try:
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        if path.exists() and not path.is_file():
+            if not os.access(path, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
+        folder = next(p for p in path.absolute().parents if p.exists())
+        trial = folder / (mark(f".{path.name}") + os.urandom(4).hex())
+        try:
+            trial.open("xb").close()
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise StorageError(f"cannot write {path}: {error.strerror}", where=str(path.parent)) from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from pathlib import Path
 from cyclopts import App, CycloptsError
 
 from lamella import __version__
+from lamella.cli.options import arguments
 from lamella.errors import LamellaError
 
 app = App(
@@ -33,6 +34,7 @@ VERBS = {
     "package": "Write what ships: optimised graphs, mapped weights, manifests.",
     "run": "Answer a request with a plan's functions on this machine.",
     "compare": "Deploy several plans for real and measure them side by side.",
+    "report": "Make one page to read of what `compare` measured.",
     "clean": "Remove what dead runs left behind.",
     "demo": "The main job, start to end, in three minutes.",
 }
@@ -80,6 +82,7 @@ def _clear_own() -> None:
 
 def run(argv: Sequence[str]) -> int:
     """The exit code of a command line."""
+    arguments.set(tuple(argv))
     try:
         app(list(argv), exit_on_error=False, print_error=False, result_action="return_value")
     except KeyboardInterrupt:

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Planning, positive, progress
+from lamella.cli.options import Json, Model, Output, Planning, arguments, check_outputs, positive, progress
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
@@ -25,10 +25,12 @@ def compare(
     requests: Annotated[int, Parameter(help="Requests per plan.")] = 40,
     inputs: Annotated[Path | None, Parameter(help="Real requests, .npz; random ones by default.")] = None,
     output: Output = None,
+    report: Annotated[Path | None, Parameter(help="Where to write a page to read, .html.")] = None,
     json: Json = False,
 ) -> None:
     """Deploy each planner's plan under enforced limits, send interleaved requests, and print what they really cost."""
     positive(requests=requests)
+    check_outputs(output, report)
     graph, rules = imported(model, asked)
     settings = Settings(
         given=model,
@@ -36,12 +38,17 @@ def compare(
         request=asked.request(),
         requests=requests,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,
+        command=arguments.get(),
     )
     profile = measured(graph, rules, asked, settings.planners)
     with progress("compare") as move:
         record = run_comparison(graph, profile, rules, settings, progress=move)
     if output:
         documents.write(output, record)
+    if report:
+        from lamella.report import write  # here: templates are for those who ask
+
+        write(report, record)
     if json:
         print_json(record)
     else:

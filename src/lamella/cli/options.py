@@ -6,14 +6,19 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
+from lamella import documents
 from lamella.errors import ConfigError
 from lamella.plan.request import Request
+
+arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
+"""The command line that is running, without the program's name."""
 
 Model = Annotated[str, Parameter(help="Path to an .onnx file, or zoo:NAME.")]
 Shape = Annotated[
@@ -91,6 +96,22 @@ def positive(**values: float | None) -> None:
             raise ConfigError(f"--{name.replace('_', '-')} is {value:g}, it must be a finite number above zero")
         if name == "vcpu" and value is not None and not LEAST_VCPU <= value <= MOST_VCPU:
             raise ConfigError(f"--vcpu is {value:g}, it must be between {LEAST_VCPU:g} and {MOST_VCPU:g}")
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Refuse places that cannot be written before minutes of work, not after.
+
+    Raises:
+        ConfigError: two of them are the same file.
+        StorageError: one of them cannot be written.
+    """
+    given = [p for p in paths if p]
+    for k, path in enumerate(given):
+        documents.check_writable(path)
+        if path.is_char_device():
+            continue
+        if any(path.absolute() == other.absolute() for other in given[:k]):
+            raise ConfigError(f"two outputs would be written to {path}", try_="another name for one of them")
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Planning
+from lamella.cli.options import Json, Model, Output, Planning, check_outputs
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_plan
 from lamella.plan.make import BASELINES, make_plan
@@ -25,6 +25,7 @@ def plan(
     json: Json = False,
 ) -> None:
     """Find the cheapest way to serve MODEL on a platform; measures what the profile does not hold yet."""
+    check_outputs(output)
     base, _ = variant(planner, asked.request())
     if base not in BASELINES:
         planner_named(base)

@@ -7,7 +7,18 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Range, Shape, parse_ranges, parse_shapes, positive, progress
+from lamella.cli.options import (
+    Json,
+    Model,
+    Output,
+    Range,
+    Shape,
+    check_outputs,
+    parse_ranges,
+    parse_shapes,
+    positive,
+    progress,
+)
 from lamella.cli.show import print_json, show_profile
 from lamella.errors import ConfigError
 from lamella.graph.load import import_model
@@ -28,6 +39,7 @@ def profile(
 ) -> None:
     """Measure time, memory and hops per unit and per cut; resumable, cached by model, machine and runtime version."""
     positive(budget_s=budget_s)
+    check_outputs(output)
     ranges = parse_ranges(range_)
     graph = import_model(model, parse_shapes(shape))
     check_ranges(graph, ranges)

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lamella import __version__
 from lamella.compare.contenders import deployed, expected, ground, output_error
 from lamella.compare.feed import feed
 from lamella.compare.field import Field
-from lamella.compare.measures import Seen, plan_record
+from lamella.compare.measures import Seen, plan_record, unit_records
 from lamella.compare.record import Comparison
 from lamella.compare.rounds import run_rounds
 from lamella.deploy.sizing import allocate
@@ -46,6 +47,8 @@ class Settings:
     """Per plan, in rounds of four."""
     inputs: Sequence[Mapping[str, np.ndarray]] | None = None
     """The user's own requests, used in turn; random ones by default."""
+    command: Sequence[str] = ()
+    """Arguments of the program, where it asks."""
 
 
 def compare(
@@ -153,4 +156,9 @@ def compare(
         batch=request.batch,
         plans=tuple(plan_record(s, rounds, graph, profile, platform) for s in seen),
         failed=entrants.failed,
+        model_hash=graph.hash,
+        version=__version__,
+        command=tuple(settings.command),
+        floor_mb=profile.floor.resident_mb,
+        units=unit_records(graph, profile, request.batch),
     )

@@ -15,11 +15,15 @@ from lamella.compare.record import (
     MemoryTime,
     OutputError,
     PlanRecord,
+    UnitRecord,
+    Use,
 )
 from lamella.compare.rounds import Rounds, Sample, interval
 from lamella.deploy.sizing import Allocation
+from lamella.graph.divide import ShardedGraph, shard
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
+from lamella.plan.layout import model_ranges
 from lamella.platforms import Platform
 from lamella.platforms.packing import Load, Packing, pack
 from lamella.profile.document import Profile
@@ -68,6 +72,9 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
     billed = float(np.mean([billed_mb_s(s) for s in samples]))
     resident = float(sum(sizes) * np.mean(latency)) / 1000
     used, bare = used_memory_time(plan, graph, profile, stages.mean(axis=0))
+    made = shard(graph, plan.shards)
+    held = uses(plan, made, graph, profile)
+    spans = model_ranges([(f.first, f.last) for f in plan.functions], made)
     p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added), lambda v: float(np.median(v)))
     cost_low, cost_high = interval(_by_round(samples, cost), lambda v: float(np.mean(v)))
     return PlanRecord(
@@ -83,6 +90,10 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
                 planned_mb=f.memory_mb,
                 run_ms=float(medians[i]),
                 predicted_run_ms=f.run_ms,
+                stage=f.stage,
+                first=spans[i][0],
+                last=spans[i][1],
+                uses=held[i],
             )
             for i, f in enumerate(plan.functions)
         ),
@@ -107,6 +118,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         rounds=rounds.kept,
         rounds_rejected=rounds.rejected,
         rounds_noisy_kept=rounds.noisy_kept,
+        at_once=plan.at_once,
     )
 
 
@@ -133,32 +145,63 @@ def _by_round(samples: Sequence[Sample], value: Callable[[Sample], float]) -> li
 def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.ndarray) -> tuple[float, float]:
     """Integral of (runtime floor + weights and live tensors of the unit running), MB-s, with and without the floor.
 
-    One formula for every plan: the time of each stage is shared among its units as the profile measured them at the
-    plan's batch, on one thread, without prepacking; a shard counts as one unit.
+    One formula for every plan: the time of each function is shared among its units as in `uses`.
     """
-    variants = profile.variants
-    fits = [k for k, v in enumerate(variants) if v.batch == plan.batch]
-    measured = min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
-    made = plan.graph(graph)
-    place = {(op.inputs, op.outputs): op.index for op in made.operators}  # a join gives what an operator gave
-    whole = bare = 0.0
-    for function, time_ms in zip(plan.functions, stage_ms.tolist(), strict=True):
-        units = []
-        for unit in profile.units:
-            end = graph.operators[unit.last - 1]
-            if function.first <= place.get((end.inputs, end.outputs), -1) < function.last:
-                units.append(unit)
+    seconds = stage_ms / 1000
+    held = [sum(u.share * u.mb for u in function) for function in uses(plan, shard(graph, plan.shards), graph, profile)]
+    bare = float(np.dot(held, seconds))
+    return bare + profile.floor.resident_mb * float(seconds.sum()), bare
+
+
+def uses(plan: Plan, made: ShardedGraph, graph: Graph, profile: Profile) -> list[tuple[Use, ...]]:
+    """For each function what its units hold, and their shares of its time.
+
+    Times are those of the profile at the plan's batch, on one thread, without prepacking; a shard counts as one unit.
+
+    Args:
+        plan: whose functions.
+        made: the graph with the plan's shards.
+        graph: the model.
+        profile: of the model.
+    """
+    measured = _variant(profile, plan.batch)
+    place = {(op.inputs, op.outputs): op.index for op in made.graph.operators}  # a join gives what an operator gave
+    ends = [place.get((end.inputs, end.outputs), -1) for end in (graph.operators[u.last - 1] for u in profile.units)]
+    found = []
+    for function in plan.functions:
+        units = [u for u, end in zip(profile.units, ends, strict=True) if function.first <= end < function.last]
         parts = [(u.first, u.last, u.times[measured].median_ms) for u in units]
-        if parts:
-            held_mb = [(graph.weight_bytes(a, b) + graph.live_bytes(a, b, plan.batch)) / MB for a, b, _ in parts]
-        else:  # a shard, or what joins shards: no unit of the profile
-            parts = [(function.first, function.last, 1.0)]
-            held_mb = [(made.weight_bytes(a, b) + made.live_bytes(a, b, plan.batch)) / MB for a, b, _ in parts]
-        shares = np.array([t for _, _, t in parts])
-        for held, share in zip(held_mb, (shares / shares.sum()).tolist(), strict=True):
-            bare += held * share * time_ms / 1000
-            whole += (held + profile.floor.resident_mb) * share * time_ms / 1000
-    return whole, bare
+        of = graph
+        if not parts:  # a shard, or what joins shards: no unit of the profile
+            parts, of = [(function.first, function.last, 1.0)], made.graph
+        total = sum(ms for _, _, ms in parts)
+        found.append(
+            tuple(Use(ms / total, (of.weight_bytes(a, b) + of.live_bytes(a, b, plan.batch)) / MB) for a, b, ms in parts)
+        )
+    return found
+
+
+def unit_records(graph: Graph, profile: Profile, batch: int) -> tuple[UnitRecord, ...]:
+    """What the model is made of, in order."""
+    measured = _variant(profile, batch)
+    return tuple(
+        UnitRecord(
+            first=u.first,
+            last=u.last,
+            kinds=u.kinds,
+            weight_mb=u.weight_bytes / MB,
+            live_mb=graph.live_bytes(u.first, u.last, batch) / MB,
+            ms=u.times[measured].median_ms,
+        )
+        for u in profile.units
+    )
+
+
+def _variant(profile: Profile, batch: int) -> int:
+    """Which of the measured variants stands for a batch: no prepacking, the fewest threads."""
+    variants = profile.variants
+    fits = [k for k, v in enumerate(variants) if v.batch == batch]
+    return min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
 
 
 def difference(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:

@@ -11,6 +11,28 @@ from lamella.plan.document import Predicted
 from lamella.platforms.packing import Packing
 
 
+class UnitRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Operators `first` to `last - 1` of the model as they were profiled, at the comparison's batch."""
+
+    first: int
+    last: int
+    kinds: str
+    weight_mb: float
+    live_mb: float
+    """Peak of live activations."""
+    ms: float
+    """By itself, on the fewest threads that were measured."""
+
+
+class Use(msgspec.Struct, frozen=True):
+    """What a function must hold while one of its units runs."""
+
+    share: float
+    """Of the function's time."""
+    mb: float
+    """Weights and live tensors, beside the runtime floor."""
+
+
 class FunctionRecord(msgspec.Struct, frozen=True):
     """A function as it was deployed: the measured allocation, its CPU, and what was seen."""
 
@@ -22,6 +44,12 @@ class FunctionRecord(msgspec.Struct, frozen=True):
     planned_mb: int
     run_ms: float
     predicted_run_ms: float
+    stage: int = -1
+    """The functions of one stage are shards. From here on defaults are those of older documents, which lack the field."""
+    first: int = 0
+    """Operators `first` to `last - 1` of the model are its part: for each shard all that is divided, none to join alone."""
+    last: int = 0
+    uses: tuple[Use, ...] = ()
 
 
 class Latency(msgspec.Struct, frozen=True):
@@ -110,6 +138,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Noisy rounds thrown away and run again."""
     rounds_noisy_kept: int = 0
     """Of `rounds` those that were noisy too, kept when too many had been rejected: the figures carry their noise."""
+    at_once: tuple[int, ...] = ()
+    """For each stage how many of its shards were busy at a time."""
 
 
 class Comparison(Document, frozen=True, kw_only=True):
@@ -127,6 +157,15 @@ class Comparison(Document, frozen=True, kw_only=True):
     plans: tuple[PlanRecord, ...]
     failed: dict[str, str] = msgspec.field(default_factory=dict)
     """Planners whose plan failed, and why: it could not be made, packaged, allocated or started, or was lost."""
+    model_hash: str = ""
+    version: str = ""
+    """Of lamella."""
+    command: tuple[str, ...] = ()
+    """Arguments of the program that measured it; empty where it was called as a library."""
+    floor_mb: float = 0.0
+    """A function without a model: the runtime floor."""
+    units: tuple[UnitRecord, ...] = ()
+    """What the model is made of, in order."""
 
 
 def check_answers(record: Comparison) -> None:

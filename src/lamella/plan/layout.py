@@ -81,6 +81,30 @@ def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tupl
     return stages
 
 
+def model_ranges(functions: Sequence[Range], made: ShardedGraph) -> list[Range]:
+    """Operators of the model that each function has a part in: a shard in all of its span, a join alone in none.
+
+    Args:
+        functions: operators of the sharded graph.
+        made: the model with its spans divided.
+    """
+    shards = {r: (p.span.first, p.span.last) for p in made.spans for r in p.shards}
+
+    def place(at: int) -> int:
+        """Where the model is when the sharded graph is at an operator; behind the span within what replaced it."""
+        more = 0
+        for placed in made.spans:
+            begin, end = placed.shards[0][0], placed.join[1]
+            if at <= begin:
+                break
+            if at < end:
+                return placed.span.last
+            more += placed.span.last - placed.span.first - (end - begin)
+        return at + more
+
+    return [shards.get(r) or (place(r[0]), place(r[1])) for r in functions]
+
+
 def _functions(
     model: SliceModel, graph: Graph, stage: _Stage, before: Choice | None, number: int, count: int
 ) -> list[FunctionPlan]:
