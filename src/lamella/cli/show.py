@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from itertools import groupby
 
 import msgspec
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lamella.compare.record import Comparison, PlanRecord
+from lamella.compare.record import Comparison
+from lamella.compare.table import columns
 from lamella.plan.document import Plan
 from lamella.profile.document import Profile
 
@@ -172,12 +172,6 @@ def show_plan(plan: Plan) -> None:
         )
 
 
-def sizes(plan: PlanRecord) -> str:
-    """The allocations of a plan's functions, equal neighbours once: 80+8x112."""
-    runs = [(mb, len(list(same))) for mb, same in groupby(f.memory_mb for f in plan.functions)]
-    return "+".join(f"{count}x{mb}" if count > 1 else str(mb) for mb, count in runs)
-
-
 def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
@@ -186,44 +180,9 @@ def show_comparison(record: Comparison) -> None:
     out.print(
         f"[bold]{escape(record.model)} on {record.platform}[/bold]{batch}, {record.machine.cpu}, {record.date}, {label}"
     )
-    base = next((p for p in record.plans if p.planner == "single"), record.plans[0])
-    rows = []
-    for p in record.plans:
-        rows.append(
-            [
-                p.planner,
-                str(p.stages),
-                f"{p.cost_usd_per_million:.3f}",
-                f"{base.cost_usd_per_million / p.cost_usd_per_million:.2f}x",
-                f"{p.latency_ms.p50:.1f}",
-                f"{p.latency_ms.p95:.1f}",
-                f"{p.latency_ms.cold:.0f}",
-                sizes(p),
-                f"{p.peak_memory_mb:.0f}",
-                f"{p.vcpu_s:.3f}",
-                f"{p.memory_time_mb_s.billed:.1f}",
-                f"{p.memory_time_mb_s.resident:.1f}",
-                f"{p.efficiency.billed:.0%}",
-                f"{p.output_error.max_rel:.0e}" + ("" if p.output_error.within_tolerance else " BROKEN"),
-                f"{p.predicted.latency_ms / p.latency_ms.p50 - 1:+.1%}",
-                str(p.rounds_rejected),
-                str(p.rounds_noisy_kept),
-            ]
-        )
-    columns = [
-        "plan",
-        "stages",
-        "$/million",
-        "vs " + base.planner,
-        "p50 ms",
-        "p95",
-        "cold",
-        "allocated MB ",
-        "peak MB",
-        "vCPU-s",
-    ]
-    columns += ["billed MB-s", "resident", "efficiency", "error", "predicted", "rejected", "noisy kept"]
-    out.print(table(columns, rows))
+    shown = columns(record)
+    rows = [[c.of(p) for c in shown] for p in record.plans]
+    out.print(table([c.name + " " * c.is_text for c in shown], rows))
     packed = [p for p in record.plans if p.packing]
     if packed:
         out.print(
