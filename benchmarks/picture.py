@@ -2,7 +2,7 @@
 
 `python benchmarks/picture.py` reads `benchmarks/results/main_job.json`, writes the table between the `results` marks of
 README.md, and draws `docs/staircase.svg`: the memory that is allocated and billed while one request of vgg19 runs.
-The picture is put together from strings: a plotting library would be a dependency for a dozen rectangles.
+The picture is the report's staircase, of two plans.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 
-from lamella.compare.record import Comparison, FunctionRecord, PlanRecord
+from lamella.compare.record import Comparison, PlanRecord
+from lamella.report import staircase_svg
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "main_job.json"
@@ -27,11 +27,7 @@ BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 DRAWN = "vgg19"
 TITLE = f"Memory billed while one request of {DRAWN} runs"
 OWN, CLOUD = "openfaas", "aws-lambda"
-
-WIDTH, HEIGHT = 760, 400
-LEFT, RIGHT, TOP, BOTTOM = 72, 16, 56, 52
-
-Scale = Callable[[float], float]
+PLANS = ("single", "mopar")
 
 
 def load(path: Path) -> dict[str, Comparison]:
@@ -115,100 +111,6 @@ def fill(text: str, part: str) -> str:
     return f"{head}{BEGIN}\n\n{part}\n\n{END}{rest.partition(END)[2]}"
 
 
-def staircase(record: Comparison) -> str:
-    """The picture: time of one request across, memory allocated upwards; `single` behind, the slices before it."""
-    plans = by_planner(record)
-    whole, slices = plans["single"], plans["mopar"]
-    ends = list(accumulate(f.run_ms for f in slices.functions))
-    most_ms = max(ends[-1], sum(f.run_ms for f in whole.functions))
-    most_mb = max(f.memory_mb for p in (whole, slices) for f in p.functions)
-    step_ms, step_mb = _step(most_ms, 6), _step(most_mb, 5)
-    top_mb = math.ceil(most_mb / step_mb) * step_mb
-
-    def x(ms: float) -> float:
-        return LEFT + ms / (most_ms * 1.02) * (WIDTH - LEFT - RIGHT)
-
-    def y(mb: float) -> float:
-        return HEIGHT - BOTTOM - mb / top_mb * (HEIGHT - TOP - BOTTOM)
-
-    parts = [_line(LEFT, y(mb), WIDTH - RIGHT, y(mb), "grid") for mb in _ticks(top_mb, step_mb)]
-    parts += [_text(LEFT - 8, y(mb) + 4, f"{mb:g}", "end") for mb in _ticks(top_mb, step_mb)]
-    parts += [_text(x(ms), y(0) + 18, f"{ms:g}", "middle") for ms in _ticks(most_ms, step_ms)]
-    parts.append(_steps(whole.functions, x, y, "single"))
-    parts.append(_steps(slices.functions, x, y, "slices"))
-    for f, begin in zip(slices.functions, [0.0, *ends], strict=False):
-        if x(begin + f.run_ms) - x(begin) > 44:
-            parts.append(
-                _text((x(begin) + x(begin + f.run_ms)) / 2, y(f.memory_mb) + 15, f"{f.memory_mb} MB", "middle")
-            )
-    parts += [
-        _line(LEFT, y(0), WIDTH - RIGHT, y(0), "axis"),
-        _line(LEFT, y(0), LEFT, TOP, "axis"),
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, "time of one request, ms", "middle"),
-        f'<text transform="translate(16 {(TOP + y(0)) / 2:.0f}) rotate(-90)" text-anchor="middle">'
-        "memory allocated, MB</text>",
-        _legend(0, "single", f"one function: {whole.memory_time_mb_s.billed:.0f} MB-s billed"),
-        _legend(1, "slices", f"{slices.stages} functions: {slices.memory_time_mb_s.billed:.0f} MB-s billed"),
-    ]
-    return SVG.format(width=WIDTH, height=HEIGHT, left=LEFT, title=TITLE, body="\n".join(parts))
-
-
-SVG = """\
-<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img">
-<title>{title}</title>
-<style>
-  text {{ font: 13px system-ui, sans-serif; fill: #24292f; }}
-  .title {{ font-weight: 600; font-size: 15px; }}
-  .axis {{ stroke: #57606a; }}
-  .grid {{ stroke: #57606a; stroke-opacity: 0.2; }}
-  .single {{ fill: #8c959f; fill-opacity: 0.3; stroke: #57606a; stroke-dasharray: 5 3; }}
-  .slices {{ fill: #0a7d6f; fill-opacity: 0.35; stroke: #0a7d6f; stroke-width: 1.5; }}
-  @media (prefers-color-scheme: dark) {{
-    text {{ fill: #e6edf3; }}
-    .axis, .grid, .single {{ stroke: #9da7b1; }}
-    .slices {{ fill: #2dd4bf; stroke: #2dd4bf; }}
-  }}
-</style>
-<text class="title" x="{left}" y="20">{title}</text>
-{body}
-</svg>
-"""
-
-
-def _steps(functions: Sequence[FunctionRecord], x: Scale, y: Scale, kind: str) -> str:
-    """A closed outline over the functions, one after another."""
-    at, points = 0.0, [(x(0), y(0))]
-    for f in functions:
-        points += [(x(at), y(f.memory_mb)), (x(at + f.run_ms), y(f.memory_mb))]
-        at += f.run_ms
-    points.append((x(at), y(0)))
-    return f'<path class="{kind}" d="M' + " L".join(f"{a:.1f} {b:.1f}" for a, b in points) + ' Z"/>'
-
-
-def _legend(index: int, kind: str, text: str) -> str:
-    left = LEFT + index * 290
-    return f'<rect class="{kind}" x="{left}" y="32" width="18" height="12"/>' + _text(left + 26, 43, text, "start")
-
-
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
-
-
-def _text(x: float, y: float, text: str, anchor: str) -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
-
-
-def _step(most: float, wanted: int) -> float:
-    """A round distance of ticks, 1, 2 or 5 times a power of ten, for about `wanted` of them."""
-    rough = most / wanted
-    power = 10.0 ** math.floor(math.log10(rough))
-    return power * next(m for m in (1, 2, 5, 10) if m * power >= rough)
-
-
-def _ticks(most: float, step: float) -> list[float]:
-    return [i * step for i in range(int(most / step + 1e-9) + 1)]
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Write table and picture; 1 where there are no results yet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -227,7 +129,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options.readme.write_text(fill(options.readme.read_text(), part))
     print(f"wrote the table in {options.readme}")
     if drawn:
-        options.picture.write_text(staircase(drawn))
+        options.picture.write_text(staircase_svg(drawn, TITLE, PLANS))
         print(f"wrote {options.picture}")
     return 0
 

@@ -45,9 +45,9 @@ class FunctionRecord(msgspec.Struct, frozen=True):
     run_ms: float
     predicted_run_ms: float
     stage: int = -1
-    """The functions of one stage are shards. From here on defaults are those of older documents, which lack the field."""
+    """The functions of one stage are shards. This and what follows have defaults for older documents, which lack it."""
     first: int = 0
-    """Operators `first` to `last - 1` of the model are its part: for each shard all that is divided, none to join alone."""
+    """Operators `first` to `last - 1` of the model: for a shard all that is divided, for a join alone none."""
     last: int = 0
     uses: tuple[Use, ...] = ()
 

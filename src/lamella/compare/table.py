@@ -50,9 +50,7 @@ def columns(record: Comparison) -> tuple[Column, ...]:
         Column(
             f"vs {against.planner}",
             f"The cost of {against.planner} over the plan's: above 1 is cheaper.",
-            lambda p: (
-                f"{against.cost_usd_per_million / p.cost_usd_per_million:.2f}x" if p.cost_usd_per_million else ""
-            ),
+            lambda p: f"{against.cost_usd_per_million / p.cost_usd_per_million:.2f}x" if p.cost_usd_per_million else "",
         ),
         Column("p50 ms", "Median latency, from the intended send time.", lambda p: f"{p.latency_ms.p50:.1f}"),
         Column("p95", "Latency that 95 of 100 requests keep, ms.", lambda p: f"{p.latency_ms.p95:.1f}"),
@@ -63,8 +61,8 @@ def columns(record: Comparison) -> tuple[Column, ...]:
         ),
         Column(
             "allocated MB",
-            "For each function the smallest size sold that holds its peak and at which, under the enforced limit, it is "
-            "as quick as without.",
+            "For each function the smallest size sold that holds its peak and at which, under the enforced limit, it "
+            "is as quick as without.",
             sizes,
             is_text=True,
         ),

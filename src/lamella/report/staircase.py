@@ -8,7 +8,7 @@ area of its uses its used memory-time.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lamella.compare.record import Comparison, FunctionRecord, PlanRecord
 from lamella.report.scales import NARROW_PX, Label, inside, number, tick, ticks
@@ -46,7 +46,7 @@ class Step:
 
 
 def steps(plan: PlanRecord, floor_mb: float) -> list[Step]:
-    """Every run of one request; of the shards of a stage at most `at_once` at a time, each begun as soon as one ends."""
+    """Every run of a request; of a stage's shards at most `at_once` at a time, each begun as soon as one ends."""
     found: list[Step] = []
     begin = 0.0
     for k, stage in enumerate(by_stage(plan)):
@@ -162,13 +162,12 @@ def staircase(record: Comparison, planners: Sequence[str] = ()) -> Staircase:
 
 
 def _size(of: Step, at: Rect) -> tuple[Label, ...]:
-    """A function's size above its step, clear of the axis' numbers at the left."""
+    """A function's size above its step; the first one's has to be clear of the axis' numbers at the left."""
     text = f"{of.function.memory_mb} MB"
-    return inside(at.left, at.width, max(12.0, at.top - 4), text) if of.allocated.begin_ms else ()
+    room = text if of.allocated.begin_ms else text.center(len(text) + 2 * len("1000 MB "))
+    return tuple(replace(label, text=text) for label in inside(at.left, at.width, max(12.0, at.top - 4), room))
 
 
 def _time(ms: float, x: float, ground: float) -> Label:
     anchor = "start" if x < 2 else "end" if x > 96 else "middle"
     return Label(x, ground + 14, tick(ms) + (" ms" if anchor == "start" else ""), anchor=anchor)
-
-

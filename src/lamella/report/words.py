@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.compare.table import money
+from lamella.report.scales import number
 
 BASELINES = ("ort", "ort-default", "single")
 """What others do: the finding is told against these."""
@@ -29,7 +30,9 @@ def finding(record: Comparison) -> list[str]:
     best = cheapest(record)
     others = [p for p in record.plans if p is not best]
     if not others:
-        return [f"{best.planner} costs ${money(best.cost_usd_per_million)} per million requests; nothing to compare with."]
+        return [
+            f"{best.planner} costs ${money(best.cost_usd_per_million)} per million requests; nothing to compare with."
+        ]
     equal = [p for p in others if not clearly_cheaper(best, p)]
     beaten = [p for p in others if p not in equal]
     return [s for s in (_first(best, equal), _against(best, _told(beaten)), _latency(best, others)) if s]
@@ -68,12 +71,14 @@ def _latency(best: PlanRecord, others: Sequence[PlanRecord]) -> str:
     against = next((p for p in others if p.planner == "single"), next(iter(_told(others))))
     change = best.latency_ms.p50 / against.latency_ms.p50 - 1
     if abs(change) < SAME_LATENCY:
-        return f"Its median latency is that of {against.planner}, {best.latency_ms.p50:.1f} ms."
-    apart = best.latency_ms.p50_high < against.latency_ms.p50_low or against.latency_ms.p50_high < best.latency_ms.p50_low
+        return f"Its median latency is that of {against.planner}, {number(best.latency_ms.p50)} ms."
+    apart = (
+        best.latency_ms.p50_high < against.latency_ms.p50_low or against.latency_ms.p50_high < best.latency_ms.p50_low
+    )
     within = "" if apart else ", which is within the noise"
     word = "longer" if change > 0 else "shorter"
     return (
-        f"The median latency of {best.planner} is {best.latency_ms.p50:.1f} ms, {abs(change):.1%} {word} than that of "
+        f"The median latency of {best.planner} is {number(best.latency_ms.p50)} ms, {abs(change):.1%} {word} than that of "
         f"{against.planner}{within}."
     )
 
