@@ -125,6 +125,29 @@ def test_a_pipe_is_written_as_it_is_and_stays_one(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["pipe"]
 
 
+def test_what_cannot_be_written_is_refused_beforehand_as_it_would_be_at_the_end(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    for path in (tmp_path / "file" / "bread.json", tmp_path / "file" / "deep" / "bread.json", tmp_path):
+        with pytest.raises(StorageError) as early:
+            documents.check_writable(path)
+        with pytest.raises(StorageError) as late:
+            documents.write(path, BREAD)
+        assert early.value.where == late.value.where
+        assert early.value.message.startswith(f"cannot write {path}: ")
+        assert late.value.message.startswith(f"cannot write {path}: ")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_asking_whether_a_place_can_be_written_changes_nothing(tmp_path: Path) -> None:
+    documents.check_writable(tmp_path / "not" / "yet" / "bread.json")
+    documents.check_writable(Path("/dev/null"))
+    assert os.listdir(tmp_path) == []
+    documents.write(tmp_path / "bread.json", BREAD)
+    documents.check_writable(tmp_path / "bread.json")
+    assert read(tmp_path / "bread.json") == BREAD
+    assert os.listdir(tmp_path) == ["bread.json"]
+
+
 BROKEN = {
     "not JSON": b"bread: yes",
     "cut short": b'{"lamella": 1, "name": "br',

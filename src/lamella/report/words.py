@@ -78,8 +78,8 @@ def _latency(best: PlanRecord, others: Sequence[PlanRecord]) -> str:
     within = "" if apart else ", which is within the noise"
     word = "longer" if change > 0 else "shorter"
     return (
-        f"The median latency of {best.planner} is {number(best.latency_ms.p50)} ms, {abs(change):.1%} {word} than that of "
-        f"{against.planner}{within}."
+        f"The median latency of {best.planner} is {number(best.latency_ms.p50)} ms, {abs(change):.1%} {word} than "
+        f"that of {against.planner}{within}."
     )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from hypothesis import strategies as st
 
@@ -109,9 +108,9 @@ def sharded(name: str = "mopar") -> record.PlanRecord:
     return plan(name, functions, at_once=(1, 2, 1, 1), latency_ms=27.0)
 
 
-def sample(**more: object) -> record.Comparison:
+def sample(*, units: int = 6, **more: object) -> record.Comparison:
     """Three plans, one of them with shards."""
-    return comparison([whole("ort", memory_mb=1008), whole(), sharded()], **more)
+    return comparison([whole("ort", memory_mb=1008), whole(), sharded()], units=units, **more)
 
 
 @st.composite

@@ -65,8 +65,8 @@ def test_panels_share_one_scale_and_the_highest_function_fills_it() -> None:
     heights = {p.planner: max(r.height for r in p.allocated) for p in figure.panels}
     assert heights["ort"] / heights["single"] == pytest.approx(1008 / 512)
     for panel in figure.panels:
-        assert all(0 <= r.left and r.left + r.width <= 100 for r in (*panel.allocated, *panel.used))
-        assert all(0 <= r.top and r.top + r.height <= figure.ground + 1e-9 for r in (*panel.allocated, *panel.used))
+        assert all(r.left >= 0 and r.left + r.width <= 100 for r in (*panel.allocated, *panel.used))
+        assert all(r.top >= 0 and r.top + r.height <= figure.ground + 1e-9 for r in (*panel.allocated, *panel.used))
         assert 0 < panel.answer <= 100
     assert [p.planner for p in staircase(sample(), ("mopar",)).panels] == ["mopar"]
     assert [p.best for p in figure.panels] == [False, False, True]
@@ -173,7 +173,7 @@ def test_names_of_points_keep_off_each_other_even_where_points_coincide(points: 
     for one, two in combinations([_box(label) for label in found], 2):
         assert not one.meets(two)
     for label in found:
-        assert 46 <= _box(label).left
+        assert _box(label).left >= 46
         assert _box(label).right <= WIDTH
         assert all(not _box(label).meets(Box(x - DOT_PX, y - DOT_PX, x + DOT_PX, y + DOT_PX)) for x, y in points)
 
