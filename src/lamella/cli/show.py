@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from lamella.compare.record import Comparison
-from lamella.compare.table import columns
+from lamella.compare.record import Comparison, PlanRecord
+from lamella.compare.table import NODE_COLUMNS, Column, columns
 from lamella.plan.document import Plan
 from lamella.profile.document import Profile
 
@@ -172,6 +172,10 @@ def show_plan(plan: Plan) -> None:
         )
 
 
+def _rows(shown: Sequence[Column], plans: Sequence[PlanRecord]) -> Table:
+    return table([c.name + " " * c.is_text for c in shown], [[c.of(p) for c in shown] for p in plans])
+
+
 def show_comparison(record: Comparison) -> None:
     """The run record as a table, the cheapest first line of the reader's eye: cost, then latency, then memory."""
     out = console()
@@ -180,21 +184,10 @@ def show_comparison(record: Comparison) -> None:
     out.print(
         f"[bold]{escape(record.model)} on {record.platform}[/bold]{batch}, {record.machine.cpu}, {record.date}, {label}"
     )
-    shown = columns(record)
-    rows = [[c.of(p) for c in shown] for p in record.plans]
-    out.print(table([c.name + " " * c.is_text for c in shown], rows))
-    packed = [p for p in record.plans if p.packing]
-    if packed:
-        out.print(
-            table(
-                ["on a node of one's own cluster", "functions", "requests/hour", "bound by "],
-                [
-                    [p.planner, f"{p.packing.functions:.1f}", f"{p.packing.requests_per_hour:,.0f}", p.packing.bound]
-                    for p in packed
-                    if p.packing
-                ],
-            )
-        )
+    out.print(_rows(columns(record), record.plans))
+    on_nodes = [p for p in record.plans if p.packing]
+    if on_nodes:
+        out.print(_rows(NODE_COLUMNS, on_nodes))
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from lamella.compare.record import Comparison, PlanRecord
+from lamella.platforms.packing import Packing
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,3 +107,20 @@ def columns(record: Comparison) -> tuple[Column, ...]:
             lambda p: str(p.rounds_noisy_kept),
         ),
     )
+
+
+def _packed(of: Callable[[Packing], str]) -> Callable[[PlanRecord], str]:
+    return lambda plan: of(plan.packing) if plan.packing else ""
+
+
+NODE_COLUMNS = (
+    Column("on a node of one's own cluster", "The planner that made it.", lambda p: p.planner, is_text=True),
+    Column(
+        "functions",
+        "Instances on a node, in the proportions that serve the most requests.",
+        _packed(lambda n: f"{n.functions:.1f}"),
+    ),
+    Column("requests/hour", "Per node, every instance busy.", _packed(lambda n: f"{n.requests_per_hour:,.0f}")),
+    Column("bound by", "What a node runs out of first.", _packed(lambda n: n.bound), is_text=True),
+)
+"""Of the plans that have a packing."""

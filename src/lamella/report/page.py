@@ -12,7 +12,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from lamella.compare.record import Comparison
-from lamella.compare.table import columns
+from lamella.compare.table import NODE_COLUMNS, columns
 from lamella.documents import replacing
 from lamella.report.scales import CLASSES
 from lamella.report.scatter import scatter
@@ -39,6 +39,8 @@ def page(record: Comparison) -> str:
             scatter=scatter(record),
             versus=versus(record),
             columns=columns(record),
+            node_columns=NODE_COLUMNS,
+            on_nodes=[p for p in record.plans if p.packing],
             command=command(record),
             shades=range(CLASSES),
             broken=[p for p in record.plans if not p.output_error.within_tolerance],

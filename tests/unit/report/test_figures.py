@@ -10,12 +10,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.compare.record import FunctionRecord, PlanRecord, UnitRecord
-from lamella.plan.predict import makespan
 from lamella.report.scales import CLASSES, NARROW_PX, inside, number, shade, tick, ticks
 from lamella.report.scatter import DOT_PX, HEIGHT, WIDTH, Box, _box, name_places, scatter, spread
 from lamella.report.staircase import staircase, steps
 from lamella.report.strip import place, places, strip
 from lamella.report.versus import versus
+from lamella.runtime.lanes import makespan
 from tests.unit.report.made import FLOOR_MB, comparison, plans, sample, sharded, whole
 
 

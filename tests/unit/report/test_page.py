@@ -10,8 +10,9 @@ import msgspec
 import pytest
 
 from lamella.compare.record import Comparison
-from lamella.compare.table import columns
+from lamella.compare.table import NODE_COLUMNS, columns
 from lamella.errors import StorageError
+from lamella.platforms.packing import Packing
 from lamella.report import page, staircase_svg, write
 from lamella.report import page as made_page
 from tests.unit.report.made import comparison, plan, sample, sharded, whole
@@ -85,6 +86,15 @@ def test_every_plan_is_in_every_figure_and_every_figure_of_the_terminal_in_the_t
         assert column.name in cells
         assert all(column.of(p) in cells for p in record.plans)
         assert column.about in {e.text for e in read.all("dd")}
+
+
+def test_what_a_node_does_for_a_plan_is_told_where_it_is_known() -> None:
+    packed = msgspec.structs.replace(sharded(), packing=Packing(7.5, 12345.6, "vcpu"))
+    read = Page(page(comparison([whole(), packed])))
+    assert len(read.all("table")) == 3
+    assert {"7.5", "12,346", "vcpu"} <= {e.text for e in read.all("td")}
+    assert all(c.about in {e.text for e in read.all("dd")} for c in NODE_COLUMNS[1:])
+    assert len(Page(page(sample())).all("table")) == 2
 
 
 def test_it_says_what_made_it() -> None:
