@@ -1,6 +1,6 @@
-"""The README's table and the staircase picture, from the results of `make bench`.
+"""The README's table and the staircase picture, from the results of `benchmarks/twelve.py`.
 
-`python benchmarks/picture.py` reads `benchmarks/results/main_job.json`, writes the table between the `results` marks of
+`python benchmarks/picture.py` reads `benchmarks/results/twelve.json`, writes the table between the `results` marks of
 README.md, and draws `docs/staircase.svg`: the memory that is allocated and billed while one request of vgg19 runs.
 The picture is the report's staircase, of two plans.
 """
@@ -20,20 +20,19 @@ from lamella.compare.record import Comparison, PlanRecord
 from lamella.report import staircase_svg
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "main_job.json"
+RESULTS = ROOT / "benchmarks" / "results" / "twelve.json"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "staircase.svg"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 DRAWN = "vgg19"
 TITLE = f"Memory billed while one request of {DRAWN} runs"
-OWN, CLOUD = "openfaas", "aws-lambda"
+OWN = "openfaas"
 PLANS = ("single", "mopar")
 
 
 def load(path: Path) -> dict[str, Comparison]:
     """Comparisons by `MODEL PLATFORM`."""
-    stored = json.loads(path.read_text())["comparisons"]
-    return {key: msgspec.convert(value, Comparison) for key, value in stored.items()}
+    return {key: msgspec.convert(value, Comparison) for key, value in json.loads(path.read_text()).items()}
 
 
 def by_planner(record: Comparison) -> dict[str, PlanRecord]:
@@ -42,32 +41,52 @@ def by_planner(record: Comparison) -> dict[str, PlanRecord]:
 
 
 def table(results: Mapping[str, Comparison]) -> str:
-    """The README's part: a table for the own cluster, a sentence for the cloud, date and machine."""
-    own = {key.rpartition(" ")[0]: r for key, r in results.items() if key.endswith(f" {OWN}")}
+    """The README's part: what dividing saves on one's own cluster and on the clouds, date and machine."""
+    models = list(dict.fromkeys(key.rpartition(" ")[0] for key in results))
+    clouds = [c for c in dict.fromkeys(key.rpartition(" ")[2] for key in results) if c != OWN]
+    head = ["model", "`ort`", "`single`", "`mopar`", "functions", "less than `ort`", "than `single`", "p50 to `ort`"]
     lines = [
-        "| model | `ort` | `single` | `mopar` | functions | less than `ort` | less than `single` | p50 to `single` |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
-        *(_row(name, by_planner(record)) for name, record in own.items()),
+        "| " + " | ".join([*head, *(f"`{cloud}`" for cloud in clouds)]) + " |",
+        "|---" + "|---:" * (len(head) + len(clouds) - 1) + "|",
+    ]
+    for name in models:
+        own, *others = [by_planner(r) if (r := results.get(f"{name} {c}")) else {} for c in (OWN, *clouds)]
+        lines.append(f"| {name} | " + " | ".join([*_own(own), *map(_saved, others)]) + " |")
+    own_records = [r for key, r in results.items() if key.endswith(f" {OWN}")]
+    lines += [
         "",
         "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per GB-second, "
-        "1 vCPU per function, one request at a time, plans without shards. " + _circumstances(list(own.values())),
+        "1 vCPU per function and at most two busy at once, one request at a time. On the right how much less `mopar` "
+        "costs than `single` on the rules of the clouds, and as how many functions. " + _circumstances(own_records),
     ]
-    cloud = {key.rpartition(" ")[0]: r for key, r in results.items() if key.endswith(f" {CLOUD}")}
-    if cloud:
-        lines += ["", _cloud(cloud)]
     return "\n".join(lines)
 
 
-def _row(name: str, plans: Mapping[str, PlanRecord]) -> str:
+def _own(plans: Mapping[str, PlanRecord]) -> list[str]:
+    """A model's cells for one's own cluster."""
+
     def cost(planner: str) -> float:
         return plans[planner].cost_usd_per_million if planner in plans else math.nan
 
     best = plans.get("mopar")
-    against = [_number(cost(p) / cost("mopar"), "{:.2f}x") for p in ("ort", "single")]
-    slower = best.latency_ms.p50 / plans["single"].latency_ms.p50 - 1 if best and "single" in plans else math.nan
-    cells = [_number(cost(p), "{:#.3g}") for p in ("ort", "single", "mopar")]
-    cells += [str(best.stages) if best else "", *against, _number(slower, "{:+.1%}")]
-    return f"| {name} | " + " | ".join(cells) + " |"
+    slower = best.latency_ms.p50 / plans["ort"].latency_ms.p50 - 1 if best and "ort" in plans else math.nan
+    return [
+        *(_number(cost(p), "{:#.3g}") for p in ("ort", "single", "mopar")),
+        str(len(best.functions)) if best else "",
+        *(_number(cost(p) / cost("mopar"), "{:.2f}x") for p in ("ort", "single")),
+        _number(slower, "{:+.1%}"),
+    ]
+
+
+def _saved(plans: Mapping[str, PlanRecord]) -> str:
+    """A model's cell for a cloud."""
+    best, alone = plans.get("mopar"), plans.get("single")
+    if best is None:
+        return "no plan" if plans else ""
+    if len(best.functions) == 1:
+        return "one function"
+    ratio = f"{alone.cost_usd_per_million / best.cost_usd_per_million:.2f}x, " if alone else "only "
+    return f"{ratio}{len(best.functions)} functions"
 
 
 def _number(value: float, form: str) -> str:
@@ -82,20 +101,6 @@ def _circumstances(records: Sequence[Comparison]) -> str:
     return (
         f"Measured on {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}: {machine.cpu}, {machine.cores} cores, "
         f"onnxruntime {machine.onnxruntime}, {limits}."
-    )
-
-
-def _cloud(records: Mapping[str, Comparison]) -> str:
-    """What the answer was on the cloud's rules."""
-    stages = {n: by_planner(r)["mopar"].stages for n, r in records.items() if "mopar" in by_planner(r)}
-    divided = [f"{n} ({k} functions)" for n, k in stages.items() if k > 1]
-    whole = [n for n, k in stages.items() if k == 1]
-    said = "; ".join(
-        f"{what} for {', '.join(names)}" for what, names in (("one function", whole), ("divided", divided)) if names
-    )
-    return (
-        f"On the rules of `{CLOUD}`, where memory buys CPU and a hop is emulated by the catalogue, the answer was: "
-        f"{said}."
     )
 
 
@@ -120,7 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     results = load(options.results) if options.results.exists() else {}
     if not any(key.endswith(f" {OWN}") for key in results):
-        print(f"no results in {options.results} yet: run `make bench` first", file=sys.stderr)
+        print(f"no results in {options.results} yet: run `python benchmarks/twelve.py` first", file=sys.stderr)
         return 1
     drawn = results.get(f"{DRAWN} {OWN}")
     part = table(results)

@@ -60,12 +60,13 @@ def comparison(platform: str, divided: list[int]) -> record.Comparison:
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
-    path = tmp_path / "main_job.json"
+    path = tmp_path / "twelve.json"
     stored = {
         "vgg19 openfaas": comparison("openfaas", [112, 144, 464]),
         "vgg19 aws-lambda": comparison("aws-lambda", [9]),
+        "vgg19 cloud-run": comparison("cloud-run", [200, 400]),
     }
-    path.write_text(json.dumps({"comparisons": msgspec.to_builtins(stored)}))
+    path.write_text(json.dumps(msgspec.to_builtins(stored)))
     return path
 
 
@@ -79,8 +80,7 @@ def test_table_and_picture_are_written_from_the_results(results: Path, tmp_path:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | +1.0% |" in text
-    assert "the answer was: one function for vgg19." in text
+    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | -2.3% | one function | 3.50x, 2 functions |" in text
     assert "2026-11-21" in text
     assert "144 MB" in "".join(ElementTree.parse(svg).getroot().itertext())
 
@@ -89,5 +89,5 @@ def test_without_results_it_says_so_and_changes_nothing(tmp_path: Path, capsys: 
     readme = tmp_path / "README.md"
     readme.write_text("as it was")
     assert picture.main(["--results", str(tmp_path / "none.json"), "--readme", str(readme)]) == 1
-    assert "make bench" in capsys.readouterr().err
+    assert "benchmarks/twelve.py" in capsys.readouterr().err
     assert readme.read_text() == "as it was"
