@@ -13,8 +13,8 @@ from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
 from lamella.compare.compare import compare as run_comparison
-from lamella.compare.feed import load_inputs
 from lamella.compare.record import check_answers
+from lamella.graph.requests import load_inputs
 
 
 def compare(
@@ -35,7 +35,7 @@ def compare(
     settings = Settings(
         given=model,
         planners=[name.strip() for name in planners.split(",") if name.strip()],
-        request=asked.request(),
+        request=asked.request(graph),
         requests=requests,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,
         command=arguments.get(),

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,9 @@ from cyclopts import Parameter
 
 from lamella import documents
 from lamella.errors import ConfigError
+from lamella.graph.model import Graph
+from lamella.plan.judge import Judge, unasked, validation
+from lamella.plan.metrics import metric as metric_named
 from lamella.plan.request import Request
 
 arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
@@ -150,6 +154,23 @@ AtOnce = Annotated[
     Parameter(help="How many shards may be busy at a time; the cores by default, what exceeds them is emulated."),
 ]
 Codec = Annotated[bool, Parameter(help="Encode hops where that pays.")]
+Validate = Annotated[
+    Path | None,
+    Parameter(name="--validate", help="Real requests, .npz: codecs that lose are judged on them, and allowed."),
+]
+MetricName = Annotated[
+    str | None, Parameter(name="--metric", help="How they are judged: max_rel, top1, cosine or module:function.")
+]
+Tolerance = Annotated[
+    float | None,
+    Parameter(
+        name="--tolerance", help="Bound of the metric: 0.01 of max_rel and functions, 0.99 of top1, 0.999 of cosine."
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    Parameter(name="--calibrate", help="Requests to fit the learned codec on; half of --validate's by default."),
+]
 Similarity = Annotated[bool, Parameter(help="Count similar neighbours as one before dividing.")]
 
 
@@ -169,13 +190,27 @@ class Planning:
     at_once: AtOnce = None
     shape: Shape = None
     range_: Range = None
+    validate: Validate = None
+    metric: MetricName = None
+    tolerance: Tolerance = None
+    calibrate: Calibrate = None
 
     def __post_init__(self) -> None:
-        """ConfigError where a number is not above zero."""
+        """ConfigError where a number is not above zero, or an option asks for nothing."""
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
+        if self.tolerance is not None and not isfinite(self.tolerance):
+            raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
+        if self.metric:
+            metric_named(self.metric)
+        if not self.validate:
+            unasked(metric=self.metric, tolerance=self.tolerance, calibrate=self.calibrate)
 
-    def request(self) -> Request:
-        """What the planner is asked."""
+    def request(self, graph: Graph | None = None) -> Request:
+        """What the planner is asked; of a `graph` with the user's data to judge by, where there are some.
+
+        Raises:
+            InputRefused: the data are no requests of the model, or too few.
+        """
         return Request(
             slo_ms=self.slo_ms,
             max_stages=self.max_stages,
@@ -186,4 +221,17 @@ class Planning:
             codec=self.codec,
             similarity=self.similarity,
             ranges=parse_ranges(self.range_),
+            judge=self._judge(graph) if graph and self.validate else None,
         )
+
+    def _judge(self, graph: Graph) -> Judge:
+        assert self.validate
+        asked = validation(
+            self.validate,
+            graph,
+            self.batch,
+            metric_name=self.metric or "max_rel",
+            tolerance=self.tolerance,
+            calibrate=self.calibrate,
+        )
+        return Judge(graph, asked)

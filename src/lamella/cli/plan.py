@@ -30,13 +30,14 @@ def plan(
     if base not in BASELINES:
         planner_named(base)
     graph, rules = imported(model, asked)
+    request = asked.request(graph)  # data that do not fit are told before minutes of work
     made = make_plan(
         graph,
         measured(graph, rules, asked, (planner,)),
         rules,
         planner,
         given=model if model.startswith("zoo:") else str(Path(model).resolve()),
-        request=asked.request(),
+        request=request,
     )
     if output:
         documents.write(output, made)

@@ -136,6 +136,11 @@ def show_plan(plan: Plan) -> None:
             ],
         )
     )
+    if plan.validation and plan.validation.measured is None:
+        out.print(f"nothing lossy is worth it or within its bound: {plan.validation.sentence()}", markup=False)
+    elif plan.validation:
+        learned = f", learned on {plan.validation.fitted_requests} others" if plan.fitted else ""
+        out.print(f"lossy hops together: {plan.validation.sentence()}{learned}", markup=False)
     if plan.hops:
         out.print(
             table(

@@ -116,7 +116,7 @@ def compare(
         )
         errors = entrants.each(
             contenders,
-            lambda name: output_error(contenders[name].deployment, feeds, answers),
+            lambda name: output_error(contenders[name].deployment, feeds, answers, request.judge),
             part(0.65, 0.7, "checking answers of"),
         )
         faults = {name: contenders[name].faults() for name in errors}

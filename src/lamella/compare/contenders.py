@@ -13,7 +13,6 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
-from lamella.compare.measures import difference
 from lamella.compare.record import OUTPUT_TOLERANCE, OutputError
 from lamella.deploy.local import Deployment, Size
 from lamella.deploy.sizing import Allocation
@@ -24,13 +23,17 @@ from lamella.limits import Limiter
 from lamella.limits.memory import major_faults, peak_rss_mb
 from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
-from lamella.plan.document import Plan
+from lamella.plan.document import Loss, Plan
+from lamella.plan.judge import Judge
+from lamella.plan.metrics import difference
 from lamella.platforms import Platform
 from lamella.runtime.function import open_session
 from lamella.runtime.instance import ColdStart
 
 GROWTHS = 5
 """How often a function may get the next size because a start was killed."""
+CHECKED_LOSSY = 32
+"""Of a lossy plan's validation so many requests are answered by the deployment, too."""
 Values = dict[str, np.ndarray]
 
 
@@ -150,15 +153,31 @@ def expected(graph: Graph, directory: Path, feeds: Sequence[Values]) -> list[Val
 
 
 def output_error(
-    deployment: Deployment, feeds: Sequence[Values], answers: Sequence[Mapping[str, np.ndarray]]
+    deployment: Deployment,
+    feeds: Sequence[Mapping[str, np.ndarray]],
+    answers: Sequence[Mapping[str, np.ndarray]],
+    judge: Judge | None = None,
 ) -> OutputError:
-    """Law 3: how far a deployment's answers are from `answers`, at worst."""
+    """Law 3: how far a deployment's answers are from `answers`, at worst.
+
+    Where its plan has lossy codecs the `judge` it was made with says which requests, and what is good enough.
+    """
     absolute = relative = 0.0
+    seen = []
+    lossy = judge if deployment.plan.lossy else None
+    if lossy:
+        feeds, answers = lossy.asked.judged[:CHECKED_LOSSY], lossy.expected[:CHECKED_LOSSY]
     for feed, answer in zip(feeds, answers, strict=True):
         with deployment.awake():
             got = deployment.infer(feed).outputs
         for name, want in answer.items():
             found = difference(want, got[name])
             absolute, relative = max(absolute, found[0]), max(relative, found[1])
+        if lossy:
+            seen.append(lossy.metric.of(answer, got))
     most = sys.float_info.max
-    return OutputError(min(absolute, most), min(relative, most), relative <= OUTPUT_TOLERANCE)
+    absolute, relative = min(absolute, most), min(relative, most)
+    if not lossy:
+        return OutputError(absolute, relative, relative <= OUTPUT_TOLERANCE)
+    value, bound = lossy.metric.over(seen), lossy.asked.bound
+    return OutputError(absolute, relative, lossy.metric.keeps(value, bound), Loss(lossy.metric.name, value, bound))

@@ -202,19 +202,3 @@ def _variant(profile: Profile, batch: int) -> int:
     variants = profile.variants
     fits = [k for k, v in enumerate(variants) if v.batch == batch]
     return min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
-
-
-def difference(want: np.ndarray, got: np.ndarray) -> tuple[float, float]:
-    """Largest difference of two outputs, and relative to the range of the first; infinite where shapes differ."""
-    if want.shape != got.shape:
-        return float("inf"), float("inf")
-    if want.size == 0:
-        return 0.0, 0.0
-    if want.dtype.kind == "f" and got.dtype.kind == "f":
-        if not np.array_equal(np.isnan(want), np.isnan(got)):
-            return float("inf"), float("inf")
-        want, got = np.nan_to_num(want), np.nan_to_num(got)
-    wide = want.astype(np.float64)
-    absolute = float(np.max(np.abs(wide - got.astype(np.float64))))
-    span = float(np.ptp(wide)) or float(np.max(np.abs(wide))) or 1.0
-    return absolute, absolute / span

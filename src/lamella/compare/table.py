@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import groupby
 
-from lamella.compare.record import Comparison, PlanRecord
+from lamella.compare.record import Comparison, OutputError, PlanRecord
 from lamella.platforms.packing import Packing
 
 
@@ -87,9 +87,9 @@ def columns(record: Comparison) -> tuple[Column, ...]:
         ),
         Column(
             "error",
-            "Largest difference of the answers from the whole model's, of the output's range; BROKEN where that is "
-            "more than allowed.",
-            lambda p: f"{p.output_error.max_rel:.0e}" + ("" if p.output_error.within_tolerance else " BROKEN"),
+            "Largest difference of the answers from the whole model's, of the output's range; of a plan with lossy "
+            "codecs what its metric says, too. BROKEN where that is not allowed.",
+            lambda p: _error(p.output_error),
         ),
         Column(
             "predicted",
@@ -107,6 +107,12 @@ def columns(record: Comparison) -> tuple[Column, ...]:
             lambda p: str(p.rounds_noisy_kept),
         ),
     )
+
+
+def _error(error: OutputError) -> str:
+    """By law 3, and by what the plan's lossy codecs were judged by."""
+    by = f" {error.judged.metric} {error.judged.measured:.2g}" if error.judged else ""
+    return f"{error.max_rel:.0e}{by}" + ("" if error.within_tolerance else " BROKEN")
 
 
 def _packed(of: Callable[[Packing], str]) -> Callable[[PlanRecord], str]:

@@ -19,7 +19,7 @@ import numpy as np
 from lamella import documents
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
-from lamella.codecs import codec
+from lamella.codecs import Codecs
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, InstanceLost
 from lamella.limits import Limiter
@@ -172,6 +172,7 @@ class _Bench:
         runs: int,
     ) -> None:
         self.function = _function(directory)
+        self._codecs: Codecs = self.function.codecs(directory)
         self._directory, self._platform, self._limiter = directory, platform, limiter
         self._vcpu, self._runs = vcpu, runs
         self._files = [directory / name for name in self.function.sha256]
@@ -191,7 +192,7 @@ class _Bench:
 
     def _hold(self, name: str, array: np.ndarray, by: str) -> wire.TensorRef:
         segment, fd = create(array.nbytes + (by != "none"))  # no codec needs more
-        data = codec(by).encode(array)
+        data = self._codecs.of(by, name).encode(array)
         segment.bytes[: data.nbytes] = data
         self._held.append((fd, segment))
         return wire.TensorRef(name, array.dtype.name, array.shape, len(self._held) - 1, by, data.nbytes)
@@ -252,7 +253,7 @@ class _Bench:
 
     def _value(self, ref: wire.TensorRef) -> np.ndarray:
         data = self._held[ref.segment][1].bytes[: ref.size]
-        return np.array(codec(ref.codec).decode(data, ref.dtype, ref.shape))
+        return np.array(self._codecs.of(ref.codec, ref.name).decode(data, ref.dtype, ref.shape))
 
     def reference(self) -> Trial:
         """Without a memory limit: the better of two starts."""

@@ -126,6 +126,60 @@ def _member(data: np.lib.npyio.NpzFile, name: str, path: Path) -> np.ndarray:
     return array
 
 
+def load_inputs(path: Path, graph: Graph, batch: int) -> list[dict[str, np.ndarray]]:
+    """Requests of `batch` rows from an .npz file with one array per input.
+
+    A leading axis longer than that of one request is split into requests; a scalar goes with each of them.
+
+    Raises:
+        InputRefused: the file cannot be read, lacks an input, or does not divide into requests of this batch.
+    """
+    arrays = read_arrays(path)
+    missing = [n for n in graph.inputs if n not in arrays]
+    if missing:
+        raise InputRefused(f"{path} lacks {missing[0]!r}; it holds {', '.join(arrays) or 'nothing'}")
+    sizes = {n: shape[0] for n in graph.inputs if (shape := graph.tensors[n].shape_at(batch))}
+    counts = {n: _count(path, n, arrays[n], size, batch) for n, size in sizes.items()}
+    if len(set(counts.values())) > 1:
+        raise InputRefused(
+            f"{path} holds different numbers of requests: " + ", ".join(f"{c} of {n!r}" for n, c in counts.items())
+        )
+    found = []
+    for k in range(next(iter(counts.values()), 1)):
+        values = {n: arrays[n][k * sizes[n] : (k + 1) * sizes[n]] if n in sizes else arrays[n] for n in graph.inputs}
+        check_request(graph, batch, values)
+        found.append(values)
+    return found
+
+
+def _count(path: Path, name: str, array: np.ndarray, size: int, batch: int) -> int:
+    """How many requests an input holds whose leading axis is `size` long in one."""
+    rows = array.shape[0] if array.ndim else 0
+    if not rows or not size or rows % size:
+        raise InputRefused(
+            f"{path}: input {name!r} has {rows} rows, a request of batch {batch} takes {size}",
+            where=f"input {name!r}",
+            try_="a multiple of that, or another --batch",
+        )
+    return rows // size
+
+
+def check_request(graph: Graph, batch: int, values: Mapping[str, np.ndarray]) -> None:
+    """InputRefused where the tensors are not those of a request of `batch` rows."""
+    for name in graph.inputs:
+        tensor = graph.tensors[name]
+        if name not in values:
+            raise InputRefused(f"a request lacks input {name!r}", where=f"input {name!r}")
+        found, want = values[name], tensor.shape_at(batch)
+        if found.shape != want or found.dtype.name != tensor.dtype:
+            raise InputRefused(
+                f"input {name!r} of a request is {found.dtype.name} {list(found.shape)}, at batch {batch} the model "
+                f"takes {tensor.dtype} {list(want)}",
+                where=f"input {name!r}",
+                try_="another --batch, or other inputs",
+            )
+
+
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     """An .npz file with `arrays`, by name, whole or not at all; `np.savez` itself takes no array called `file`.
 

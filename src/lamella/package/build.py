@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lamella import documents
@@ -17,9 +17,10 @@ from lamella.package.integrity import MANIFEST, PLAN, is_package, seal, sha256
 from lamella.package.layout import WeightsFile
 from lamella.package.manifest import Manifest
 from lamella.package.place import take_place
-from lamella.plan.document import FunctionPlan, Plan
+from lamella.plan.document import FittedCodec, FunctionPlan, Plan
 from lamella.plan.laws import structure
-from lamella.runtime.function import Function, TensorSpec
+from lamella.profile.fitting import kept
+from lamella.runtime.function import FittedFile, Function, TensorSpec
 from lamella.scratch import scratch
 
 Progress = Callable[[float, str], None]
@@ -65,7 +66,7 @@ def _write(plan: Plan, graph: Graph, directory: Path, progress: Progress) -> Man
     hashes = {}
     for k, function in enumerate(plan.functions):
         progress(k / len(plan.functions), function.name)
-        build_function(extractor, function, directory / function.name)
+        build_function(extractor, function, directory / function.name, fitted=plan.fitted)
         hashes[function.name] = sha256(directory / function.name / "function.json")
     documents.write(directory / PLAN, plan)
     manifest = Manifest(
@@ -91,13 +92,33 @@ def _check_free(directory: Path) -> None:
     raise PackageError(f"{directory} {what}", try_="choose another -o DIR")
 
 
-def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *, portable: bool = True) -> Function:
-    """Write one function's files into `directory`; its manifest, written as `function.json` too."""
+def build_function(
+    extractor: Extractor,
+    plan: FunctionPlan,
+    directory: Path,
+    *,
+    portable: bool = True,
+    fitted: Sequence[FittedCodec] = (),
+) -> Function:
+    """Write one function's files into `directory`; its manifest, written as `function.json` too.
+
+    Args:
+        extractor: of the graph it is a part of.
+        plan: which part, and how it runs.
+        directory: absent yet.
+        portable: whether the graph for any CPU is written, too.
+        fitted: the plan's learned codecs; it gets those of the tensors it takes or gives.
+
+    Raises:
+        PackageError: the parameters of a learned codec are not in the cache, or others than the plan's.
+    """
     directory.mkdir(parents=True)
     graph = extractor.graph
     takes, gives = graph.border(plan.first, plan.last)
     whole = plan.kind in ("plain", "default")
     files = link_model(graph, directory) if whole else _slice(extractor, plan, directory, portable)
+    learned = [_parameters(f, directory) for f in fitted if f.tensor in (*takes, *gives)]
+    files += dict.fromkeys(f.file for f in learned)
     function = Function(
         name=plan.name,
         kind=plan.kind,
@@ -110,9 +131,23 @@ def build_function(extractor: Extractor, plan: FunctionPlan, directory: Path, *,
         prepack=plan.prepack,
         machine=this_machine(),
         sha256={name: sha256(directory / name) for name in files},
+        fitted=tuple(learned),
     )
     documents.write(directory / "function.json", function)
     return function
+
+
+def _parameters(codec: FittedCodec, directory: Path) -> FittedFile:
+    """Copy the parameters of a learned codec from the cache."""
+    source, name = kept(codec.sha256), f"{codec.codec}-{codec.sha256[:16]}.npy"
+    what = f"the parameters of {codec.codec} for the tensor {codec.tensor!r}"
+    again = "lamella plan MODEL --validate data.npz -o plan.json, on this machine"
+    if not source.is_file():
+        raise PackageError(f"{what} are not in the cache ({source.name[:16]}...)", where=str(source), try_=again)
+    if sha256(source) != codec.sha256:
+        raise PackageError(f"{what} are not those of the plan: the file changed", where=str(source), try_=again)
+    shutil.copyfile(source, directory / name)
+    return FittedFile(codec.tensor, codec.codec, name)
 
 
 def _specs(graph: Graph, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:

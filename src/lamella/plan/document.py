@@ -54,6 +54,14 @@ class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
 
+class Loss(msgspec.Struct, frozen=True):
+    """What a codec alone does to the model's output, on the requests of the plan's validation."""
+
+    metric: str
+    measured: float
+    bound: float
+
+
 class Hop(msgspec.Struct, frozen=True, kw_only=True):
     """What goes from one function to the next: all tensors that cross the cut."""
 
@@ -70,6 +78,8 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     """Without the work of encoding and decoding, which is in the functions' runs."""
     cost_usd: float
     why: str
+    loss: Loss | None = None
+    """Of a lossy codec."""
 
 
 class Predicted(msgspec.Struct, frozen=True):
@@ -99,6 +109,63 @@ class Slack(msgspec.Struct, frozen=True):
     unit: str
 
 
+class FittedCodec(msgspec.Struct, frozen=True):
+    """A learned codec of one tensor: `components` of its `channels` cross. The cache holds its parameters by hash."""
+
+    tensor: str
+    codec: str
+    channels: int
+    components: int
+    sha256: str
+
+
+class Tried(msgspec.Struct, frozen=True):
+    """Lossy codecs that were judged: of which hops, by the operator of the model behind them, and what came out."""
+
+    hops: dict[int, str]
+    measured: float
+    requests: int
+    """How many were looked at: it ends with the first that breaks the bound."""
+    kept: bool
+    """Whether the bound was."""
+
+
+class Validation(msgspec.Struct, frozen=True, kw_only=True):
+    """How the plan's lossy codecs were judged: all of them together, by the model's output, on the user's requests."""
+
+    data: str
+    sha256: str
+    """Of the file."""
+    metric: str
+    bound: float
+    more_is_better: bool
+    """Whether the bound is the least or the most."""
+    requests: int
+    """That were judged on."""
+    fitted_on: str
+    """Where the learned codecs' requests are from: other ones than those judged on."""
+    fitted_requests: int
+    measured: float | None
+    """Of the plan's hops together; none where none of them loses anything."""
+    tried: tuple[Tried, ...]
+
+    @property
+    def kept(self) -> bool:
+        """Whether what was measured is within the bound."""
+        return self.measured is not None and self.keeps(self.measured)
+
+    def keeps(self, value: float) -> bool:
+        """Whether a value is within the bound; no number is not."""
+        return value >= self.bound if self.more_is_better else value <= self.bound
+
+    def sentence(self, value: float | None = None) -> str:
+        """What was measured, of which bound, on what; in place of the plan's own a `value`."""
+        value = self.measured if value is None else value
+        limit = f"{'at least' if self.more_is_better else 'at most'} {self.bound:g}"
+        on = f"{limit} on {self.requests} requests of {self.data}"
+        return f"{self.metric} {value:.2g} of {on}" if value is not None else f"{self.metric} of {on}"
+
+
 class Plan(Document, frozen=True, kw_only=True):
     """`plan.json`."""
 
@@ -119,6 +186,14 @@ class Plan(Document, frozen=True, kw_only=True):
     slack: tuple[Slack, ...]
     losers: tuple[Loser, ...]
     why: str
+    validation: Validation | None = None
+    """Where lossy codecs were asked about."""
+    fitted: tuple[FittedCodec, ...] = ()
+
+    @property
+    def lossy(self) -> bool:
+        """Whether a hop loses something."""
+        return any(hop.loss for hop in self.hops)
 
     @property
     def stages(self) -> int:

@@ -6,7 +6,7 @@ import math
 import re
 from itertools import pairwise
 
-from lamella.codecs import CODECS
+from lamella.codecs import CODECS, is_fitted, lossless
 from lamella.errors import LamellaError, LawBroken, PlatformLimit, ShardRefused
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
@@ -36,6 +36,7 @@ def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaErr
         graph = plan.graph(graph)
         found += _hops(plan, graph)
         found += _truth(plan, graph)
+    found += _losses(plan)
     found += _memory(plan, platform)
     found += _limits(plan, platform)
     found += payloads(graph, plan.batch, platform)
@@ -134,10 +135,41 @@ def _codecs(plan: Plan) -> list[LamellaError]:
     """Law 2: what a stage encodes the next one can decode; the parts of a sharded stage go as they are."""
     found: list[LamellaError] = []
     for hop, (before, stage) in zip(plan.hops, pairwise(plan.by_stage()), strict=False):
-        if hop.codec not in CODECS:
-            found.append(LawBroken(f"law 2: no codec {hop.codec!r}; there are {', '.join(CODECS)}"))
-        elif hop.codec != "none" and max(len(before), len(stage)) > 1:
+        if is_fitted(hop.codec):
+            fitted = {f.tensor for f in plan.fitted if f.codec == hop.codec}
+            if not fitted & {*hop.tensors, *hop.side}:
+                found.append(
+                    LawBroken(
+                        f"law 2: {hop.codec} at operator {hop.position} is fitted to no tensor that crosses there"
+                    )
+                )
+        elif hop.codec not in CODECS:
+            found.append(LawBroken(f"law 2: no codec {hop.codec!r}; there are {', '.join(CODECS)}, and fitted ones"))
+            continue
+        if hop.codec != "none" and max(len(before), len(stage)) > 1:
             found.append(LawBroken(f"law 2: shards give or take what codec {hop.codec} encodes at {hop.position}"))
+    return found
+
+
+def _losses(plan: Plan) -> list[LamellaError]:
+    """Law 3: what loses something was judged on the model's output, and kept the bound, alone and together."""
+    found: list[LamellaError] = []
+    judged = plan.validation
+    again = "lamella plan MODEL --validate data.npz"
+    for hop in plan.hops:
+        if hop.codec not in CODECS and not is_fitted(hop.codec):
+            continue  # law 2 has said so
+        if lossless(hop.codec):
+            continue
+        what = f"law 3: codec {hop.codec} at operator {hop.position} loses something"
+        if judged is None or hop.loss is None:
+            found.append(LawBroken(f"{what} and was not judged on the model's output", try_=again))
+        elif (hop.loss.metric, hop.loss.bound) != (judged.metric, judged.bound):
+            found.append(LawBroken(f"{what} and was judged by another bound than the plan", try_=again))
+        elif not judged.keeps(hop.loss.measured):
+            found.append(LawBroken(f"{what}: {judged.sentence(hop.loss.measured)}", try_=again))
+    if plan.lossy and judged and not judged.kept:
+        found.append(LawBroken(f"law 3: the plan's codecs break their bound: {judged.sentence()}", try_=again))
     return found
 
 

@@ -232,7 +232,8 @@ def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
     else:
         unit = stage.choice.first
         coding = model.coding(unit)._replace(plain_bytes=size)
-        reason = coding_why(coding, model.codings(unit), model.platform, model.share)
+        said = model.lossy.said.get(unit, {})
+        reason = coding_why(coding, model.codings(unit), model.platform, model.share, said)
         if coding.codec == "none":
             coding = plain(size)
             if quickest(model.codings(unit), model.platform, model.share).codec != "none":

@@ -13,8 +13,9 @@ from lamella.machine import this_machine
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
+from lamella.plan.lossy import judged
 from lamella.plan.planners import Candidate, Decision, cheapest_of, planner
-from lamella.plan.predict import Choice, SliceModel, throttled_ms
+from lamella.plan.predict import NOTHING_LOST, Choice, Lossy, SliceModel, throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
@@ -48,22 +49,29 @@ def make_plan(
 
     Raises:
         InfeasiblePlan: with the binding constraint and the nearest feasible plan.
-        ConfigError: no such planner.
+        ConfigError: no such planner; or the user's metric failed.
+        InputRefused: the model cannot take one of the user's requests.
     """
     base, request = variant(name, request)
-    model = SliceModel(
-        graph,
-        profile,
-        platform,
-        batch=request.batch,
-        vcpu=request.vcpu,
-        codec=request.codec,
-        at_once=request.at_once,
-    )
+
+    def model_of(lossy: Lossy) -> SliceModel:
+        return SliceModel(
+            graph,
+            profile,
+            platform,
+            batch=request.batch,
+            vcpu=request.vcpu,
+            codec=request.codec,
+            at_once=request.at_once,
+            lossy=lossy,
+        )
+
     if base in BASELINES:
-        plan = _baseline(model, base, given, request)
+        plan = _baseline(model_of(NOTHING_LOST), base, given, request)
+    elif request.judge and request.lossy and request.codec:
+        plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
-        plan = _planned(model, base, given, request)
+        plan = _planned(model_of(NOTHING_LOST), base, given, request)
     plan = msgspec.structs.replace(plan, planner=name)
     check(plan, graph, platform)
     return plan

@@ -8,8 +8,8 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from typing import NamedTuple
 
@@ -98,6 +98,21 @@ def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
     return total / PHASES
 
 
+@dataclass(frozen=True, slots=True)
+class Lossy:
+    """What hops may lose, by the unit behind them; by default nothing."""
+
+    allowed: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    """Codecs that may be chosen."""
+    fitted: Mapping[int, tuple[Coding, ...]] = field(default_factory=dict)
+    """Codecs that were fitted to what crosses there."""
+    said: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
+    """What judging said of a codec."""
+
+
+NOTHING_LOST = Lossy()
+
+
 class SliceModel:
     """Prices slices of one model on one platform."""
 
@@ -111,6 +126,7 @@ class SliceModel:
         vcpu: float,
         codec: bool = True,
         at_once: int | None = None,
+        lossy: Lossy = NOTHING_LOST,
     ) -> None:
         """Prepare.
 
@@ -122,8 +138,9 @@ class SliceModel:
             vcpu: asked per function, where it is free.
             codec: whether hops may be encoded.
             at_once: how many shards may be busy at a time; this machine's cores by default.
+            lossy: what hops may lose.
         """
-        self.graph, self.profile, self.platform = graph, profile, platform
+        self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
         self._coded = codec
         self._at_once = at_once or profile.machine.cores
         self.batch, self.vcpu = batch, vcpu
@@ -398,11 +415,12 @@ class SliceModel:
             return plain(0)
         found = self.codings(unit)
         ends = {end for s in self.profile.shards if s.batch == self.batch for end in (s.first, s.last)}
-        return found[0] if unit in ends else quickest(found, self.platform, self.share)
+        allowed = self.lossy.allowed.get(unit, frozenset())
+        return found[0] if unit in ends else quickest(found, self.platform, self.share, allowed)
 
     def codings(self, unit: int) -> list[Coding]:
         """What was measured of the hop before a unit, plain first."""
-        found = codings(self.profile.cuts[unit - 1], self.batch)
+        found = codings(self.profile.cuts[unit - 1], self.batch, self.lossy.fitted.get(unit, ()))
         return found if self._coded else found[:1]
 
     def hop(self, unit: int) -> tuple[float, float, int]:

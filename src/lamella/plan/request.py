@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lamella.errors import ConfigError
+from lamella.plan.judge import Judge
 
-WITHOUT = ("shards", "codec", "similarity")
+WITHOUT = ("shards", "codec", "lossy", "similarity")
 """What a planner can go without: fields of `Request`."""
 
 
@@ -31,10 +32,14 @@ class Request(NamedTuple):
     """Whether a stage may be divided among shards, where the profile has measured some."""
     codec: bool = True
     """Whether hops may be encoded."""
+    lossy: bool = True
+    """Whether by a codec that loses, where `judge` allows it."""
     similarity: bool = True
     """Whether similar neighbours count as one before dividing."""
     ranges: Mapping[str, tuple[float, float]] | None = None
     """Value ranges of integer inputs, for the measured baselines."""
+    judge: Judge | None = None
+    """Of lossy choices, by the user's own data; without one nothing lossy is chosen."""
 
 
 def variant(name: str, request: Request) -> tuple[str, Request]:

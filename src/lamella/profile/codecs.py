@@ -8,28 +8,43 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lamella.codecs import codec
+from lamella.codecs import CODECS, Codecs, is_fitted
 from lamella.graph.cuts import Cut
-from lamella.profile.document import CodecResult
+from lamella.profile.document import CodecResult, CutProfile
 
+PLAIN = Codecs()
+"""Those with a name alone."""
 CODEC_BYTES = 2 << 20
 """So much of a cut goes through each codec; the rest is taken to be alike, in its ratio and its time per byte."""
 
 
-def codec_result(name: str, cut: Cut, values: Mapping[str, np.ndarray], batch: int) -> CodecResult:
-    """A codec on the tensors of one cut, best of three."""
-    one = codec(name)
-    whole = [np.ascontiguousarray(values[n]) for n in (*cut.tensors, *cut.side)]
+def codec_result(
+    name: str, cut: Cut | CutProfile, values: Mapping[str, np.ndarray], batch: int, codecs: Codecs = PLAIN
+) -> CodecResult:
+    """A codec on the tensors of one cut, best of three.
+
+    Args:
+        name: of the codec.
+        cut: where.
+        values: its tensors.
+        batch: their rows.
+        codecs: those of a fitted codec by tensor; of tensors it is not fitted to, it sends every byte.
+    """
+    names = (*cut.tensors, *cut.side)
+    fitted = is_fitted(name)
+    ways = [CODECS["none"] if fitted and n not in codecs.fitted else codecs.of(name, n) for n in names]
+    whole = [np.ascontiguousarray(values[n]) for n in names]
     size = sum(t.nbytes for t in whole)
-    tensors = [sample(t, CODEC_BYTES / size) if size > CODEC_BYTES else t for t in whole]
+    sampling = size > CODEC_BYTES and not fitted  # a share of the channels is nothing it could encode
+    tensors = [sample(t, CODEC_BYTES / size) if sampling else t for t in whole]
     sampled = sum(t.nbytes for t in tensors)
     more = size / sampled if sampled else 1.0
     encode = decode = float("inf")
     for _ in range(3):
         start = time.perf_counter()
-        coded = [one.encode(t) for t in tensors]
+        coded = [one.encode(t) for one, t in zip(ways, tensors, strict=True)]
         middle = time.perf_counter()
-        back = [one.decode(c, t.dtype.name, t.shape) for c, t in zip(coded, tensors, strict=True)]
+        back = [one.decode(c, t.dtype.name, t.shape) for one, c, t in zip(ways, coded, tensors, strict=True)]
         encode = min(encode, (middle - start) * 1000)
         decode = min(decode, (time.perf_counter() - middle) * 1000)
     worst = max((_error(b, t) for b, t in zip(back, tensors, strict=True) if t.dtype.kind == "f"), default=0.0)

@@ -22,7 +22,7 @@ import numpy as np
 
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
-from lamella.codecs import codec
+from lamella.codecs import Codecs, codec, is_fitted
 from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.machine import this_machine
@@ -78,12 +78,13 @@ class Tensors(NamedTuple):
     """Encoded bytes of those that travel encoded."""
     coded: dict[str, wire.TensorRef]
     """What those are."""
+    codecs: Codecs = Codecs()
 
     def decoded(self, name: str) -> np.ndarray:
         """A tensor in memory of its own."""
         ref = self.coded.get(name)
         value = self.values[name]
-        return np.array(codec(ref.codec).decode(value, ref.dtype, ref.shape) if ref else value)
+        return np.array(self.codecs.of(ref.codec, name).decode(value, ref.dtype, ref.shape) if ref else value)
 
 
 class Chain:
@@ -149,8 +150,10 @@ class Chain:
             if len(stage) > 1
         }
         for name in {*codecs}:
-            codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
+            if not is_fitted(name):
+                codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
         self._codecs = coded_tensors(self._stages, codecs)
+        self._fitted = Codecs({t: c for f, at in functions if f.fitted for t, c in f.codecs(at).fitted.items()})
         self._used: dict[str, float] = {}
         self._segments: dict[str, tuple[int, Segment, int]] = {}
         self._next_segment = 0
@@ -284,7 +287,7 @@ class Chain:
         begun = time.monotonic()
         started = self.start()
         cold_ms = (time.monotonic() - begun) * 1000 if started else 0.0
-        tensors = Tensors(batch, dict(inputs), {})
+        tensors = Tensors(batch, dict(inputs), {}, self._fitted)
         if self.channel == "shared-memory":
             for name, array in inputs.items():
                 np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
@@ -427,17 +430,20 @@ class Chain:
 def coded_tensors(stages: Sequence[Sequence[Function]], codecs: Sequence[str]) -> dict[str, str]:
     """The codec of each tensor that travels by one: that of the hop behind the stage that gives it, to every reader.
 
+    Beside a tensor that a codec is fitted to, others of the hop (a mask) travel as they are.
+
     Args:
         stages: the functions of each.
         codecs: for each stage but the last that of the hop behind it.
     """
     read = {s.name for stage in stages for f in stage for s in f.inputs}
+    fitted = {(one.tensor, one.codec) for stage in stages for f in stage for one in f.fitted}
     return {
         s.name: name
         for stage, name in zip(stages, codecs, strict=False)
         for f in stage
         for s in f.outputs
-        if name != "none" and s.name in read
+        if name != "none" and s.name in read and (not is_fitted(name) or (s.name, name) in fitted)
     }
 
 

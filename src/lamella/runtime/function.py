@@ -14,6 +14,8 @@ from typing import Literal
 import msgspec
 import onnxruntime as ort
 
+from lamella.codecs import Codecs
+from lamella.codecs.linear import read_linear
 from lamella.documents import Document
 from lamella.errors import ModelError, PackageError
 from lamella.machine import Machine
@@ -36,6 +38,14 @@ class TensorSpec(msgspec.Struct, frozen=True):
         return tuple(dim_at(d, batch) for d in self.shape)
 
 
+class FittedFile(msgspec.Struct, frozen=True):
+    """A codec that was fitted to one tensor, and the file beside the manifest that holds its mean and components."""
+
+    tensor: str
+    codec: str
+    file: str
+
+
 class Function(Document, frozen=True, kw_only=True):
     """`function.json`: how to open one function of a package."""
 
@@ -55,6 +65,16 @@ class Function(Document, frozen=True, kw_only=True):
     """What `graph` was optimised on."""
     sha256: dict[str, str]
     """Hash of each file."""
+    fitted: tuple[FittedFile, ...] = ()
+    """Parameters of codecs that were fitted to a tensor it takes or gives."""
+
+    def codecs(self, directory: Path) -> Codecs:
+        """The codecs of its tensors, those fitted to one read from its `directory`.
+
+        Raises:
+            CodecError: a file is missing or damaged.
+        """
+        return Codecs({f.tensor: read_linear(f.codec, directory / f.file) for f in self.fitted})
 
 
 def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.InferenceSession:

@@ -26,7 +26,6 @@ import onnxruntime as ort  # noqa: E402
 
 from lamella.channels import messages as wire  # noqa: E402
 from lamella.channels.segments import Segment  # noqa: E402
-from lamella.codecs import codec  # noqa: E402
 from lamella.errors import LamellaError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, open_session  # noqa: E402
@@ -50,6 +49,7 @@ class Worker:
         self._segments: dict[int, Segment] = {}
         self._floor = read_counters()
         self._function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
+        self._codecs = self._function.codecs(directory)
         self._graph, kind = self._choose(directory)
         self._weights = directory / self._function.weights if self._function.weights else None
         self._map_weights()
@@ -162,7 +162,10 @@ class Worker:
             else np.frombuffer(wire.receive_bytes(self._stream, ref.size), np.uint8)
             for ref in refs
         ]
-        return {r.name: codec(r.codec).decode(data, r.dtype, r.shape) for r, data in zip(refs, sent, strict=True)}
+        find = self._codecs.of
+        return {
+            r.name: find(r.codec, r.name).decode(data, r.dtype, r.shape) for r, data in zip(refs, sent, strict=True)
+        }
 
     def _run_and_copy(
         self, request: wire.Run, feeds: dict[str, np.ndarray]
@@ -172,7 +175,7 @@ class Worker:
         refs: list[wire.TensorRef] = []
         parts: list[memoryview] = []
         for ref, array in zip(request.outputs, results, strict=True):
-            data = codec(ref.codec).encode(array)
+            data = self._codecs.of(ref.codec, ref.name).encode(array)
             refs.append(wire.TensorRef(ref.name, array.dtype.name, array.shape, ref.segment, ref.codec, data.nbytes))
             if ref.segment < 0:
                 parts.append(data.data)

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lamella.compare.feed import feed, load_inputs
+from lamella.compare.feed import feed
 from lamella.errors import InputRefused
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
+from lamella.graph.requests import load_inputs
 
 
 @pytest.fixture(scope="module")
