@@ -162,8 +162,9 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
         """What was measured, of which bound, on what; in place of the plan's own a `value`."""
         value = self.measured if value is None else value
         limit = f"{'at least' if self.more_is_better else 'at most'} {self.bound:g}"
+        digits = ".5g" if self.more_is_better else ".2g"
         on = f"{limit} on {self.requests} requests of {self.data}"
-        return f"{self.metric} {value:.2g} of {on}" if value is not None else f"{self.metric} of {on}"
+        return f"{self.metric} {value:{digits}} of {on}" if value is not None else f"{self.metric} of {on}"
 
 
 class Plan(Document, frozen=True, kw_only=True):

@@ -201,10 +201,11 @@ def _said(
 
 def _sentence(judge: Judge, verdict: Verdict, chosen: bool) -> str:
     asked, metric = judge.asked, judge.metric
+    measured = f"{verdict.value:{'.5g' if metric.more_is_better else '.2g'}}"
     if chosen:
         limit = f"{metric.limit} {asked.bound:g}"
-        return f"{metric.name} {verdict.value:.2g} of {limit} on {verdict.requests} requests of {asked.source}"
-    value = f"and is lossy: its {metric.name} of {verdict.value:.2g}"
+        return f"{metric.name} {measured} of {limit} on {verdict.requests} requests of {asked.source}"
+    value = f"and is lossy: its {metric.name} of {measured}"
     if verdict.kept:
         return f"{value} is within the bound of {asked.bound:g}, but not beside other hops"
     return f"{value} breaks the bound of {asked.bound:g}"
