@@ -57,6 +57,7 @@ def test_every_command_of_a_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", x=np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32))
+    np.savez("data.npz", x=np.random.default_rng(1).standard_normal((8, 3, 32, 32)).astype(np.float32))
     for words in commands(page):
         if words[0] not in NOT_RUN:
             assert run(with_tiny_model(words)) == 0, (" ".join(words), capsys.readouterr().err)

@@ -174,9 +174,9 @@ def check_answers(record: Comparison) -> None:
     """Raise LawBroken where a plan's answers are not the model's (law 3)."""
     broken = [p for p in record.plans if not p.output_error.within_tolerance]
     if broken:
-        found = "; ".join(f"{p.planner}: {_broken(p.output_error)}" for p in broken)
+        found = "; ".join(f"the answers of {p.planner} {_broken(p.output_error)}" for p in broken)
         raise LawBroken(
-            f"law 3: answers are not the whole model's. {found}",
+            f"law 3: {found}",
             where=record.model,
             try_=f"--planners without {', '.join(p.planner for p in broken)}",
         )
@@ -184,5 +184,7 @@ def check_answers(record: Comparison) -> None:
 
 def _broken(error: OutputError) -> str:
     if error.judged:
-        return f"{error.judged.metric} {error.judged.measured:.2g} breaks the bound {error.judged.bound:g}"
-    return f"they differ by {error.max_rel:.0e} of the output's range, at most {OUTPUT_TOLERANCE:.0e} is allowed"
+        one = error.judged
+        return f"have a {one.metric} of {one.measured:.4g} on the validation's requests, the bound is {one.bound:g}"
+    allowed = f"at most {OUTPUT_TOLERANCE:.0e} is allowed"
+    return f"differ by {error.max_rel:.0e} of the output's range from the whole model's; {allowed}"

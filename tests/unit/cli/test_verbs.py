@@ -28,6 +28,7 @@ from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.graph.onnx_models import filled, masked, model, node, save
 from tests.unit.limits.owners import owned_by
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
+from tests.unit.plan.test_coding import link
 
 
 def test_inspect_prints_what_the_model_is_made_of(lamella: Lamella, graph: Graph) -> None:
@@ -136,6 +137,50 @@ def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, wh
     assert plan["predicted"]["memory_mb"] == sum(f["memory_mb"] for f in plan["functions"])
     assert (plan["platform"], plan["planner"]) == (where, planner)
     assert len(plan["hops"]) == len(plan["functions"]) - 1
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Eight real requests."""
+    path = tmp_path / "data.npz"
+    np.savez(path, x=np.random.default_rng(0).random((8, 3, 32, 32)).astype(np.float32))
+    return path
+
+
+def test_a_plan_over_links_loses_what_the_user_s_data_allow(
+    lamella: Lamella, graph: Graph, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamella.cli.prepare.platform_named", lambda name: link(1, where=name))
+    asked = ("plan", MODEL, "--platform", "aws-lambda", "--planner", "uniform-3", "--no-shards")
+    assert lamella(*asked, "--json").document["validation"] is None
+    done = lamella(*asked, "--validate", data, "--metric", "cosine", "--tolerance", 0.99)
+    assert done.code == 0
+    said = " ".join(done.out.split())
+    assert f"at least 0.99 on 4 requests of {data}" in said
+    plan = lamella(*asked, "--validate", data, "--json").document
+    assert any(hop["loss"] for hop in plan["hops"])
+    assert plan["validation"]["measured"] <= plan["validation"]["bound"] == 0.01
+    tight = lamella(*asked, "--validate", data, "--tolerance", "1e-12")
+    assert "nothing lossy is worth it or within its bound: max_rel of at most 1e-12 on 4" in " ".join(tight.out.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--metric", "top1"], "without --validate none is allowed"),
+        (["--tolerance", "0.1"], "--validate data.npz --tolerance 0.1"),
+        (["--validate", "DATA", "--metric", "mse"], "no metric 'mse'; there are max_rel, top1, cosine"),
+        (["--validate", "DATA", "--tolerance", "nan"], "it must be a finite number"),
+        (["--validate", "none.npz"], "cannot read none.npz"),
+    ],
+)
+def test_judging_that_cannot_be_understood_is_a_usage_error(
+    lamella: Lamella, graph: Graph, data: Path, options: list[str], said: str
+) -> None:
+    words = [str(data) if o == "DATA" else o for o in options]
+    done = lamella("plan", MODEL, "--platform", "aws-lambda", *words)
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
 
 
 def test_plan_prints_each_function_with_its_reason(lamella: Lamella, graph: Graph) -> None:

@@ -16,11 +16,12 @@ import pytest
 
 from lamella import documents
 from lamella.cli.app import run
+from lamella.cli.show import show_comparison
 from lamella.compare import contenders
 from lamella.compare.compare import Settings, compare
 from lamella.compare.contenders import expected, output_error
 from lamella.compare.field import Field
-from lamella.compare.record import Comparison, OutputError
+from lamella.compare.record import Comparison, OutputError, check_answers
 from lamella.deploy.local import Deployment
 from lamella.errors import (
     ConfigError,
@@ -39,11 +40,13 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
+from lamella.plan.judge import Judge, validation
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
 from tests.faults import packages
+from tests.unit.plan.test_coding import link
 
 PLANNERS = ("ort", "single", "uniform-2", "mopar")
 RULES = platform("openfaas")
@@ -416,6 +419,34 @@ def test_answers_further_off_than_law_3_allows_are_marked(graph: Graph, tmp_path
         found = output_error(deployment, [feed, feed], [{"probabilities": answer}, {"probabilities": other}])
     assert found.within_tolerance == kept
     assert msgspec.json.decode(msgspec.json.encode(found), type=OutputError) == found
+
+
+def test_a_lossy_plan_is_judged_by_its_metric_on_the_user_s_requests(
+    graph: Graph, profile: Profile, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez(tmp_path / "data.npz", x=np.random.default_rng(0).random((8, 3, 32, 32)).astype(np.float32))
+    judge = Judge(graph, validation(tmp_path / "data.npz", graph, 1, tolerance=0.1))
+    settings = Settings(
+        given="zoo:cnn-tiny",
+        planners=("uniform-3", "uniform-3-no-lossy"),
+        requests=1,
+        request=Request(judge=judge),
+    )
+    record = compare(graph, profile, link(1), settings)
+    lossy, bare = record.plans
+    assert lossy.output_error.judged is not None
+    assert 1e-4 < lossy.output_error.judged.measured <= lossy.output_error.judged.bound == 0.1
+    assert lossy.output_error.within_tolerance
+    assert bare.output_error.judged is None
+    assert bare.output_error.max_rel < 1e-4
+    assert lossy.latency_ms.p50 < bare.latency_ms.p50  # the link is emulated, by the bytes that travel
+    assert msgspec.json.decode(msgspec.json.encode(record), type=Comparison) == record
+    show_comparison(record)
+    assert f"max_rel {lossy.output_error.judged.measured:.2g}" in " ".join(capsys.readouterr().out.split())
+    worse = msgspec.structs.replace(lossy.output_error, within_tolerance=False)
+    broken = msgspec.structs.replace(record, plans=(msgspec.structs.replace(lossy, output_error=worse),))
+    with pytest.raises(LawBroken, match="law 3: the answers of uniform-3 have a max_rel of .* the bound is 0.1"):
+        check_answers(broken)
 
 
 def test_a_broken_law_3_ends_the_command_with_code_4_after_table_and_file(

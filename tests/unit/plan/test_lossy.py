@@ -24,7 +24,7 @@ from lamella.plan.laws import broken_laws
 from lamella.plan.lossy import Chosen, Option, select
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
-from lamella.platforms import Platform
+from lamella.platforms import Platform, platform
 from lamella.profile.document import Profile
 from lamella.profile.fitting import kept
 from lamella.profile.measure import measure
@@ -126,8 +126,6 @@ def test_a_bound_that_every_codec_breaks_leaves_the_lossless_plan(cnn: Graph, pr
 
 
 def test_in_shared_memory_nothing_lossy_is_worth_it(cnn: Graph, profile: Profile, data: Path) -> None:
-    from lamella.platforms import platform
-
     plan = planned(cnn, profile, judge_of(cnn, data), platform("openfaas"))
     assert [hop.codec for hop in plan.hops] == ["none"] * 3
     assert plan.validation
@@ -168,9 +166,7 @@ def test_parameters_that_are_gone_or_changed_are_a_clear_error(
         with pytest.raises(PackageError, match="the file changed"):
             build(plan, cnn, tmp_path / "package")
         path.unlink()
-        with pytest.raises(
-            PackageError, match=r"the parameters of pca-\d for the tensor .* are not in the cache"
-        ) as no:
+        with pytest.raises(PackageError, match=r"of pca-\d for the tensor .* are not in the cache") as no:
             build(plan, cnn, tmp_path / "package")
         assert "--validate" in no.value.try_
     finally:
