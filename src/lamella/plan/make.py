@@ -62,6 +62,7 @@ def make_plan(
             batch=request.batch,
             vcpu=request.vcpu,
             codec=request.codec,
+            shards=request.shards,
             at_once=request.at_once,
             lossy=lossy,
         )

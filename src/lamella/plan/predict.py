@@ -125,6 +125,7 @@ class SliceModel:
         batch: int,
         vcpu: float,
         codec: bool = True,
+        shards: bool = True,
         at_once: int | None = None,
         lossy: Lossy = NOTHING_LOST,
     ) -> None:
@@ -137,11 +138,12 @@ class SliceModel:
             batch: rows per request.
             vcpu: asked per function, where it is free.
             codec: whether hops may be encoded.
+            shards: whether stages may be divided among shards; hops where they may begin or end are plain.
             at_once: how many shards may be busy at a time; this machine's cores by default.
             lossy: what hops may lose.
         """
         self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
-        self._coded = codec
+        self._coded, self._shards = codec, shards
         self._at_once = at_once or profile.machine.cores
         self.batch, self.vcpu = batch, vcpu
         self.units = len(profile.units)
@@ -414,7 +416,8 @@ class SliceModel:
         if unit in (0, self.units):
             return plain(0)
         found = self.codings(unit)
-        ends = {end for s in self.profile.shards if s.batch == self.batch for end in (s.first, s.last)}
+        shards = self.profile.shards if self._shards else ()
+        ends = {end for s in shards if s.batch == self.batch for end in (s.first, s.last)}
         allowed = self.lossy.allowed.get(unit, frozenset())
         return found[0] if unit in ends else quickest(found, self.platform, self.share, allowed)
 

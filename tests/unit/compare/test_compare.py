@@ -430,7 +430,7 @@ def test_a_lossy_plan_is_judged_by_its_metric_on_the_user_s_requests(
         given="zoo:cnn-tiny",
         planners=("uniform-3", "uniform-3-no-lossy"),
         requests=1,
-        request=Request(judge=judge),
+        request=Request(shards=False, judge=judge),
     )
     record = compare(graph, profile, link(1), settings)
     lossy, bare = record.plans
@@ -445,7 +445,7 @@ def test_a_lossy_plan_is_judged_by_its_metric_on_the_user_s_requests(
     assert f"max_rel {lossy.output_error.judged.measured:.2g}" in " ".join(capsys.readouterr().out.split())
     worse = msgspec.structs.replace(lossy.output_error, within_tolerance=False)
     broken = msgspec.structs.replace(record, plans=(msgspec.structs.replace(lossy, output_error=worse),))
-    with pytest.raises(LawBroken, match="law 3: the answers of uniform-3 have a max_rel of .* the bound is 0.1"):
+    with pytest.raises(LawBroken, match=r"law 3: the answers of uniform-3 have a max_rel of .* the bound is 0.1"):
         check_answers(broken)
 
 

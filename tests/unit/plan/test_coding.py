@@ -142,6 +142,8 @@ def test_where_shards_may_begin_or_end_tensors_go_as_they_are() -> None:
     assert SliceModel(graph, profile, link(10), batch=1, vcpu=1.0).coding(1).codec == "none"
     (hop,) = make_plan(graph, profile, link(10), "uniform-2", given="made-up").hops
     assert hop.why == "codec none: shards may begin or end here, and their parts go as they are"
+    (hop,) = make_plan(graph, profile, link(10), "uniform-2-no-shards", given="made-up").hops
+    assert hop.codec == "shuffle-zstd"
 
 
 @given(CODED_CHAINS, st.sampled_from(MBIT_PER_S), st.sampled_from([0.5, 1.0, 2.0]))

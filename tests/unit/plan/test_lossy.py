@@ -87,7 +87,7 @@ SLOW = link(1)
 def planned(
     graph: Graph, profile: Profile, judge: Judge | None, where: Platform = SLOW, name: str = "uniform-4"
 ) -> Plan:
-    return make_plan(graph, profile, where, name, given="zoo:cnn-tiny", request=Request(judge=judge))
+    return make_plan(graph, profile, where, name, given="zoo:cnn-tiny", request=Request(shards=False, judge=judge))
 
 
 def judge_of(graph: Graph, data: Path, metric: str = "max_rel", tolerance: float | None = None) -> Judge:
