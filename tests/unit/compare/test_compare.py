@@ -150,7 +150,7 @@ def test_the_record_holds_every_field_that_was_promised(done: Done) -> None:
         assert {"p50", "p95", "cold"} <= set(plan["latency_ms"])
         assert {"billed", "resident", "used"} <= set(plan["memory_time_mb_s"])
         assert set(plan["efficiency"]) == {"billed", "resident"}
-        assert set(plan["output_error"]) == {"max_abs", "max_rel", "within_tolerance"}
+        assert set(plan["output_error"]) == {"max_abs", "max_rel", "within_tolerance", "judged"}
         assert {"latency_ms", "memory_mb", "cost_usd_per_million"} <= set(plan["predicted"])
         assert len(plan["functions"]) == plan["stages"]
         for function in plan["functions"]:
