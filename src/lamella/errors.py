@@ -38,6 +38,12 @@ class ConfigError(LamellaError):
     exit_code = 2
 
 
+class MissingExtra(ConfigError):
+    """What was asked needs an optional part of lamella that is not installed."""
+
+    code = "config.extra"
+
+
 class ModelError(LamellaError):
     """The model file is missing, broken, or uses something that cannot be served."""
 
@@ -49,6 +55,12 @@ class UnboundShape(ModelError):
 
     code = "model.shape"
     exit_code = 2
+
+
+class ExportRefused(ModelError):
+    """A framework's model cannot be exported, or what was exported answers differently."""
+
+    code = "model.export"
 
 
 class InputRefused(LamellaError):

@@ -9,10 +9,10 @@ import msgspec
 from cyclopts import Parameter
 from rich.markup import escape
 
-from lamella.cli.options import Json, Model, Shape, parse_shapes
+from lamella.cli.options import Json, Model, Shape
+from lamella.cli.prepare import loaded
 from lamella.cli.show import console, megabytes, print_json, table
 from lamella.graph.cuts import IDLE, Refusal, legal_cuts, plan_cuts
-from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.units import Dim
 
@@ -84,7 +84,7 @@ def inspect(
     json: Json = False,
 ) -> None:
     """What the model is made of, where it can be divided, and what cannot be divided and why."""
-    graph = import_model(model, parse_shapes(shape))
+    graph = loaded(model, shape)
     found = examine(graph)
     if json:
         print_json(found)

@@ -24,7 +24,9 @@ from lamella.plan.request import Request
 arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
 """The command line that is running, without the program's name."""
 
-Model = Annotated[str, Parameter(help="Path to an .onnx file, or zoo:NAME.")]
+Model = Annotated[
+    str, Parameter(help="Path to an .onnx file, zoo:NAME, or package.module:attribute of a torch or Keras model.")
+]
 Shape = Annotated[
     list[str] | None,
     Parameter(name="--shape", negative="", help="Request shape of an input, NAME=1,3,224,224; N keeps the batch free."),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
@@ -11,6 +10,7 @@ from lamella import documents
 from lamella.cli.options import Json, Model, Output, Planning, check_outputs
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_plan
+from lamella.frameworks.load import named_for_later
 from lamella.plan.make import BASELINES, make_plan
 from lamella.plan.planners import planner as planner_named
 from lamella.plan.request import variant
@@ -36,7 +36,7 @@ def plan(
         measured(graph, rules, asked, (planner,)),
         rules,
         planner,
-        given=model if model.startswith("zoo:") else str(Path(model).resolve()),
+        given=named_for_later(model, graph),
         request=request,
     )
     if output:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
-from lamella.graph.load import import_model
+from lamella.frameworks import load
+from lamella.frameworks.attribute import is_attribute
 from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
@@ -16,6 +18,14 @@ from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
 
 
+def loaded(model: str, shape: list[str] | None) -> Graph:
+    """The model's graph; says so where that takes a while, which an export always does."""
+    shapes = parse_shapes(shape)
+    if is_attribute(model):
+        print(f"exporting {model} to ONNX and comparing it with the original", file=sys.stderr, flush=True)
+    return load(model, shapes=shapes)
+
+
 def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
     """The model's graph and the platform's rules.
 
@@ -24,7 +34,7 @@ def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
     """
     rules = platform_named(asked.platform)
     ranges = parse_ranges(asked.range_)  # an option that cannot be read is told before minutes of work
-    graph = import_model(model, parse_shapes(asked.shape))
+    graph = loaded(model, asked.shape)
     check_ranges(graph, ranges)
     for error in payloads(graph, asked.batch, rules):
         raise error

@@ -15,13 +15,12 @@ from lamella.cli.options import (
     Shape,
     check_outputs,
     parse_ranges,
-    parse_shapes,
     positive,
     progress,
 )
+from lamella.cli.prepare import loaded
 from lamella.cli.show import print_json, show_profile
 from lamella.errors import ConfigError
-from lamella.graph.load import import_model
 from lamella.graph.requests import check_ranges
 from lamella.machine import this_machine
 from lamella.profile.measure import measure
@@ -41,7 +40,7 @@ def profile(
     positive(budget_s=budget_s)
     check_outputs(output)
     ranges = parse_ranges(range_)
-    graph = import_model(model, parse_shapes(shape))
+    graph = loaded(model, shape)
     check_ranges(graph, ranges)
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))

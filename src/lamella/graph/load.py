@@ -34,6 +34,8 @@ IMPORT_VERSION = "5"
 NAME_BYTES = 80
 """A model's name is cut here: file systems allow 255 bytes (encrypted ones 143), and caches add hash and machine."""
 
+GIVE = "a path to an .onnx file, zoo:NAME (zoo:vgg19), or package.module:attribute of a torch or Keras model"
+
 Shapes = Mapping[str, Sequence[Dim]]
 
 
@@ -49,16 +51,17 @@ def resolve(model: str) -> tuple[Path, str, tuple[InputSpec, ...]]:
     path = Path(model)
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
-        raise ModelError(f"model file {model!r} {what}", try_="give a path to an .onnx file, or zoo:NAME (zoo:vgg19)")
+        raise ModelError(f"model file {model!r} {what}", try_=GIVE)
     return path, path.stem.encode(errors="replace")[:NAME_BYTES].decode(errors="ignore"), ()
 
 
-def import_model(model: str, shapes: Shapes | None = None) -> Graph:
+def import_model(model: str, shapes: Shapes | None = None, known: Sequence[InputSpec] = ()) -> Graph:
     """The normalised graph of `MODEL`, a path to an .onnx file or `zoo:NAME`, with its request shapes bound.
 
     Args:
         model: what the user gave.
         shapes: for each input its dimensions; `N` on the first axis keeps the batch axis free.
+        known: what is known of the inputs of a file; the zoo knows its own.
 
     Raises:
         ModelError: not ONNX, truncated, NaN weights, unknown operators, missing external data.
@@ -66,6 +69,7 @@ def import_model(model: str, shapes: Shapes | None = None) -> Graph:
         StorageError: the cache's disk is full.
     """
     path, name, specs = resolve(model)
+    specs = specs or tuple(known)
     bound: dict[str, tuple[Dim, ...]] = {s.name: tuple(s.shape) for s in specs}
     bound.update({k: tuple(v) for k, v in (shapes or {}).items()})
     proto = _parse(path)

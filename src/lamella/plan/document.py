@@ -19,7 +19,7 @@ class ModelRef(msgspec.Struct, frozen=True):
     """Which model, imported how: enough to find it again and to refuse another one."""
 
     given: str
-    """What the user gave: a path or zoo:NAME."""
+    """What the user gave: a path or zoo:NAME. Of a torch or Keras model the exported file."""
     name: str
     hash: str
     shapes: dict[str, tuple[int | str, ...]]
