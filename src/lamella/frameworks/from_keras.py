@@ -63,7 +63,8 @@ class KerasModel:
 
     def _packed(self, flat: Sequence[Any]) -> Any:
         """The inputs in the structure the model was made with."""
-        return require("keras").tree.pack_sequence_as(self.module.input, list(flat))
+        structure = getattr(self.module, "input", self.module.inputs[0])  # a Sequential has one, and no `input`
+        return require("keras").tree.pack_sequence_as(structure, list(flat))
 
     def _tensors(self, feeds: Mapping[str, np.ndarray]) -> list[Any]:
         keras = require("keras")
