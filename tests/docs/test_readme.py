@@ -1,6 +1,6 @@
 """Every command of README.md and docs/*.md runs.
 
-Substitution: the model of each line, `zoo:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its `--shape` by
+Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its `--shape` by
 that model's; the commands, options and their order are the page's own. `compare` sends at most four requests. Blocks
 fenced as `text` are not run: other programs, and errors shown on purpose.
 """
@@ -29,7 +29,7 @@ def commands(page: Path) -> list[list[str]]:
 
 def with_tiny_model(words: list[str]) -> list[str]:
     """The command with the model replaced, and few requests."""
-    changed = [TINY if re.fullmatch(r"zoo:\S+|model\.onnx", w) else w for w in words]
+    changed = [TINY if re.fullmatch(r"(zoo|nets):\S+|model\.onnx", w) else w for w in words]
     for option, value in (("--shape", SHAPE), ("--requests", REQUESTS)):
         if option in changed:
             changed[changed.index(option) + 1] = value
