@@ -6,16 +6,16 @@ importing the runtime *is* a function's cold start. So `load` is found when it i
 
 from typing import TYPE_CHECKING
 
+__version__ = "0.1.0"
+__all__ = ["__version__", "load"]
+
 if TYPE_CHECKING:
     from lamella.frameworks import load
+else:
 
-__all__ = ["__version__", "load"]
-__version__ = "0.1.0"
+    def __getattr__(name: str) -> object:
+        if name != "load":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from lamella.frameworks import load
 
-
-def __getattr__(name: str) -> object:
-    if name != "load":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lamella.frameworks import load
-
-    return load
+        return load

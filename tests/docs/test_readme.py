@@ -1,8 +1,8 @@
 """Every command of README.md and docs/*.md runs.
 
-Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its `--shape` by
-that model's; the commands, options and their order are the page's own. `compare` sends at most four requests. Blocks
-fenced as `text` are not run: other programs, and errors shown on purpose.
+Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
+`--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
+requests. Blocks fenced as `text` are not run: other programs, and errors shown on purpose.
 """
 
 import re

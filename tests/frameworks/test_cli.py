@@ -75,8 +75,7 @@ def test_amps_infs_models_are_planned_divided_and_answer_as_in_keras(name: str, 
     graph = quickly(f"nets:{name}")
     planning = ("--no-shards", "--platform", "openfaas", "--planner", "uniform-3")
     call("plan", f"nets:{name}", *planning, "-o", tmp_path / "plan.json")
-    side = graph.tensors["input"].shape[1]
-    x = np.random.default_rng(0).standard_normal((1, side, side, 3)).astype(np.float32)
+    x = np.random.default_rng(0).standard_normal(graph.tensors["input"].shape_at(1)).astype(np.float32)
     np.savez(tmp_path / "x.npz", input=x)
     call("check", tmp_path / "plan.json")
     call("run", tmp_path / "plan.json", "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz")

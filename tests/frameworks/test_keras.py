@@ -50,9 +50,14 @@ def test_slices_of_a_sequential_model_answer_as_the_model(batch: int, tmp_path: 
 
 
 def test_a_bound_batch_goes_by_keras_own_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model, called = sequential(), []
-    export = model.export
-    monkeypatch.setattr(model, "export", lambda *a, **k: called.append(k["format"]) or export(*a, **k))
+    model = sequential()
+    export, called = model.export, list[str]()
+
+    def noted(path: str, format: str, **options: Any) -> None:
+        called.append(format)
+        export(path, format=format, **options)
+
+    monkeypatch.setattr(model, "export", noted)
     graph = lamella.load(model, shapes={"input": (1, 12, 12, 3)})
     assert (called, graph.batchable) == (["onnx"], False)
     x = np.random.default_rng(0).standard_normal((1, 12, 12, 3)).astype(np.float32)
@@ -62,7 +67,10 @@ def test_a_bound_batch_goes_by_keras_own_export(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize("free", [True, False])
 def test_two_inputs_of_different_types_in_a_dict(free: bool, tmp_path: Path) -> None:
     model, rng = two_inputs(), np.random.default_rng(0)
-    feeds = {"ids": rng.integers(0, 20, (2, 6)), "figures": rng.standard_normal((2, 5)).astype(np.float32)}
+    feeds: dict[str, np.ndarray] = {
+        "ids": rng.integers(0, 20, (2, 6)),
+        "figures": rng.standard_normal((2, 5)).astype(np.float32),
+    }
     shapes = {"ids": ("N", 6), "figures": ("N", 5)} if free else {}
     graph = lamella.load(model, feeds, shapes=shapes)
     assert (graph.batchable, set(graph.inputs)) == (free, {"ids", "figures"})

@@ -10,7 +10,7 @@ from lamella import documents
 from lamella.cli.options import Json, Model, Output, Planning, check_outputs
 from lamella.cli.prepare import imported, measured
 from lamella.cli.show import print_json, show_plan
-from lamella.frameworks.load import named_for_later
+from lamella.frameworks.loading import named_for_later
 from lamella.plan.make import BASELINES, make_plan
 from lamella.plan.planners import planner as planner_named
 from lamella.plan.request import variant

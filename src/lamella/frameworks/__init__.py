@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from lamella.frameworks.load import load
+from lamella.frameworks.loading import load
 
 __all__ = ["load"]
