@@ -10,7 +10,7 @@ __version__ = "0.1.0"
 __all__ = ["__version__", "load"]
 
 if TYPE_CHECKING:
-    from lamella.frameworks import load
+    from lamella.frameworks.loading import load
 else:
 
     def __getattr__(name: str) -> object:
