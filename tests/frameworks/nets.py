@@ -88,7 +88,7 @@ def _lively(make: type[keras.Model]) -> keras.Model:
     model = make(weights=None)
     head = model.get_layer("predictions")
     x = np.random.default_rng(0).standard_normal((2, *model.inputs[0].shape[1:])).astype(np.float32)
-    features = keras.ops.convert_to_numpy(keras.Model(model.input, head.input)([x], training=False))
+    features = keras.ops.convert_to_numpy(keras.Model(model.input, head.input)(x, training=False))
     kernel = keras.ops.convert_to_numpy(head.kernel)
     head.kernel.assign(kernel / np.std(features @ kernel))
     return model

@@ -70,6 +70,7 @@ def test_a_plan_is_run_from_elsewhere_without_the_module(
         assert worst_share(dict(answer), {n: t.numpy() for n, t in want.items()}) < 1e-4
 
 
+@pytest.mark.slow  # minutes: each is exported twice and measured
 @pytest.mark.parametrize("name", ["resnet50", "inception_v3", "xception"])
 def test_amps_infs_models_are_planned_divided_and_answer_as_in_keras(name: str, here: Path, tmp_path: Path) -> None:
     graph = quickly(f"nets:{name}")
@@ -79,7 +80,7 @@ def test_amps_infs_models_are_planned_divided_and_answer_as_in_keras(name: str, 
     np.savez(tmp_path / "x.npz", input=x)
     call("check", tmp_path / "plan.json")
     call("run", tmp_path / "plan.json", "--input", tmp_path / "x.npz", "--output", tmp_path / "y.npz")
-    want = keras.ops.convert_to_numpy(getattr(nets, name)()([x], training=False))
+    want = keras.ops.convert_to_numpy(getattr(nets, name)()(x, training=False))
     with np.load(tmp_path / "y.npz") as answer:
         assert worst_share(dict(answer), {"predictions": want}) < 1e-4
     assert len(json.loads((tmp_path / "plan.json").read_text())["functions"]) == 3
