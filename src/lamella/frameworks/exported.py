@@ -23,8 +23,8 @@ from lamella.compare.record import OUTPUT_TOLERANCE
 from lamella.documents import cache_dir
 from lamella.errors import ExportRefused
 from lamella.frameworks.examples import Example, requests
-from lamella.plan.metrics import difference
 from lamella.graph.weights import disk_error
+from lamella.plan.metrics import difference
 from lamella.scratch import scratch
 
 ROUNDING = 16
