@@ -104,7 +104,7 @@ class PackageError(LamellaError):
 
 
 class StorageError(LamellaError):
-    """The disk refused: full, read-only, or no permission."""
+    """The disk refused: full, read-only, or no permission; or an object store fails or does not answer."""
 
     code = "storage"
 

@@ -1,7 +1,9 @@
 """The control protocol between a driver and a worker: one small msgpack message per packet of a Unix socket.
 
 Control goes over a SEQPACKET socket, so a message is one system call on each side and needs no framing. Tensors travel
-in shared segments that messages name; on the plain socket channel their bytes go over a stream socket beside it.
+in shared segments that messages name; on the plain socket channel their bytes go over a stream socket beside it; on the
+s3 channel through a store, by the addresses in messages. On the http channel requests come as `channels.inference` has
+them, and only the rest goes this way.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ PACKET_LIMIT = 1 << 16
 
 
 class TensorRef(msgspec.Struct, frozen=True, array_like=True):
-    """Where a tensor lies: in a segment, or (-1) on the stream socket, in order."""
+    """Where a tensor lies: in a segment, at an address, or (-1 and none) on the stream socket, in order."""
 
     name: str
     dtype: str
@@ -26,6 +28,15 @@ class TensorRef(msgspec.Struct, frozen=True, array_like=True):
     codec: str = "none"
     size: int = 0
     """Bytes on the stream socket, or encoded in the segment. Of an output, the most there can be: the answer says."""
+    url: str = ""
+    """Of an input where to get it, of an output where to put it; signed, so that it needs no credentials."""
+    checksum: int = 0
+    """CRC-32 of the bytes at the address. Of an output the answer says."""
+
+    @property
+    def streamed(self) -> bool:
+        """Whether its bytes go over the stream socket."""
+        return self.segment < 0 and not self.url
 
 
 class Attach(msgspec.Struct, frozen=True, tag=True):
@@ -96,6 +107,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
     code: str
     message: str
+    try_: str = ""
 
 
 Message = Attach | Detach | Run | Report | Stop | Ready | Done | Memory | Failed

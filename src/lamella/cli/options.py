@@ -17,9 +17,11 @@ from cyclopts import Parameter
 from lamella import documents
 from lamella.errors import ConfigError
 from lamella.graph.model import Graph
+from lamella.objects import bucket
 from lamella.plan.judge import Judge, unasked, validation
 from lamella.plan.metrics import metric as metric_named
 from lamella.plan.request import Request
+from lamella.runtime.tensors import Channel
 
 arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
 """The command line that is running, without the program's name."""
@@ -42,6 +44,9 @@ Slo = Annotated[float | None, Parameter(name="--slo-ms", help="Latency bound of 
 MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many functions.")]
 Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where the platform lets one choose.")]
 Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
+
+S3Endpoint = Annotated[str | None, Parameter(name="--s3-endpoint", help="Of an S3-compatible store, http://HOST:PORT.")]
+S3Bucket = Annotated[str | None, Parameter(name="--s3-bucket", help="Where channel s3 keeps tensors for a request.")]
 
 
 LEAST_VCPU, MOST_VCPU = 0.01, 64.0
@@ -150,6 +155,11 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)
 
 
+ChannelName = Annotated[
+    Channel | None,
+    Parameter(name="--channel", help="How tensors travel between functions, where that is not emulated."),
+]
+SharedMemory = Annotated[bool, Parameter(help="Let tensors lie in shared memory; without, they go over sockets.")]
 Shards = Annotated[bool, Parameter(help="Try dividing dominant operators among parallel shards.")]
 AtOnce = Annotated[
     int | None,
@@ -187,6 +197,10 @@ class Planning:
     shards: Shards = True
     codec: Codec = True
     similarity: Similarity = True
+    channel: ChannelName = None
+    shared_memory: SharedMemory = True
+    s3_endpoint: S3Endpoint = None
+    s3_bucket: S3Bucket = None
     vcpu: Vcpu = 1.0
     batch: Batch = 1
     at_once: AtOnce = None
@@ -198,7 +212,9 @@ class Planning:
     calibrate: Calibrate = None
 
     def __post_init__(self) -> None:
-        """ConfigError where a number is not above zero, or an option asks for nothing."""
+        """ConfigError where a number is not above zero, or options contradict each other or ask for nothing."""
+        if self.channel == "shared-memory" and not self.shared_memory:
+            raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
@@ -222,6 +238,8 @@ class Planning:
             shards=self.shards,
             codec=self.codec,
             similarity=self.similarity,
+            channel=self.channel or (None if self.shared_memory else "socket"),
+            objects=bucket(self.s3_bucket, self.s3_endpoint),
             ranges=parse_ranges(self.range_),
             judge=self._judge(graph) if graph and self.validate else None,
         )

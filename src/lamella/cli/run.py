@@ -11,12 +11,13 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from lamella.cli.options import Json, positive, progress
+from lamella.cli.options import Json, S3Bucket, S3Endpoint, positive, progress
 from lamella.cli.show import print_json
-from lamella.deploy.local import Channel, Deployment
+from lamella.deploy.local import Channel, Deployment, planned_channel
 from lamella.graph.load import import_model
 from lamella.graph.requests import read_arrays, write_arrays
 from lamella.machine import on_cores, this_machine
+from lamella.objects import Bucket, bucket
 from lamella.package import build, read_sealed
 from lamella.plan.document import read_plan
 from lamella.platforms import platform
@@ -40,7 +41,9 @@ def run(
     *,
     input_: Annotated[Path, Parameter(name="--input", help="An .npz file with one array per input.")],
     output: Annotated[Path | None, Parameter(name="--output", help="Where to write the outputs, .npz.")] = None,
-    channel: Annotated[Channel, Parameter(help="How tensors travel between functions.")] = "shared-memory",
+    channel: Annotated[Channel | None, Parameter(help="How tensors travel; the plan's way by default.")] = None,
+    s3_endpoint: S3Endpoint = None,
+    s3_bucket: S3Bucket = None,
     timeout_s: Annotated[float | None, Parameter(help="Per function, s; the platform's by default.")] = None,
     json: Json = False,
 ) -> None:
@@ -50,7 +53,7 @@ def run(
     with (
         _package(plan) as directory,
         on_cores(1) as cpus,
-        _deployed(directory, channel, timeout_s) as deployment,
+        _deployed(directory, channel, bucket(s3_bucket, s3_endpoint), timeout_s) as deployment,
     ):
         if all(f.threads == 1 for f in deployment.functions):
             deployment.pin(cpus)
@@ -81,7 +84,7 @@ def run(
         print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
 
 
-def _deployed(directory: Path, channel: Channel, timeout_s: float | None) -> Deployment:
+def _deployed(directory: Path, channel: Channel | None, objects: Bucket | None, timeout_s: float | None) -> Deployment:
     """The package under its platform's rules; says so where its figures come from another machine."""
     _, read = read_sealed(directory)
     rules = platform(read.platform)
@@ -92,7 +95,8 @@ def _deployed(directory: Path, channel: Channel, timeout_s: float | None) -> Dep
         )
     return Deployment(
         directory,
-        channel=channel,
+        objects=objects,
+        channel=channel or planned_channel(read),
         timeout_s=timeout_s or rules.limits.timeout_s.value,
         period_ms=int(rules.cpu.period_ms.value),
     )

@@ -95,7 +95,7 @@ def compare(
     )
     with (
         scratch("compare") as space,
-        ground(platform, limiter, list(plans.values())) as on,
+        ground(platform, limiter, list(plans.values()), settings.request.objects) as on,
         ExitStack() as stack,
     ):
         feeds = [draw() for _ in range(CHECKED)]

@@ -23,6 +23,7 @@ from lamella.limits import Limiter
 from lamella.limits.memory import major_faults, peak_rss_mb
 from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
+from lamella.objects import Bucket
 from lamella.plan.document import Loss, Plan
 from lamella.plan.judge import Judge
 from lamella.plan.metrics import difference
@@ -47,15 +48,19 @@ class Ground:
     """The cores the functions are kept on."""
     everywhere: frozenset[int]
     """All cores we may use: the default session takes what it finds, as it does where people deploy it."""
+    objects: Bucket | None = None
+    """For plans whose channel is s3."""
 
 
 @contextmanager
-def ground(platform: Platform, limiter: Limiter, plans: Sequence[Plan]) -> Iterator[Ground]:
+def ground(
+    platform: Platform, limiter: Limiter, plans: Sequence[Plan], objects: Bucket | None = None
+) -> Iterator[Ground]:
     """Keep this process on one core, and the functions of `plans` on as many as they keep busy, that one first."""
     everywhere = frozenset(os.sched_getaffinity(0))
     count = max((cores_of(p) for p in plans), default=1)
     with on_cores(1):
-        yield Ground(platform, limiter, frozenset(sorted(everywhere)[-count:]), everywhere)
+        yield Ground(platform, limiter, frozenset(sorted(everywhere)[-count:]), everywhere, objects)
 
 
 def cores_of(plan: Plan) -> int:
@@ -92,6 +97,7 @@ def deployed(
     with Deployment(
         package,
         limiter=on.limiter,
+        objects=on.objects,
         sizes=sizes if on.limiter.enforced else {name: Size(None, size.vcpu) for name, size in sizes.items()},
         period_ms=int(on.platform.cpu.period_ms.value),
         timeout_s=on.platform.limits.timeout_s.value,

@@ -8,10 +8,15 @@ from typing import TypedDict, Unpack
 
 import msgspec
 
+from lamella.errors import ConfigError
 from lamella.limits import Limiter, detect
+from lamella.objects import Bucket, ObjectStore, bucket
 from lamella.package import verify
-from lamella.runtime.chain import Answer, Chain, Channel, Size, StageTime, check_inputs
+from lamella.plan.document import Plan
+from lamella.platforms import platform
+from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
+from lamella.runtime.tensors import CHANNELS, Channel, Store
 
 
 class Serving(TypedDict, total=False):
@@ -23,6 +28,7 @@ class Serving(TypedDict, total=False):
     period_ms: int
     cpus: frozenset[int] | None
     freezable: bool
+    store: Store | None
 
 
 class Deployment(Chain):
@@ -34,6 +40,7 @@ class Deployment(Chain):
         *,
         limiter: Limiter | None = None,
         sizes: Mapping[str, Size] | None = None,
+        objects: Bucket | None = None,
         **serving: Unpack[Serving],
     ) -> None:
         """Check the package, every byte of it, and prepare; instances start with the first request.
@@ -42,16 +49,22 @@ class Deployment(Chain):
             package: a directory written by `lamella package`.
             limiter: how limits are enforced; the best this machine has by default.
             sizes: per function, in place of the plan's.
-            serving: as of `Chain`.
+            objects: for channel `s3`; the one that the environment names by default.
+            serving: as of `Chain`; the channel is the plan's by default, shared memory where that is emulated.
 
         Raises:
             PackageError: damaged or incomplete.
+            ConfigError: the channel is `s3`, and no bucket is named or obstore missing.
         """
         self.manifest, self.plan = verify(package)
         functions = [
             (msgspec.json.decode((package / name / "function.json").read_bytes(), type=Function), package / name)
             for name in self.manifest.functions
         ]
+        serving.setdefault("channel", planned_channel(self.plan))
+        if serving["channel"] == "s3" and not serving.get("store"):
+            where = objects or bucket(None, None)
+            serving["store"] = ObjectStore(where) if where else None
         super().__init__(
             functions,
             self.plan.model.outputs,
@@ -62,6 +75,20 @@ class Deployment(Chain):
             codecs=[hop.codec for hop in self.plan.hops],
             **serving,
         )
+
+
+def planned_channel(plan: Plan) -> Channel:
+    """The plan's channel; shared memory where the platform's is emulated, by figures that are added.
+
+    Raises:
+        ConfigError: there is no such channel.
+    """
+    if platform(plan.platform).hop.emulated:
+        return "shared-memory"
+    for channel in CHANNELS:
+        if channel == plan.channel:
+            return channel
+    raise ConfigError(f"the plan's channel {plan.channel!r} is none of {', '.join(CHANNELS)}")
 
 
 __all__ = ["Answer", "Channel", "Deployment", "Serving", "Size", "StageTime", "check_inputs"]

@@ -30,9 +30,9 @@ from lamella.package.integrity import sha256
 from lamella.plan.document import FunctionPlan
 from lamella.plan.predict import LOAD_FACTOR
 from lamella.platforms import Platform
-from lamella.runtime.chain import coded_tensors
 from lamella.runtime.function import Function
 from lamella.runtime.instance import Instance
+from lamella.runtime.tensors import coded_tensors
 from lamella.units import dim_at
 
 SIZING_VERSION = "3"

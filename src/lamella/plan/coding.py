@@ -1,9 +1,9 @@
 """Which codec a hop gets: of those allowed that with the least time on its channel, if any beats sending plain.
 
-Time on the channel is that of the encoded bytes, by the platform's figures, and the work of encoding and decoding.
-In shared memory bytes take no time, so nothing can beat plain. Encoded bytes are those of the profile's request: other
-values may compress less. A codec that loses is only said, unless the user's own data allow it (`plan.lossy`): what a
-loss does to answers no profile can know.
+Time on the channel is that of the encoded bytes, by the platform's figures or as measured (`profile.channels`), and
+the work of encoding and decoding. In shared memory bytes take no time, so nothing can beat plain. Encoded bytes are
+those of the profile's request: other values may compress less. A codec that loses is only said, unless the user's own
+data allow it (`plan.lossy`): what a loss does to answers no profile can know.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def codings(cut: CutProfile, batch: int, fitted: Sequence[Coding] = ()) -> list[
 
 def channel_ms(coding: Coding, platform: Platform, share: float) -> float:
     """Transfer and work, where functions have `share` of a vCPU."""
-    return platform.hop_ms(coding.bytes) + (coding.encode_ms + coding.decode_ms) / share
+    return platform.transfer_ms(coding.bytes) + (coding.encode_ms + coding.decode_ms) / share
 
 
 def coding_of(result: CodecResult, plain_result: CodecResult, size: int, parameter_bytes: int) -> Coding:
@@ -117,15 +117,15 @@ def coding_why(
     """
 
     def said(one: Coding, verb: str) -> str:
-        saved = platform.hop_ms(one.plain_bytes) - platform.hop_ms(one.bytes)
-        gain = f"{verb} {saved:.2f} ms of transfer" if platform.hop.emulated else f"{verb} nothing in shared memory"
+        saved = platform.transfer_ms(one.plain_bytes) - platform.transfer_ms(one.bytes)
+        gain = f"{verb} {saved:.2f} ms of transfer" if platform.moves_bytes else f"{verb} nothing in shared memory"
         loss = "" if one.lossless else f", {said_of.get(one.codec, 'and is lossy')}"
         return f"{gain} for {(one.encode_ms + one.decode_ms) / share:.2f} ms of work{loss}"
 
     others = sorted(
         (c for c in found if c.codec not in ("none", chosen.codec)), key=lambda c: channel_ms(c, platform, share)
     )
-    if platform.hop.emulated:  # the best without a loss, if it is not what was chosen, and the best with one
+    if platform.moves_bytes:  # the best without a loss, if it is not what was chosen, and the best with one
         kinds = (True, False) if chosen.codec == "none" else (False,)
         others = [next((c for c in others if c.lossless is kind), chosen) for kind in kinds]
         refused = [c for c in found if c.codec in said_of]

@@ -75,7 +75,7 @@ class Hop(msgspec.Struct, frozen=True, kw_only=True):
     channel: str
     codec: str
     time_ms: float
-    """Without the work of encoding and decoding, which is in the functions' runs."""
+    """Without what is in the functions' runs: encoding, decoding, and sending over a channel that is not emulated."""
     cost_usd: float
     why: str
     loss: Loss | None = None
@@ -174,6 +174,8 @@ class Plan(Document, frozen=True, kw_only=True):
     machine: Machine
     """Where the profile behind it was measured."""
     platform: str
+    channel: str = "shared-memory"
+    """Between functions, and for request and answer."""
     planner: str
     slo_ms: float | None
     batch: int

@@ -112,7 +112,9 @@ def _functions(
     choice = stage.choice
     join_ms, join_mb = (before.join_ms, before.join_mb) if before else (0.0, 0.0)
     if choice is None:
-        return [_join(model, graph, stage.ranges[0], join_ms, number)]
+        assert before
+        carried_ms = 2 * model.carrying_ms(before.last)  # the parts and the whole
+        return [_join(model, graph, stage.ranges[0], join_ms + carried_ms, number)]
     if not choice.shards:
         peak, floor, run = choice.peak_mb + join_mb, choice.floor_mb + join_mb, choice.run_ms + join_ms
         size = model.platform.allocation_mb(max(peak, floor)) if join_mb else choice.memory_mb
@@ -246,7 +248,7 @@ def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
         encoded_bytes=coding.bytes,
         channel=model.platform.hop.channel,
         codec=coding.codec,
-        time_ms=model.platform.hop_ms(coding.bytes) + model.hop_cost.fixed_ms,
+        time_ms=model.platform.hop_ms(coding.bytes) + model.between_ms,
         cost_usd=model.platform.hop.usd.value * len(stage.ranges),
         why=reason,
     )

@@ -99,7 +99,7 @@ def judged(judge: Judge, model_of: Callable[[Lossy], SliceModel], plan_of: Calla
     """
     bare = model_of(Lossy())
     may = Lossy(allowed=_everything(bare), fitted={})
-    if bare.platform.hop.emulated:  # in shared memory no byte saved is worth any work
+    if bare.platform.moves_bytes:  # in shared memory no byte saved is worth any work
         fitted = dict(_fitted(judge, bare))
         may = Lossy({u: names | {c.codec for c in fitted.get(u, ())} for u, names in may.allowed.items()}, fitted)
     tried: dict[_Trial, Verdict] = {}

@@ -7,7 +7,7 @@ from typing import cast
 
 import msgspec
 
-from lamella.errors import InfeasiblePlan
+from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
@@ -20,6 +20,7 @@ from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
+from lamella.profile.channels import channel_price
 from lamella.profile.document import Profile
 from lamella.runtime.function import Kind
 from lamella.runtime.lanes import makespan
@@ -49,10 +50,11 @@ def make_plan(
 
     Raises:
         InfeasiblePlan: with the binding constraint and the nearest feasible plan.
-        ConfigError: no such planner; or the user's metric failed.
+        ConfigError: no such planner or channel; or the user's metric failed.
         InputRefused: the model cannot take one of the user's requests.
     """
     base, request = variant(name, request)
+    platform = on_channel(platform, request)
 
     def model_of(lossy: Lossy) -> SliceModel:
         return SliceModel(
@@ -76,6 +78,22 @@ def make_plan(
     plan = msgspec.structs.replace(plan, planner=name)
     check(plan, graph, platform)
     return plan
+
+
+def on_channel(platform: Platform, request: Request) -> Platform:
+    """The platform with the channel that is asked for, whose price is measured where it is not known.
+
+    Raises:
+        ConfigError: no such channel; or the platform's hops are emulated and come with it; or `s3` without a bucket.
+    """
+    if request.channel in (None, platform.hop.channel):
+        return platform
+    if platform.hop.emulated:
+        raise ConfigError(
+            f"channel {request.channel}: hops of {platform.name} are emulated by its catalogue, {platform.hop.channel}",
+            try_="--platform openfaas",
+        )
+    return platform.over(channel_price(request.channel, request.objects))
 
 
 def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
@@ -122,6 +140,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, slo_m
         model=model_ref(model.graph, given),
         machine=model.profile.machine,
         platform=model.platform.name,
+        channel=model.platform.hop.channel,
         planner=name,
         slo_ms=slo_ms,
         batch=model.batch,

@@ -95,6 +95,7 @@ def plan_by_hand(
         model=model_ref(graph, given),
         machine=this_machine(),
         platform=platform.name,
+        channel=platform.hop.channel,
         planner="by-hand",
         slo_ms=None,
         batch=1,

@@ -206,6 +206,7 @@ class SliceModel:
         """Time of one run of the function under its CPU share, ms."""
         threads = min(threads_for(vcpu), self.profile.machine.cores)
         beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms
+        beside += self.carrying_ms(first) + self.carrying_ms(last)
         busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + beside
         if vcpu < 1:
             return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
@@ -213,6 +214,17 @@ class SliceModel:
             alone = self.compute_ms(first, last, prepack=prepack, threads=1) + beside
             return max(busy, min(alone, alone / vcpu))
         return busy
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as below
+    def carrying_ms(self, unit: int) -> float:
+        """What sending what crosses before a unit takes the function on either side of it; 0 in shared memory."""
+        price = self.platform.hop.price
+        if price is None:
+            return 0.0
+        if unit in (0, self.units):
+            names = self.graph.outputs if unit else self.graph.inputs
+            return price.edge_half_ms(sum(self.graph.tensors[n].bytes_at(self.batch) for n in names))
+        return price.transfer_ms(self.coding(unit).bytes) / 2
 
     @cached_property
     def _live_batch(self) -> int:
@@ -325,7 +337,9 @@ class SliceModel:
         """Ways to run units `first` to `last - 1` as parallel shards: those that were measured, where they fit."""
         found = []
         for way, fork_join_ms in self._ways(first, last):
-            shards = [s for part in way.parts if (s := self._shard(part))]
+            # every shard takes all that crosses, and gives its part
+            carried = self.carrying_ms(first) + self.carrying_ms(last) / len(way.parts)
+            shards = [s for part in way.parts if (s := self._shard(part, carried))]
             if len(shards) < len(way.parts):
                 continue
             largest = max(shards, key=lambda s: s.memory_mb)
@@ -379,14 +393,14 @@ class SliceModel:
         cpu = billing.usd_per_vcpu_s.value * vcpu if billing.usd_per_vcpu_s else 0.0
         return more_ms / 1000 * (memory_mb / 1024 * billing.usd_per_gb_s.value + cpu)
 
-    def _shard(self, part: ShardPart) -> Shard | None:
+    def _shard(self, part: ShardPart, carried_ms: float) -> Shard | None:
         """A shard as a function of the platform; None where it does not fit."""
         law = self.profile.floor.resident_mb + part.weights_mb
         size = self.platform.allocation_mb(max(part.peak_mb, law))
         if size is None or part.weights_mb > self.platform.limits.package_mb.value:
             return None
         vcpu = self.platform.vcpu(size, self.vcpu)
-        run = throttled_ms(round(part.run_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
+        run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if run / 1000 > self.platform.limits.timeout_s.value:
             return None
         return Shard(size, part.peak_mb, law, run, self.platform.cost_usd(size, run, vcpu))
@@ -432,8 +446,13 @@ class SliceModel:
         Encoding and decoding are not in it: functions do that, and are billed for it.
         """
         size = self.coding(unit).bytes
-        time = self.platform.hop_ms(size) + self.hop_cost.fixed_ms
+        time = self.platform.hop_ms(size) + self.between_ms
         return time, self.platform.hop.usd.value, size
+
+    @property
+    def between_ms(self) -> float:
+        """What the driver does between two functions, ms."""
+        return self.hop_cost.fixed_ms + (self.platform.hop.price.fixed_ms if self.platform.hop.price else 0.0)
 
     def fits_payload(self, unit: int) -> bool:
         """Whether what crosses before a unit, encoded, may travel on the platform."""

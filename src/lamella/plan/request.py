@@ -1,7 +1,8 @@
 """What is asked of a plan, and how a planner's name may ask for something else.
 
-Contenders of one comparison differ by their names: `single@2` is `single` with 2 vCPU per function, and
-`mopar-no-shards` is `mopar` without shards. So each part's own contribution is measured in one run.
+Contenders of one comparison differ by their names: `single@2` is `single` with 2 vCPU per function, `mopar-no-shards`
+is `mopar` without shards, and `mopar-no-shared-memory` sends over sockets. So each part's own contribution is measured
+in one run.
 """
 
 from __future__ import annotations
@@ -10,10 +11,17 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from lamella.errors import ConfigError
+from lamella.objects import Bucket
 from lamella.plan.judge import Judge
 
-WITHOUT = ("shards", "codec", "lossy", "similarity")
-"""What a planner can go without: fields of `Request`."""
+WITHOUT: dict[str, dict[str, bool | str]] = {
+    "shards": {"shards": False},
+    "codec": {"codec": False},
+    "lossy": {"lossy": False},
+    "similarity": {"similarity": False},
+    "shared-memory": {"channel": "socket"},
+}
+"""What a planner can go without, and what it is asked then: fields of `Request`."""
 
 
 class Request(NamedTuple):
@@ -36,6 +44,10 @@ class Request(NamedTuple):
     """Whether by a codec that loses, where `judge` allows it."""
     similarity: bool = True
     """Whether similar neighbours count as one before dividing."""
+    channel: str | None = None
+    """Between functions; the platform's own by default. Not to be chosen where that is emulated."""
+    objects: Bucket | None = None
+    """Where channel `s3` keeps what travels."""
     ranges: Mapping[str, tuple[float, float]] | None = None
     """Value ranges of integer inputs, for the measured baselines."""
     judge: Judge | None = None
@@ -56,7 +68,7 @@ def variant(name: str, request: Request) -> tuple[str, Request]:
             request = request._replace(vcpu=0.0)
         if not 0 < request.vcpu < float("inf"):
             raise ConfigError(f"{name}@{vcpu}: behind @ stands a number of vCPU", try_=f"--planners {name}@2")
-    for what in WITHOUT:
+    for what, asked in WITHOUT.items():
         if name.endswith(f"-no-{what}"):
-            return variant(name.removesuffix(f"-no-{what}"), Request(**{**request._asdict(), what: False}))
+            return variant(name.removesuffix(f"-no-{what}"), Request(**{**request._asdict(), **asked}))
     return name, request

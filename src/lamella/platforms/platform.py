@@ -13,6 +13,7 @@ from typing import Literal
 import msgspec
 
 from lamella.errors import ConfigError
+from lamella.profile.document import ChannelPrice
 
 
 class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -69,6 +70,8 @@ class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_ms: Figure
     mb_per_s: Figure
     usd: Figure
+    price: ChannelPrice | None = None
+    """Of another channel than the platform's own, as measured here; never in the catalogue."""
 
 
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +124,20 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.hop.emulated:
             return 0.0
         return self.hop.latency_ms.value + self.payload_mb(size) / self.hop.mb_per_s.value * 1000
+
+    @property
+    def moves_bytes(self) -> bool:
+        """Whether bytes take time on the way: they do not in shared memory."""
+        return self.hop.emulated or self.hop.price is not None
+
+    def transfer_ms(self, size: int) -> float:
+        """Time that so many bytes take from one function to the next, whoever is billed for it."""
+        return self.hop.price.transfer_ms(size) if self.hop.price else self.hop_ms(size)
+
+    def over(self, price: ChannelPrice) -> Platform:
+        """The same platform with another channel between its functions."""
+        hop = msgspec.structs.replace(self.hop, channel=price.channel, price=price)
+        return msgspec.structs.replace(self, hop=hop)
 
     def payload_mb(self, size: int) -> float:
         """What `size` bytes weigh on the wire, MB."""

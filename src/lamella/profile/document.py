@@ -7,6 +7,7 @@ import msgspec
 from lamella.documents import Document
 from lamella.graph.divide import ShardSpan
 from lamella.machine import Machine
+from lamella.units import MB
 
 
 class Variant(msgspec.Struct, frozen=True, order=True):
@@ -172,6 +173,31 @@ class HopCosts(msgspec.Struct, frozen=True):
         share = min(1.0, touched_mb / self.cold_mb)
         pairs = zip(msgspec.structs.astuple(self.warm), msgspec.structs.astuple(self.cold), strict=True)
         return HopCost(*(a + share * (b - a) for a, b in pairs))
+
+
+class ChannelPrice(Document, frozen=True, kw_only=True):
+    """What a channel takes more than shared memory, on a machine; ms, billed where not said otherwise."""
+
+    channel: str
+    machine: Machine
+    edge_ms: float
+    """Per request: half with the first function, half with the last."""
+    edge_mb_ms: float
+    """Per MB of request and answer."""
+    hop_ms: float
+    """Per hop: half with who gives what crosses, half with who takes it."""
+    hop_mb_ms: float
+    """Per MB that crosses."""
+    fixed_ms: float
+    """Per hop and not billed: what the driver does."""
+
+    def transfer_ms(self, size: int) -> float:
+        """Of so many bytes over a hop."""
+        return self.hop_ms + self.hop_mb_ms * size / MB
+
+    def edge_half_ms(self, size: int) -> float:
+        """Of a request or an answer of so many bytes."""
+        return self.edge_ms / 2 + self.edge_mb_ms * size / MB
 
 
 class Noise(msgspec.Struct, frozen=True):

@@ -9,6 +9,7 @@ functions that do next to nothing and with functions that together read `COLD_MB
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from lamella.profile.probes import write_function
 from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart
+from lamella.runtime.tensors import Channel, Store
 
 STAGES = 4
 COLD_MB = 64
@@ -51,7 +53,7 @@ def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
 
 def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
     """The price where each of the stages multiplies with so many matrices."""
-    whole, divided = _in_turns(directory, [[STAGES * matrices], [matrices] * STAGES], ROWS)
+    whole, divided = in_turns(directory, [[STAGES * matrices], [matrices] * STAGES], ROWS)
     more = np.median(divided - whole, axis=0) / (STAGES - 1)
     fixed = max(0.0, float(more[0]))
     call = float(more[1]) if matrices else float(np.median(divided[:, 1])) / STAGES
@@ -61,7 +63,7 @@ def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
 def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     """The floor, and what a request takes per MB that is copied in and out, ms."""
     narrow, wide = ROWS, 64 * ROWS
-    beyond = [float(np.median(_in_turns(directory, [[0]], rows)[0][:, 0])) for rows in (narrow, wide)]
+    beyond = [float(np.median(in_turns(directory, [[0]], rows)[0][:, 0])) for rows in (narrow, wide)]
     chain = _functions(directory, [0], narrow)
     with Chain(chain, ["x1"], {chain[0][0].name: Size(None, 1.0)}, limiter=Unlimited("profiling")) as served:
         cold: ColdStart = next(iter(served.start().values()))
@@ -74,31 +76,49 @@ def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     )
 
 
-def _in_turns(directory: Path, chains: list[list[int]], rows: int) -> list[np.ndarray]:
+def in_turns(
+    directory: Path,
+    chains: Sequence[Sequence[int]],
+    rows: int,
+    *,
+    turns: int = TURNS,
+    channels: Sequence[Channel] = (),
+    store: Store | None = None,
+) -> list[np.ndarray]:
     """Times of chains that take turns, ms: [turns, 2], a request beyond its functions' runs and the sum of these.
 
     A chain is the number of matrices of each stage. Neighbouring turns see the same noise: compare turn by turn.
+
+    Args:
+        directory: to work in; removed afterwards.
+        chains: what to measure.
+        rows: of the tensor that goes from stage to stage, `WIDTH` floats each.
+        turns: how many.
+        channels: of each chain; shared memory by default.
+        store: for those on `s3`.
     """
-    turns: list[list[list[float]]] = [[] for _ in chains]
+    times: list[list[list[float]]] = [[] for _ in chains]
     with ExitStack() as stack:
         served = []
         for number, works in enumerate(chains):
             functions = _functions(directory / str(number), works, rows)
             sizes = {f.name: Size(None, 1.0) for f, _ in functions}
-            chain = Chain(functions, [f"x{len(works)}"], sizes, limiter=Unlimited("profiling"))
+            channel = channels[number] if channels else "shared-memory"
+            limiter = Unlimited("profiling")
+            chain = Chain(functions, [f"x{len(works)}"], sizes, limiter=limiter, channel=channel, store=store)
             served.append(stack.enter_context(chain))
             chain.start()
-        for _ in range(TURNS + 1):
-            for found, chain in zip(turns, served, strict=True):
+        for _ in range(turns + 1):
+            for found, chain in zip(times, served, strict=True):
                 answers = [chain.infer({"x0": np.ones((rows, WIDTH), np.float32)}) for _ in range(PER_TURN)]
                 runs = [sum(s.run_ms for s in a.stages) for a in answers]
-                times = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
-                found.append(np.min(times[1:], axis=0).tolist())  # the first one meets the other chain's leavings
+                pairs = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
+                found.append(np.min(pairs[1:], axis=0).tolist())  # the first one meets the other chain's leavings
     shutil.rmtree(directory)
-    return [np.array(found[1:]) for found in turns]
+    return [np.array(found[1:]) for found in times]
 
 
-def _functions(directory: Path, works: list[int], rows: int) -> list[tuple[Function, Path]]:
+def _functions(directory: Path, works: Sequence[int], rows: int) -> list[tuple[Function, Path]]:
     """A function per stage: products with 4 MB matrices, or one Relu."""
     functions = []
     for k, matrices in enumerate(works):

@@ -1,36 +1,30 @@
-"""A chain of functions as limited processes, tensors between them in shared memory: the driver's side.
+"""A chain of functions as limited processes: the driver's side.
 
 The driver calls stage after stage, as an orchestrator on a real platform does, so a function is billed for its own run
-and never for waiting. Each tensor that crosses a cut has one shared segment that its producer writes in place and every
-reader binds to: a hop costs two small messages, whatever its size. The `socket` channel sends the bytes instead, so
-that the gain can be measured. Where a hop has a codec the producer encodes and the readers decode, on either channel;
-the driver only passes on what it was given, with its size.
+and never for waiting. How tensors travel is the business of `runtime.tensors`, whatever the channel; where a hop has a
+codec the producer encodes and the readers decode, and the driver passes on what it was given.
 """
 
 from __future__ import annotations
 
-import os
 import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
-import msgspec
 import numpy as np
 
-from lamella.channels import messages as wire
-from lamella.channels.segments import Segment, create
-from lamella.codecs import Codecs, codec, is_fitted
+from lamella.codecs import Codecs, codec
 from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
 from lamella.runtime.lanes import makespan
+from lamella.runtime.tensors import Call, Channel, Store, Tensors, carrier, coded_tensors
 
-Channel = Literal["shared-memory", "socket"]
 START_S = 120.0
 """A start may take this long, or as long as a request where that is longer."""
 
@@ -62,31 +56,6 @@ class Size(NamedTuple):
     vcpu: float
 
 
-class Call(NamedTuple):
-    """A function's request, ready to send: its packet, inputs for the stream socket, where outputs appear."""
-
-    packet: bytes
-    streamed: tuple[str, ...]
-    views: dict[str, np.ndarray]
-
-
-class Tensors(NamedTuple):
-    """What one request has made so far, by name."""
-
-    batch: int
-    values: dict[str, np.ndarray]
-    """Encoded bytes of those that travel encoded."""
-    coded: dict[str, wire.TensorRef]
-    """What those are."""
-    codecs: Codecs = Codecs()
-
-    def decoded(self, name: str) -> np.ndarray:
-        """A tensor in memory of its own."""
-        ref = self.coded.get(name)
-        value = self.values[name]
-        return np.array(self.codecs.of(ref.codec, name).decode(value, ref.dtype, ref.shape) if ref else value)
-
-
 class Chain:
     """Functions in order and their instances; leaving it as a context ends every process, group and segment."""
 
@@ -106,6 +75,7 @@ class Chain:
         stages: Sequence[Sequence[str]] | None = None,
         at_once: Sequence[int] | None = None,
         codecs: Sequence[str] = (),
+        store: Store | None = None,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -127,9 +97,10 @@ class Chain:
                 when the last would have ended side by side, and all of the forking and joining.
             codecs: for each stage but the last that of the hop behind it, `none` by default. What the stage gives
                 travels by it to every reader, also to those beyond the next stage.
+            store: where channel `s3` keeps what travels.
 
         Raises:
-            ConfigError: there is no such codec, or it does not run here.
+            ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -150,14 +121,17 @@ class Chain:
             if len(stage) > 1
         }
         for name in {*codecs}:
-            if not is_fitted(name):
-                codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
-        self._codecs = coded_tensors(self._stages, codecs)
-        self._fitted = Codecs({t: c for f, at in functions if f.fitted for t, c in f.codecs(at).fitted.items()})
+            codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
         self._used: dict[str, float] = {}
-        self._segments: dict[str, tuple[int, Segment, int]] = {}
-        self._next_segment = 0
-        self._calls: dict[tuple[str, int, int], Call] = {}
+        self._carrier = carrier(
+            channel,
+            coded_tensors(self._stages, codecs),
+            Codecs({t: c for f, at in functions if f.fitted for t, c in f.codecs(at).fitted.items()}),
+            timeout_s=timeout_s,
+            functions=self.functions,
+            instances=self.instances,
+            store=store,
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -217,6 +191,7 @@ class Chain:
             period_ms=self._period_ms,
             cpus=self._cores_of(name),
             freezable=self._freezable,
+            channel=self.channel,
         )
         self.instances[name] = instance
         self._used[name] = time.monotonic()
@@ -265,10 +240,7 @@ class Chain:
     def close(self) -> None:
         """Stop everything and free the segments."""
         self.scale_to_zero()
-        for _, _, fd in self._segments.values():
-            os.close(fd)
-        self._segments.clear()
-        self._calls.clear()  # their views hold the mappings
+        self._carrier.close()
 
     def infer(self, inputs: Mapping[str, np.ndarray], *, sent: float | None = None) -> Answer:
         """The model's outputs for one request.
@@ -280,6 +252,7 @@ class Chain:
         Raises:
             InputRefused: wrong names, dtypes or shapes.
             InstanceLost: a function was lost twice in a row (once is retried: inference is idempotent).
+            ConfigError, StorageError, WireError: the object store refuses, fails, or gives something else.
         """
         sent = time.monotonic() if sent is None else sent
         batch = check_inputs(self.inputs, inputs)
@@ -287,12 +260,22 @@ class Chain:
         begun = time.monotonic()
         started = self.start()
         cold_ms = (time.monotonic() - begun) * 1000 if started else 0.0
-        tensors = Tensors(batch, dict(inputs), {}, self._fitted)
-        if self.channel == "shared-memory":
-            for name, array in inputs.items():
-                np.copyto(self._segment(name, array.nbytes)[1].view(array.dtype.name, array.shape), array)
+        tensors = self._carrier.request(batch, inputs)
+        try:
+            times, restarts_ms, emulated_ms = self._run(tensors)
+            outputs = self._carrier.answer(tensors, self._outputs)
+            latency_ms = (time.monotonic() - sent) * 1000 - emulated_ms
+            return Answer(outputs, latency_ms, times, cold_ms + restarts_ms, emulated_ms)
+        finally:
+            self._carrier.release(tensors)
+
+    def _run(self, tensors: Tensors) -> tuple[tuple[StageTime, ...], float, float]:
+        """Stage after stage, a lost function once more.
+
+        The functions' times, what starts took, and what is taken off for emulated cores, ms.
+        """
         times: list[StageTime] = []
-        emulated_ms = 0.0
+        cold_ms = emulated_ms = 0.0
         for stage, at_once, meant in zip(self._stages, self._at_once, self._meant, strict=True):
             done, lost = self._stage(stage, at_once, tensors)
             for function in lost:
@@ -305,9 +288,7 @@ class Chain:
             if meant > at_once:
                 runs = [done[function.name].run_ms for function in stage]
                 emulated_ms += sum(runs) - makespan(runs, meant)
-        outputs = {n: tensors.decoded(n) for n in self._outputs}
-        latency_ms = (time.monotonic() - sent) * 1000 - emulated_ms
-        return Answer(outputs, latency_ms, tuple(times), cold_ms, emulated_ms)
+        return tuple(times), cold_ms, emulated_ms
 
     def _stage(
         self, stage: Sequence[Function], at_once: int, tensors: Tensors
@@ -356,100 +337,15 @@ class Chain:
 
     def _begin(self, function: Function, tensors: Tensors) -> Call:
         instance = self.instances[function.name]
-        call = self._call(function, instance, tensors)
-        parts = [_native(tensors.values[n]).reshape(-1).view(np.uint8).data for n in call.streamed]
-        instance.begin(call.packet, self._timeout_s, parts)
+        call = self._carrier.call(function, instance, tensors)
+        instance.begin(call.packet, self._timeout_s, self._carrier.parts(call, tensors))
         return call
 
     def _finish(self, function: Function, call: Call, tensors: Tensors) -> StageTime:
         reply = self.instances[function.name].finish()
         self._used[function.name] = time.monotonic()
-        tensors.values.update(call.views)
-        streams = iter(reply.streamed)
-        for ref in reply.outputs:
-            coded = ref.codec != "none"
-            if ref.segment < 0:
-                data = np.frombuffer(next(streams), np.uint8 if coded else ref.dtype)
-                tensors.values[ref.name] = data if coded else data.reshape(ref.shape)
-            elif coded:
-                tensors.values[ref.name] = self._segments[ref.name][1].bytes[: ref.size]
-            if coded:
-                tensors.coded[ref.name] = ref
+        self._carrier.took(call, reply, tensors)
         return StageTime(reply.run_ms, reply.compute_ms, reply.cpu_ms)
-
-    def _call(self, function: Function, instance: Instance, tensors: Tensors) -> Call:
-        """The request of a function, packed; the same bytes again while shapes and instances stay."""
-        batch = tensors.batch
-        key = (function.name, batch, instance.number)
-        if key in self._calls:
-            return self._calls[key]
-        shared = self.channel == "shared-memory"
-        takes, gives = [], []
-        views: dict[str, np.ndarray] = {}
-        for spec in function.inputs:
-            array = tensors.values[spec.name]
-            segment = self._share(instance, spec.name, array.nbytes) if shared else -1
-            ref = tensors.coded.get(spec.name) or wire.TensorRef(spec.name, array.dtype.name, array.shape)
-            takes.append(msgspec.structs.replace(ref, segment=segment, size=array.nbytes))
-        for spec in function.outputs:
-            shape = spec.shape_at(batch)
-            name = self._codecs.get(spec.name, "none")
-            size = int(np.prod(shape, dtype=np.int64)) * np.dtype(spec.dtype).itemsize + (name != "none")
-            segment = self._share(instance, spec.name, size) if shared and not spec.dynamic else -1
-            gives.append(wire.TensorRef(spec.name, spec.dtype, shape, segment, name, size))
-            if segment >= 0 and name == "none":
-                views[spec.name] = self._segments[spec.name][1].view(spec.dtype, shape)
-        packet = wire.encode(wire.Run(tuple(takes), tuple(gives)))
-        call = Call(packet, tuple(ref.name for ref in takes if ref.segment < 0), views)
-        if all(ref.codec == "none" for ref in takes):  # else its sizes are those of this request
-            self._calls[key] = call
-        return call
-
-    def _share(self, instance: Instance, name: str, size: int) -> int:
-        number, segment, fd = self._segment(name, size)
-        instance.attach(number, segment.size, fd)
-        return number
-
-    def _segment(self, name: str, size: int) -> tuple[int, Segment, int]:
-        """The tensor's segment, a larger one where the present one is too small."""
-        held = self._segments.get(name)
-        if held and held[1].size >= size:
-            return held
-        if held:
-            self._calls.clear()
-            os.close(held[2])
-            for instance in self.instances.values():
-                if instance.state is State.READY:
-                    instance.detach(held[0])
-        segment, fd = create(size)
-        self._segments[name] = (self._next_segment, segment, fd)
-        self._next_segment += 1
-        return self._segments[name]
-
-
-def coded_tensors(stages: Sequence[Sequence[Function]], codecs: Sequence[str]) -> dict[str, str]:
-    """The codec of each tensor that travels by one: that of the hop behind the stage that gives it, to every reader.
-
-    Beside a tensor that a codec is fitted to, others of the hop (a mask) travel as they are.
-
-    Args:
-        stages: the functions of each.
-        codecs: for each stage but the last that of the hop behind it.
-    """
-    read = {s.name for stage in stages for f in stage for s in f.inputs}
-    fitted = {(one.tensor, one.codec) for stage in stages for f in stage for one in f.fitted}
-    return {
-        s.name: name
-        for stage, name in zip(stages, codecs, strict=False)
-        for f in stage
-        for s in f.outputs
-        if name != "none" and s.name in read and (not is_fitted(name) or (s.name, name) in fitted)
-    }
-
-
-def _native(array: np.ndarray) -> np.ndarray:
-    """The array in C order and this machine's byte order; itself where it is."""
-    return np.ascontiguousarray(array, array.dtype.newbyteorder("="))
 
 
 def check_inputs(specs: Mapping[str, TensorSpec], inputs: Mapping[str, np.ndarray]) -> int:

@@ -34,9 +34,11 @@ from lamella.errors import (
     LamellaError,
     ModelError,
     OutOfMemory,
+    StorageError,
     WireError,
 )
 from lamella.limits import Limiter
+from lamella.runtime.lines import HttpLine, Line, UnixLine
 from lamella.units import DIE_WITH_PARENT
 
 
@@ -64,7 +66,7 @@ NEXT: dict[State, frozenset[State]] = {
 """The legal transitions."""
 
 
-CAUSES: dict[str, type[LamellaError]] = {kind.code: kind for kind in (CodecError, ConfigError)}
+CAUSES: dict[str, type[LamellaError]] = {kind.code: kind for kind in (CodecError, ConfigError, StorageError, WireError)}
 """Of a request that failed; any other is the input's fault."""
 
 
@@ -88,8 +90,8 @@ class Reply(NamedTuple):
 
     outputs: tuple[wire.TensorRef, ...]
     """Where they did not all go in place."""
-    streamed: list[bytearray]
-    """Bytes of outputs that came over the stream, in order."""
+    streamed: Sequence[bytearray]
+    """Bytes of outputs that came with the answer, in order."""
     run_ms: float
     """What is billed: from sending the request to the arrival of the answer. An instance that is throttled before it
     has read the request, or before its answer is out, is running, as it is on the platforms."""
@@ -99,6 +101,8 @@ class Reply(NamedTuple):
 
 
 _numbers = itertools.count()
+
+LOOPBACK = "127.0.0.1"
 
 
 class Instance:
@@ -115,8 +119,11 @@ class Instance:
         period_ms: int = 10,
         cpus: frozenset[int] | None = None,
         freezable: bool = False,
+        channel: str = "shared-memory",
     ) -> None:
         """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it.
+
+        On channel `http` it listens on a port of this machine's loopback, which `url` says.
 
         A `freezable` instance may be paused: a stopped process cannot see its driver go, so the kernel kills it when
         the thread that spawned it ends.
@@ -127,6 +134,7 @@ class Instance:
         self.events: deque[tuple[float, State]] = deque(maxlen=256)
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
+        self.url = ""
         self._timeout_s = -1.0
         self._sent = 0.0
         self._group = limiter.create(f"{self.number}-{name}", memory_mb=memory_mb, vcpu=vcpu, period_ms=period_ms)
@@ -139,11 +147,18 @@ class Instance:
             self._stream, stream = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             undo.enter_context(self._stream)
             handed_over.enter_context(stream)
+            self._line: Line = UnixLine(self._sock, self._stream)
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             self.spawned = time.monotonic()
             self._enter(State.SPAWNING, self.spawned)
             descriptors = [control.fileno(), stream.fileno()]
-            argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, descriptors), str(directory)]
+            argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, descriptors), str(directory), channel]
+            if channel == "http":
+                listener = handed_over.enter_context(socket.create_server((LOOPBACK, 0)))
+                self._line = HttpLine(listener.getsockname())
+                self.url = f"http://{LOOPBACK}:{listener.getsockname()[1]}/v2/models/{name}/infer"
+                descriptors.append(listener.fileno())
+                argv.append(str(listener.fileno()))
             self._process = subprocess.Popen(
                 self._group.command(argv),
                 pass_fds=descriptors,
@@ -218,11 +233,11 @@ class Instance:
         return self.finish()
 
     def fileno(self) -> int:
-        """Readable when an answer is there: instances that run at the same time are polled."""
-        return self._sock.fileno()
+        """Readable when an answer to what was begun is there: instances that run at the same time are polled."""
+        return self._line.fileno()
 
     def begin(self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()) -> None:
-        """Send one request: an encoded `Run`, and the tensors that go over the stream socket.
+        """Send one request: an encoded `Run`, or on channel `http` a head with its JSON, and the tensors behind it.
 
         Raises:
             FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
@@ -231,11 +246,9 @@ class Instance:
         try:
             if self._timeout_s != timeout_s:
                 self._timeout_s = timeout_s
-                self._sock.settimeout(timeout_s)
-                self._stream.settimeout(timeout_s)
+                self._line.settimeout(timeout_s)
             self._sent = time.monotonic()
-            self._sock.send(request)
-            wire.send_bytes(self._stream, parts)
+            self._line.send(request, parts)
         except TimeoutError:
             raise self._too_slow() from None
         except OSError:
@@ -247,15 +260,11 @@ class Instance:
         Raises:
             InputRefused: the function cannot take these tensors; it stays ready.
             CodecError, ConfigError: it cannot decode them; it stays ready.
+            ConfigError, StorageError, WireError: it cannot put or get them in the object store; it stays ready.
             FunctionTimeout, OutOfMemory, InstanceCrashed: it is gone.
         """
         try:
-            message = wire.receive(self._sock)
-            data = (
-                [wire.receive_bytes(self._stream, ref.size) for ref in message.outputs if ref.segment < 0]
-                if isinstance(message, wire.Done)
-                else []
-            )
+            message, data = self._line.receive()
             run_ms = (time.monotonic() - self._sent) * 1000
         except TimeoutError:
             raise self._too_slow() from None
@@ -263,7 +272,8 @@ class Instance:
             raise self._lost("run") from None
         self._enter(State.READY)
         if isinstance(message, wire.Failed):
-            raise CAUSES.get(message.code, InputRefused)(message.message, where=f"function {self.name}")
+            kind = CAUSES.get(message.code, InputRefused)
+            raise kind(message.message, where=f"function {self.name}", try_=message.try_)
         if not isinstance(message, wire.Done):
             raise WireError(f"function {self.name} answered with {type(message).__name__}")
         return Reply(message.outputs, data, run_ms, message.compute_s * 1000, message.cpu_s * 1000)
@@ -322,6 +332,7 @@ class Instance:
         self._process.wait()
         self._group.kill()
         self._group.remove()
+        self._line.close()
         self._sock.close()
         self._stream.close()
         self._stderr.close()

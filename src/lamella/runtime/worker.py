@@ -1,9 +1,10 @@
 """One function instance: a process that opens a function, says it is ready, and answers until told to stop.
 
-Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR`. One request at a time, as on platforms
-we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound in place: inputs are
-read from, outputs written to, the shared segments. The hot path is short on purpose, since an instance that waited for
-its turn runs it with cold caches: a request equal to the last one, byte for byte, reuses its bindings undecoded.
+Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR CHANNEL [LISTENER_FD]`. One request at a
+time, as on platforms we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound
+in place: inputs are read from, outputs written to, the shared segments. The hot path is short on purpose, since an
+instance that waited for its turn runs it with cold caches: a request equal to the last one, byte for byte, reuses its
+bindings undecoded. What channels http and s3 need is imported where one of them is asked for, and only there.
 """
 
 import time
@@ -17,6 +18,7 @@ import select  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
 from typing import Any  # noqa: E402
 
@@ -31,6 +33,11 @@ from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
 from lamella.units import DIE_WITH_PARENT  # noqa: E402
+
+if sys.argv[4:5] == ["http"]:
+    from lamella.runtime import posts
+elif sys.argv[4:5] == ["s3"]:
+    from lamella.channels import objects
 
 IMPORTED = time.monotonic()
 
@@ -47,6 +54,7 @@ class Worker:
         self._last = b""
         self._bound: tuple[ort.IOBinding, tuple[wire.TensorRef, ...]] | None = None
         self._segments: dict[int, Segment] = {}
+        self._objects: Any = objects.Objects() if sys.argv[4:5] == ["s3"] else None
         self._floor = read_counters()
         self._function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
         self._codecs = self._function.codecs(directory)
@@ -74,6 +82,11 @@ class Worker:
             fd = os.open(self._weights, os.O_RDONLY)
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
             os.close(fd)
+
+    @property
+    def function(self) -> Function:
+        """What it runs."""
+        return self._function
 
     def warm_up(self) -> None:
         """One run, so that the first request pays for nothing.
@@ -103,35 +116,41 @@ class Worker:
                     continue
                 wire.send(self._sock, wire.Done((), clock() - started, cpu() - spent))
                 continue
-            match message := wire.decode(packet):
-                case wire.Run():
-                    self._answer(message, packet)
-                case wire.Attach(segment, size):
-                    self._segments[segment] = Segment(wire.receive_descriptor(self._sock), size)
-                case wire.Detach(segment):
-                    self._segments.pop(segment, None)
-                    self._bound = None
-                case wire.Report():
-                    wire.send(self._sock, self._report())
-                case wire.Stop():
-                    return
-                case _:
-                    wire.send(self._sock, wire.Failed("wire", f"unexpected {type(message).__name__}"))
+            if not self.told(packet):
+                return
+
+    def told(self, packet: bytes) -> bool:
+        """Do what a message says; whether to go on."""
+        match message := wire.decode(packet):
+            case wire.Run():
+                self._answer(message, packet)
+            case wire.Attach(segment, size):
+                self._segments[segment] = Segment(wire.receive_descriptor(self._sock), size)
+            case wire.Detach(segment):
+                self._segments.pop(segment, None)
+                self._bound = None
+            case wire.Report():
+                wire.send(self._sock, self._report())
+            case wire.Stop():
+                return False
+            case _:
+                wire.send(self._sock, wire.Failed("wire", f"unexpected {type(message).__name__}"))
+        return True
 
     def _fail(self, code: str, error: Exception) -> None:
-        wire.send(self._sock, wire.Failed(code, str(error).splitlines()[0][:500]))
+        wire.send(self._sock, failed(code, error))
 
     def _answer(self, request: wire.Run, packet: bytes) -> None:
         started, cpu = time.monotonic(), time.process_time()
         try:
             parts: list[memoryview] = []
-            feeds = self._take(request.inputs)
+            feeds = self.decoded(request.inputs, self._sent(request.inputs))
             if self._bind_in_place(request, feeds, packet):
                 assert self._bound
                 self._session.run_with_iobinding(self._bound[0])
                 refs = self._bound[1]
             else:
-                refs, parts = self._run_and_copy(request, feeds)
+                refs, parts = self._give(request.outputs, self.run(request.outputs, feeds))
         except LamellaError as error:
             self._fail(error.code, error)
         except Exception as error:  # noqa: BLE001 - as above, for refused inputs too
@@ -155,32 +174,51 @@ class Worker:
         self._bound, self._last = (binding, request.outputs), packet
         return True
 
-    def _take(self, refs: tuple[wire.TensorRef, ...]) -> dict[str, np.ndarray]:
-        sent = [  # all before one is decoded: what a refusal left in the stream would be taken for the next request's
+    def _sent(self, refs: tuple[wire.TensorRef, ...]) -> list[np.ndarray]:
+        """The bytes of each input; the stream first: what is left in it would pass for the next request's."""
+        streamed = {r.name: wire.receive_bytes(self._stream, r.size) for r in refs if r.streamed}
+        return [
             self._segments[ref.segment].bytes[: ref.size]
             if ref.segment >= 0
-            else np.frombuffer(wire.receive_bytes(self._stream, ref.size), np.uint8)
+            else np.frombuffer(
+                streamed[ref.name] if ref.streamed else self._objects.get(ref.url, ref.size, ref.checksum), np.uint8
+            )
             for ref in refs
         ]
+
+    def decoded(self, refs: Sequence[wire.TensorRef], sent: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+        """Tensors by name, from their bytes."""
         find = self._codecs.of
         return {
             r.name: find(r.codec, r.name).decode(data, r.dtype, r.shape) for r, data in zip(refs, sent, strict=True)
         }
 
-    def _run_and_copy(
-        self, request: wire.Run, feeds: dict[str, np.ndarray]
+    def run(
+        self, wanted: Sequence[wire.TensorRef], feeds: dict[str, np.ndarray]
+    ) -> list[tuple[wire.TensorRef, np.ndarray]]:
+        """Run the session; what the outputs are, and their bytes by the codec that each is wanted in."""
+        results = self._session.run([ref.name for ref in wanted], feeds)
+        found = []
+        for ref, array in zip(wanted, results, strict=True):
+            data = self._codecs.of(ref.codec, ref.name).encode(array)
+            kept = (ref.segment, ref.codec, data.nbytes, ref.url)
+            found.append((wire.TensorRef(ref.name, array.dtype.name, array.shape, *kept), data))
+        return found
+
+    def _give(
+        self, outputs: Sequence[wire.TensorRef], made: list[tuple[wire.TensorRef, np.ndarray]]
     ) -> tuple[tuple[wire.TensorRef, ...], list[memoryview]]:
-        """Run the session and copy its outputs to where they belong; those for the stream come back as bytes."""
-        results = self._session.run([ref.name for ref in request.outputs], feeds)
+        """Copy or put outputs to where they belong; those for the stream come back as bytes."""
         refs: list[wire.TensorRef] = []
         parts: list[memoryview] = []
-        for ref, array in zip(request.outputs, results, strict=True):
-            data = self._codecs.of(ref.codec, ref.name).encode(array)
-            refs.append(wire.TensorRef(ref.name, array.dtype.name, array.shape, ref.segment, ref.codec, data.nbytes))
-            if ref.segment < 0:
-                parts.append(data.data)
-            else:
+        for ref, data in made:
+            if ref.segment >= 0:
                 self._segments[ref.segment].bytes[: data.nbytes] = data
+            elif ref.url:
+                ref = msgspec.structs.replace(ref, checksum=self._objects.put(ref.url, data.data))
+            else:
+                parts.append(data.data)
+            refs.append(ref)
         return tuple(refs), parts
 
     def _report(self) -> wire.Memory:
@@ -196,6 +234,14 @@ class Worker:
             floor_anonymous_mb=self._floor.anonymous_mb,
             major_faults=now.major_faults,
         )
+
+
+def failed(code: str, error: Exception) -> wire.Failed:
+    """What a driver is told of an error."""
+    text = error.message if isinstance(error, LamellaError) else str(error)
+    where = f" ({error.where})" if isinstance(error, LamellaError) and error.where else ""
+    try_ = error.try_ if isinstance(error, LamellaError) else ""
+    return wire.Failed(code, text.splitlines()[0][:500] + where[:500], try_)
 
 
 def _end_with(sock: socket.socket) -> None:
@@ -224,7 +270,10 @@ def main() -> None:
             wire.send(sock, wire.Failed(error.code, str(error)))
             sys.exit(1)
         wire.send(sock, wire.Ready(STARTED, IMPORTED, worker.mapped, worker.opened, time.monotonic()))
-        worker.serve()
+        if sys.argv[4:5] == ["http"]:
+            posts.serve(worker, sock, socket.socket(fileno=int(sys.argv[5])))
+        else:
+            worker.serve()
     except (EOFError, ConnectionError):
         pass
     os._exit(0)  # nothing to flush; tearing a session down costs tens of milliseconds

@@ -16,7 +16,8 @@ from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits.unlimited import Unlimited
 from lamella.platforms import platform
-from lamella.runtime.chain import Answer, Tensors
+from lamella.runtime.chain import Answer
+from lamella.runtime.tensors import Tensors
 from tests.faults import packages
 
 CUTS = (2, 6)
@@ -61,7 +62,7 @@ def test_what_crosses_is_encoded_and_its_size_is_that_of_the_encoding(
         inputs = request(cnn, rng)
         deployment.infer(inputs)
         first = deployment.functions[0]
-        tensors = Tensors(1, dict(inputs), {})
+        tensors = Tensors(1, dict(inputs))
         deployment._finish(first, deployment._begin(first, tensors), tensors)
         for spec in first.outputs:
             ref, sent = tensors.coded[spec.name], tensors.values[spec.name]
@@ -90,7 +91,7 @@ def test_damaged_bytes_are_the_codec_s_error_and_the_next_request_is_answered(
     with Deployment(coded["bf16"], channel=channel) as deployment:
         answer = deployment.infer(x)
         first, second = deployment.functions[:2]
-        tensors = Tensors(1, dict(x), {})
+        tensors = Tensors(1, dict(x))
         deployment._finish(first, deployment._begin(first, tensors), tensors)
         name = second.inputs[0].name
         tensors.values[name] = tensors.values[name][:-2]

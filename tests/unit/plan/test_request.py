@@ -14,6 +14,7 @@ from lamella.plan.request import Request, variant
         ("ort@0.5", "ort", Request(10.0, vcpu=0.5)),
         ("mopar-no-shards", "mopar", Request(10.0, shards=False)),
         ("mopar-no-codec-no-similarity@2", "mopar", Request(10.0, codec=False, similarity=False, vcpu=2.0)),
+        ("mopar-no-shared-memory", "mopar", Request(10.0, channel="socket")),
         ("ort-default", "ort-default", Request(10.0)),
         ("uniform-4", "uniform-4", Request(10.0)),
     ],
