@@ -61,7 +61,8 @@ class Deployment(Chain):
             (msgspec.json.decode((package / name / "function.json").read_bytes(), type=Function), package / name)
             for name in self.manifest.functions
         ]
-        serving.setdefault("channel", planned_channel(self.plan))
+        if "channel" not in serving:
+            serving["channel"] = planned_channel(self.plan)
         if serving["channel"] == "s3" and not serving.get("store"):
             where = objects or bucket(None, None)
             serving["store"] = ObjectStore(where) if where else None

@@ -57,17 +57,7 @@ def make_plan(
     platform = on_channel(platform, request)
 
     def model_of(lossy: Lossy) -> SliceModel:
-        return SliceModel(
-            graph,
-            profile,
-            platform,
-            batch=request.batch,
-            vcpu=request.vcpu,
-            codec=request.codec,
-            shards=request.shards,
-            at_once=request.at_once,
-            lossy=lossy,
-        )
+        return SliceModel(graph, profile, platform, request, lossy)
 
     if base in BASELINES:
         plan = _baseline(model_of(NOTHING_LOST), base, given, request)
@@ -99,30 +89,32 @@ def on_channel(platform: Platform, request: Request) -> Platform:
 def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
     """The planner's plan, the cheaper one of those with and without shards.
 
-    The planner sees no joins: what joins shards is a stage of its own where no function follows, and grows the function
-    where one does. A plan that breaks the request for that is made again with fewer stages.
+    Without them more hops may be encoded. And the planner sees no joins: what joins shards is a stage of its own where
+    no function follows, and grows the function where one does.
     """
+    sharded = _sharded(model, name, given, request) if request.shards and model.profile.shards else None
+    bare = model.without_shards()
+    try:
+        plan = document(bare, planner(name).decide(bare, bare.request), name, given, request)
+    except InfeasiblePlan:
+        if sharded is None:
+            raise
+        return sharded
+    cost, other = (p.predicted.cost_usd_per_million if p else math.inf for p in (plan, sharded))
+    return sharded if sharded and other <= cost else plan
+
+
+def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan | None:
+    """The planner's plan where stages may be divided; one that breaks the request by its joins with fewer stages."""
     for most in range(request.max_stages, 0, -1):
         try:
             decision = planner(name).decide(model, request._replace(max_stages=most))
         except InfeasiblePlan:
-            if most == request.max_stages:
-                raise
-            break
-        plan = document(model, decision, name, given, request.slo_ms)
-        if not plan.shards:
+            return None
+        plan = document(model, decision, name, given, request)
+        if not plan.shards or _keeps(plan, request, model.platform):
             return plan
-        if _keeps(plan, request, model.platform):
-            break
-    try:
-        decision = planner(name).decide(model, request._replace(shards=False))
-    except InfeasiblePlan:
-        if not _keeps(plan, request, model.platform):
-            raise
-        return plan
-    without = document(model, decision, name, given, request.slo_ms)
-    cheaper = plan.predicted.cost_usd_per_million <= without.predicted.cost_usd_per_million
-    return plan if cheaper and _keeps(plan, request, model.platform) else without
+    return None
 
 
 def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:
@@ -132,7 +124,7 @@ def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:
     return plan.stages <= request.max_stages and not late and fits
 
 
-def document(model: SliceModel, decision: Decision, name: str, given: str, slo_ms: float | None) -> Plan:
+def document(model: SliceModel, decision: Decision, name: str, given: str, request: Request) -> Plan:
     """The plan that a decision is."""
     chosen = decision.chosen
     laid = lay_out(model, chosen.choices)
@@ -142,7 +134,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, slo_m
         platform=model.platform.name,
         channel=model.platform.hop.channel,
         planner=name,
-        slo_ms=slo_ms,
+        slo_ms=request.slo_ms,
         batch=model.batch,
         shards=laid.shards,
         at_once=laid.at_once,
@@ -219,7 +211,7 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
         )
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"
-    plan = document(model, Decision(chosen, why, ()), name, given, slo_ms)
+    plan = document(model, Decision(chosen, why, ()), name, given, request)
     function = msgspec.structs.replace(
         plan.functions[0],
         kind=cast(Kind, kind),

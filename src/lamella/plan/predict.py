@@ -19,6 +19,7 @@ import numpy as np
 from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph
 from lamella.plan.coding import Coding, codings, plain, quickest
+from lamella.plan.request import Request
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, ShardPart, ShardProfile, UnitMemory, Variant
@@ -121,12 +122,7 @@ class SliceModel:
         graph: Graph,
         profile: Profile,
         platform: Platform,
-        *,
-        batch: int,
-        vcpu: float,
-        codec: bool = True,
-        shards: bool = True,
-        at_once: int | None = None,
+        request: Request = Request(),  # noqa: B008 - a value
         lossy: Lossy = NOTHING_LOST,
     ) -> None:
         """Prepare.
@@ -135,22 +131,23 @@ class SliceModel:
             graph: the model.
             profile: of it.
             platform: where it runs.
-            batch: rows per request.
-            vcpu: asked per function, where it is free.
-            codec: whether hops may be encoded.
-            shards: whether stages may be divided among shards; hops where they may begin or end are plain.
-            at_once: how many shards may be busy at a time; this machine's cores by default.
+            request: what is asked: rows, vCPU where it is free, how many shards at once; without codecs hops are plain,
+                with shards they are where these may begin or end.
             lossy: what hops may lose.
         """
         self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
-        self._coded, self._shards = codec, shards
-        self._at_once = at_once or profile.machine.cores
-        self.batch, self.vcpu = batch, vcpu
+        self.request = request
+        self.batch, self.vcpu = request.batch, request.vcpu
+        self._at_once = request.at_once or profile.machine.cores
         self.units = len(profile.units)
-        outputs = sum(graph.tensors[n].bytes_at(batch) for op in graph.operators for n in op.outputs)
+        outputs = sum(graph.tensors[n].bytes_at(self.batch) for op in graph.operators for n in op.outputs)
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
         # where memory buys CPU, requests come one by one, after pauses (the measure of latency): nothing is warm
         self.hop_cost = profile.hop.cold if platform.cpu.mb_per_vcpu else profile.hop.at(touched)
+
+    def without_shards(self) -> SliceModel:
+        """The same model where no stage may be divided, and any hop may be encoded."""
+        return SliceModel(self.graph, self.profile, self.platform, self.request._replace(shards=False), self.lossy)
 
     @cached_property
     def _inert(self) -> list[bool]:
@@ -430,7 +427,7 @@ class SliceModel:
         if unit in (0, self.units):
             return plain(0)
         found = self.codings(unit)
-        shards = self.profile.shards if self._shards else ()
+        shards = self.profile.shards if self.request.shards else ()
         ends = {end for s in shards if s.batch == self.batch for end in (s.first, s.last)}
         allowed = self.lossy.allowed.get(unit, frozenset())
         return found[0] if unit in ends else quickest(found, self.platform, self.share, allowed)
@@ -438,7 +435,7 @@ class SliceModel:
     def codings(self, unit: int) -> list[Coding]:
         """What was measured of the hop before a unit, plain first."""
         found = codings(self.profile.cuts[unit - 1], self.batch, self.lossy.fitted.get(unit, ()))
-        return found if self._coded else found[:1]
+        return found if self.request.codec else found[:1]
 
     def hop(self, unit: int) -> tuple[float, float, int]:
         """The hop before a unit: time in ms and its price beyond the functions' runs, and its bytes, encoded.

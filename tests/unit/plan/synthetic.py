@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.machine import Machine
 from lamella.plan.predict import Choice, SliceModel
+from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import (
     CodecResult,
@@ -140,7 +141,7 @@ def model_of(
 ) -> SliceModel:
     """The priced model of a chain."""
     graph = graph_of(units)
-    return SliceModel(graph, profile_of(graph, units, hop), platform(where), batch=1, vcpu=vcpu)
+    return SliceModel(graph, profile_of(graph, units, hop), platform(where), Request(vcpu=vcpu))
 
 
 def choice(first: int, last: int, run_ms: float, cost_usd: float) -> Choice:

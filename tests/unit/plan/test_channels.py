@@ -79,7 +79,7 @@ def test_plans_over_measured_channels_keep_the_laws_and_are_never_quicker_than_i
     if how == "uniform":
         shared = make_plan(graph, profile, LOCAL, name, given="made-up", request=asked)
         assert plan.predicted.latency_ms >= shared.predicted.latency_ms
-    model = SliceModel(graph, profile, where, batch=1, vcpu=vcpu)
+    model = SliceModel(graph, profile, where, Request(vcpu=vcpu))
     for hop in plan.hops:
         codings = [c for c in model.codings(hop.position) if c.lossless]
         took = {c.codec: where.transfer_ms(c.bytes) + (c.encode_ms + c.decode_ms) / model.share for c in codings}
@@ -98,7 +98,7 @@ def test_a_dear_hop_is_not_taken() -> None:
     graph = graph_of(UNITS)
     profile = profile_of(graph, UNITS)
     for hop_ms, stages in ((0.0, 2), (500.0, 1)):
-        model = SliceModel(graph, profile, LOCAL.over(price(0.0, hop_ms)), batch=1, vcpu=1.0)
+        model = SliceModel(graph, profile, LOCAL.over(price(0.0, hop_ms)))
         chosen = planner("mopar").decide(model, Request(slo_ms=1000.0)).chosen
         assert len(chosen.choices) <= stages
 

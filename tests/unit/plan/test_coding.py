@@ -49,7 +49,7 @@ def link(mbit_per_s: float, latency_ms: float = 1.0, where: str = "openfaas") ->
 
 def model_on(units: tuple[Made, ...], where: Platform, vcpu: float = 1.0) -> SliceModel:
     graph = graph_of(units)
-    return SliceModel(graph, profile_of(graph, units), where, batch=1, vcpu=vcpu)
+    return SliceModel(graph, profile_of(graph, units), where, Request(vcpu=vcpu))
 
 
 @given(RESULTS, st.integers(1, 30_000_000), st.sampled_from([1, 4]), st.floats(10, 10_000), st.floats(0.1, 1))
@@ -139,7 +139,7 @@ def test_where_shards_may_begin_or_end_tensors_go_as_they_are() -> None:
     graph = graph_of(UNITS)
     shards = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
     profile = replace(profile_of(graph, UNITS), shards=(shards,))
-    assert SliceModel(graph, profile, link(10), batch=1, vcpu=1.0).coding(1).codec == "none"
+    assert SliceModel(graph, profile, link(10)).coding(1).codec == "none"
     (hop,) = make_plan(graph, profile, link(10), "uniform-2", given="made-up").hops
     assert hop.why == "codec none: shards may begin or end here, and their parts go as they are"
     (hop,) = make_plan(graph, profile, link(10), "uniform-2-no-shards", given="made-up").hops
@@ -154,7 +154,7 @@ def test_plans_over_links_keep_the_laws(units: tuple[Made, ...], mbit_per_s: flo
         graph, profile_of(graph, units), where, f"uniform-{len(units)}", given="made-up", request=Request(vcpu=vcpu)
     )
     assert broken_laws(plan, graph, where) == []
-    model = SliceModel(graph, profile_of(graph, units), where, batch=1, vcpu=vcpu)
+    model = SliceModel(graph, profile_of(graph, units), where, Request(vcpu=vcpu))
     for hop in plan.hops:
         assert hop.codec == model.coding(hop.position).codec
         assert hop.codec == "none" or hop.time_ms < where.hop_ms(hop.bytes) + model.hop_cost.fixed_ms

@@ -43,7 +43,7 @@ SHARDS = st.lists(
 def sharded_model(units: tuple[Made, ...], shards: list[ShardProfile], where: str = "openfaas") -> SliceModel:
     graph = graph_of(units)
     profile = msgspec.structs.replace(profile_of(graph, units), shards=tuple(shards))
-    return SliceModel(graph, profile, platform(where), batch=1, vcpu=1.0)
+    return SliceModel(graph, profile, platform(where))
 
 
 @given(st.lists(st.floats(0.1, 50), min_size=1, max_size=6), st.integers(1, 3))
@@ -106,10 +106,10 @@ def test_more_at_once_than_cores_is_made_of_runs_apart_and_the_measured_fork_and
     plain = sharded_model(HEAVY, [apart, together])
     assert plain.profile.machine.cores == 2
     assert [c.at_once for c in plain.sharded(1, 2)] == [1, 2]
-    wide = SliceModel(plain.graph, plain.profile, plain.platform, batch=1, vcpu=1.0, at_once=8)
+    wide = SliceModel(plain.graph, plain.profile, plain.platform, Request(at_once=8))
     found = {c.at_once: c for c in wide.sharded(1, 2)}
     assert sorted(found) == [1, 2, 4]
     assert found[4].run_ms == pytest.approx(5.0 + (17.0 - 2 * 8.0) - wide.hop_cost.fixed_ms)
     assert found[4].cost_usd == pytest.approx(found[1].cost_usd)
-    one = SliceModel(plain.graph, plain.profile, plain.platform, batch=1, vcpu=1.0, at_once=1)
+    one = SliceModel(plain.graph, plain.profile, plain.platform, Request(at_once=1))
     assert [c.at_once for c in one.sharded(1, 2)] == [1]

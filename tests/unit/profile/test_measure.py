@@ -243,7 +243,7 @@ def test_units_less_savings_are_about_the_whole(story: Story, graph: Graph, tmp_
 
 
 def test_a_real_profile_prices_every_slice(story: Story, graph: Graph) -> None:
-    model = SliceModel(graph, story.profile, platform("openfaas"), batch=1, vcpu=1.0)
+    model = SliceModel(graph, story.profile, platform("openfaas"))
     for first in range(model.units):
         for last in range(first + 1, model.units + 1):
             assert model.choices(first, last)
