@@ -16,7 +16,7 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from lamella.codecs import Codecs, codec
+from lamella.codecs import Codecs, codec, is_fitted
 from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.machine import this_machine
@@ -121,7 +121,8 @@ class Chain:
             if len(stage) > 1
         }
         for name in {*codecs}:
-            codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
+            if not is_fitted(name):
+                codec(name).encode(np.zeros(1, np.float32))  # says what to install, if anything
         self._used: dict[str, float] = {}
         self._carrier = carrier(
             channel,
