@@ -14,7 +14,7 @@ import msgspec
 import numpy as np
 
 from lamella.compare.record import OUTPUT_TOLERANCE, OutputError
-from lamella.deploy.local import Deployment, Size
+from lamella.deploy.local import Deployment, Size, planned_channel
 from lamella.deploy.sizing import Allocation
 from lamella.errors import InputRefused, OutOfMemory
 from lamella.graph.extract import Extractor
@@ -98,6 +98,7 @@ def deployed(
         package,
         limiter=on.limiter,
         objects=on.objects,
+        channel=planned_channel(plan, on.platform),
         sizes=sizes if on.limiter.enforced else {name: Size(None, size.vcpu) for name, size in sizes.items()},
         period_ms=int(on.platform.cpu.period_ms.value),
         timeout_s=on.platform.limits.timeout_s.value,

@@ -13,7 +13,7 @@ from lamella.limits import Limiter, detect
 from lamella.objects import Bucket, ObjectStore, bucket
 from lamella.package import verify
 from lamella.plan.document import Plan
-from lamella.platforms import platform
+from lamella.platforms import Platform, platform
 from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
 from lamella.runtime.tensors import CHANNELS, Channel, Store
@@ -78,13 +78,17 @@ class Deployment(Chain):
         )
 
 
-def planned_channel(plan: Plan) -> Channel:
+def planned_channel(plan: Plan, rules: Platform | None = None) -> Channel:
     """The plan's channel; shared memory where the platform's is emulated, by figures that are added.
+
+    Args:
+        plan: to be deployed.
+        rules: of its platform, by default as the catalogue has them.
 
     Raises:
         ConfigError: there is no such channel.
     """
-    if platform(plan.platform).hop.emulated:
+    if (rules or platform(plan.platform)).hop.emulated:
         return "shared-memory"
     for channel in CHANNELS:
         if channel == plan.channel:
