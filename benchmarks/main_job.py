@@ -184,7 +184,7 @@ def page(results: dict[str, Comparison], hops: dict[str, float], imported: dict[
         "",
         "Definitions are the *measures* of [the architecture](architecture.md). One request at a time, warm, batch 1, "
         "1 vCPU per function on `openfaas`; fresh random inputs for every request. Plans are without shards; "
-        "those have [a page of their own](benchmarks-shards.md). Weights of vgg19, resnet50, "
+        "those have [a page of their own](benchmarks-twelve.md). Weights of vgg19, resnet50, "
         "alexnet, densenet121, inception, bert-base and lstm are random (time and memory do not depend on them); the "
         "others are pretrained. *Error* is the largest difference to the whole model run unoptimised, over the "
         "output's range.",

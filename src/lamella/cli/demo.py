@@ -67,7 +67,7 @@ def serve_three_ways(model: str, requests: int) -> None:
     out.print("   as one function of our own package (single), and divided (mopar). Same allocation rule for all,")
     out.print("   priced by memory-time at Lambda's price per GB-second.")
     with progress("profile") as move:
-        profile = measure(graph, budget_s=4.0, progress=move)
+        profile = measure(graph, budget_s=4.0, progress=move, shards=True)
     settings = Settings(given=model, planners=("ort", "single", "mopar"), requests=requests)
     with progress("compare") as move:
         record = compare(graph, profile, platform("openfaas"), settings, progress=move)
@@ -82,7 +82,7 @@ def serve_three_ways(model: str, requests: int) -> None:
     ]
     name, beside = by_name.popitem()
     out.print(
-        f"\nAs {best.stages} function(s) {graph.name} costs {' and '.join(gains)}, at "
+        f"\nAs {len(best.functions)} function(s) {graph.name} costs {' and '.join(gains)}, at "
         f"{best.latency_ms.p50 / beside.latency_ms.p50 - 1:+.1%} latency beside {name}; answers differ by "
         f"{best.output_error.max_rel:.0e} of their range."
     )

@@ -16,6 +16,7 @@ from lamella.plan.predict import Choice, SliceModel
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR, Front, Label, cheapest, divide
 from lamella.plan.simplify import merge_similar
+from lamella.units import MB
 
 LATENCY_MARGIN = 1.0075
 """Without an SLO a divided plan may take this much of the single function's predicted latency: measured, 2 % more."""
@@ -223,8 +224,19 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
         peak, law = model.memory_mb(0, model.units, prepack=False)
         worst = max((max(model.memory_mb(u, u + 1, prepack=False)), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
-        most = model.platform.memory.max_mb.value
+        most, package = model.platform.memory.max_mb.value, model.platform.limits.package_mb.value
+        shipped = [model.graph.weight_bytes(*model.span(u, u + 1)) / MB for u in range(model.units)]
+        whole = model.graph.weight_bytes(*model.span(0, model.units)) / MB  # less than the sum where units share some
+        divided = worst[0] <= most and max(shipped) <= package
+        hint = "--planner mopar, or more --max-stages" if divided else "another --platform"
         if model.platform.allocation_mb(max(peak, law)):
+            if whole > package:
+                return InfeasiblePlan(
+                    f"package: {model.graph.name} ships {whole:.0f} MB of weights as one function and "
+                    f"{max(shipped):.0f} MB for its largest unit; the limit of {model.platform.name} is "
+                    f"{package:.0f} MB",
+                    try_=hint,
+                )
             vcpu = model.platform.vcpu(most, model.vcpu)
             run = min(model.run_ms(0, model.units, prepack=p, vcpu=vcpu) for p in (False, True))
             return InfeasiblePlan(
@@ -236,7 +248,7 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
             f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
             f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",
             where=f"unit {worst[1]} ({unit.kinds}, operators {unit.first} to {unit.last - 1})",
-            try_="another --platform",
+            try_=hint,
         )
     nearest = min(candidates, key=lambda c: c.latency_ms)
     assert request.slo_ms is not None

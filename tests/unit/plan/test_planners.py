@@ -177,6 +177,17 @@ def test_a_model_above_every_size_is_divided_by_mopar_and_refused_by_single() ->
     assert len(Mopar().decide(model, Request()).chosen.choices) == 3
 
 
+def test_a_package_above_the_limit_is_not_blamed_on_the_timeout() -> None:
+    model = model_of((Made(weights_mb=600), Made(weights_mb=600)), "azure-consumption")
+    with pytest.raises(InfeasiblePlan) as caught:
+        Single().decide(model, Request())
+    assert "package: " in caught.value.message
+    assert "1200 MB of weights as one function and 600 MB for its largest unit" in caught.value.message
+    assert "1024 MB" in caught.value.message
+    assert "--planner mopar" in caught.value.try_
+    assert len(Mopar().decide(model, Request()).chosen.choices) == 2
+
+
 @pytest.mark.parametrize("name", ["single", "mopar", "uniform-1"])
 def test_a_unit_beyond_the_timeout_is_not_blamed_on_memory(name: str) -> None:
     with pytest.raises(InfeasiblePlan) as caught:

@@ -21,13 +21,13 @@ from lamella.plan.predict import SliceModel
 from lamella.platforms import platform
 from lamella.profile.document import Profile, Variant
 from lamella.profile.measure import (
-    Progress,
     cache_path,
     measure,
     threads_needed,
     units_of,
     variants_for,
 )
+from lamella.profile.steps import Progress
 from lamella.profile.timing import time_units
 
 BUDGET_S = 0.2

@@ -1,0 +1,238 @@
+"""The steps of measuring a model: each is kept when it is done, and taken again where the machine was busy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+
+from lamella import documents
+from lamella.documents import Document
+from lamella.graph.cuts import Cut
+from lamella.graph.divide import Divider
+from lamella.graph.extract import Extractor
+from lamella.graph.model import Graph
+from lamella.graph.requests import request
+from lamella.limits import Limiter
+from lamella.machine import on_cores
+from lamella.profile.codecs import codec_result
+from lamella.profile.document import (
+    BatchLive,
+    CodecResult,
+    Floor,
+    HopCosts,
+    QuotaTime,
+    ShardProfile,
+    UnitMemory,
+    Variant,
+)
+from lamella.profile.hops import floor_and_hops
+from lamella.profile.probes import probe_live, probe_unit
+from lamella.profile.shards import Candidate, measure_shards
+from lamella.profile.timing import Span, border_values, known_load, time_units
+
+RETAKES = 2
+NOISY = 1.25
+"""A timed step is taken again while the known load beside it took this much longer than the fastest seen."""
+
+Progress = Callable[[float, str], None]
+"""Called with the share that is done, 0 to 1, and what is going on."""
+
+
+class Timed(msgspec.Struct, frozen=True):
+    """A variant's results, one entry per unit or cut."""
+
+    variant: Variant
+    median_ms: tuple[float, ...]
+    p95_ms: tuple[float, ...]
+    saving_ms: tuple[float, ...]
+
+
+class State(Document, frozen=True, kw_only=True):
+    """What is measured so far."""
+
+    floor: Floor | None = None
+    hop: HopCosts | None = None
+    timed: tuple[Timed, ...] = ()
+    memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
+    lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
+    quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
+    codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
+    shards: dict[str, tuple[ShardProfile, ...]] = msgspec.field(default_factory=dict)
+    loads_ms: tuple[float, ...] = ()
+
+
+class Step(NamedTuple):
+    """A piece of measuring that is kept when it is done."""
+
+    what: str
+    weight: float
+    """Expected time, s."""
+    run: Callable[[State, Callable[[float], None]], State]
+    timed: bool = False
+
+
+def run_steps(steps: Sequence[Step], state: State, path: Path, progress: Progress) -> State:
+    """Take the steps one by one, the state saved after each."""
+    total = sum(step.weight for step in steps) or 1.0
+    done = 0.0
+    for step in steps:
+        tick = partial(_tick, progress, done, step, total)
+        tick(0.0)
+        state = _quietly(step, state, tick)
+        documents.write(path, state)
+        done += step.weight
+    return state
+
+
+def _tick(progress: Progress, done: float, step: Step, total: float, share: float) -> None:
+    progress((done + share * step.weight) / total, step.what)
+
+
+def _quietly(step: Step, state: State, tick: Callable[[float], None]) -> State:
+    """Run a step; one that measures time is taken again, twice at most, while a known load says the machine is busy."""
+    best: tuple[float, State] | None = None
+    for _ in range(1 + RETAKES * step.timed):
+        before = known_load()
+        new = step.run(state, tick)
+        loads = (*state.loads_ms, before, known_load())
+        noise = max(loads[-2:]) / min(loads)
+        new = msgspec.structs.replace(new, loads_ms=loads[-400:])
+        if best is None or noise < best[0]:
+            best = (noise, new)
+        if noise < NOISY:
+            break
+    assert best
+    return best[1]
+
+
+class Borders:
+    """The real tensors at the units' borders for one request, made when they are first asked for."""
+
+    def __init__(
+        self, graph: Graph, units: list[Span], batch: int, ranges: Mapping[str, tuple[float, float]] | None
+    ) -> None:
+        self._make = partial(self._run, graph, units, batch, ranges)
+        self._held: dict[str, np.ndarray] | None = None
+
+    @staticmethod
+    def _run(
+        graph: Graph, units: list[Span], batch: int, ranges: Mapping[str, tuple[float, float]] | None
+    ) -> dict[str, np.ndarray]:
+        return border_values(graph, units, request(graph, np.random.default_rng(0), batch, ranges))
+
+    @property
+    def values(self) -> dict[str, np.ndarray]:
+        """By name."""
+        if self._held is None:
+            self._held = self._make()
+        return self._held
+
+
+def take_floor(scratch: Path, state: State, tick: Callable[[float], None]) -> State:
+    """The runtime without a model, and what a hop takes."""
+    with on_cores(1):
+        floor, hop = floor_and_hops(scratch)
+    return msgspec.structs.replace(state, floor=floor, hop=hop)
+
+
+def take_times(
+    graph: Graph,
+    units: list[Span],
+    variants: list[Variant],
+    inputs: dict[str, np.ndarray],
+    scratch: Path,
+    budget_s: float,
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """Every unit alone and every cut's saving, for variants of one batch and thread count, in rounds."""
+    least = 5 if variants[0].batch == 1 else 3
+    with on_cores(max(v.threads for v in variants)):
+        results = time_units(graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick)
+    timed = [
+        Timed(
+            variant,
+            tuple(np.median(times.alone, axis=0).tolist()),
+            tuple(np.percentile(times.alone, 95, axis=0).tolist()),
+            tuple(np.median(times.savings, axis=0).tolist()),
+        )
+        for variant, times in zip(variants, results, strict=True)
+    ]
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed))
+
+
+def take_memory(
+    extractor: Extractor,
+    span: Span,
+    borders: Borders,
+    scratch: Path,
+    limiter: Limiter,
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """A unit in processes of its own: memory with and without prepacking, and time under quotas."""
+    with on_cores(1):
+        found = probe_unit(extractor, *span, borders.values, scratch / f"unit-{span[0]}", limiter)
+    key = str(span[0])
+    return msgspec.structs.replace(
+        state, memory={**state.memory, key: found.memory}, quotas={**state.quotas, key: found.quotas}
+    )
+
+
+def take_live(
+    extractor: Extractor,
+    span: Span,
+    borders: Borders,
+    scratch: Path,
+    batch: int,
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """The live memory of a unit at a larger batch."""
+    with on_cores(1):
+        live = probe_live(extractor, *span, borders.values, scratch / f"unit-{span[0]}")
+    key = str(span[0])
+    held = state.lives.get(key, ())
+    return msgspec.structs.replace(state, lives={**state.lives, key: (*held, BatchLive(batch, live))})
+
+
+def take_codecs(
+    cuts: Sequence[Cut],
+    borders: Borders,
+    batch: int,
+    names: Sequence[str],
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """Codecs on what crosses each cut."""
+    results = {
+        key: (*state.codecs.get(key, ()), *(codec_result(name, cut, borders.values, batch) for name in names))
+        for cut in cuts
+        for key in [str(cut.position)]
+    }
+    return msgspec.structs.replace(state, codecs=results)
+
+
+def take_shards(
+    divider: Divider,
+    units: list[Span],
+    alike: Sequence[Candidate],
+    borders: Borders,
+    scratch: Path,
+    batch: int,
+    key: str,
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """Measure the first of several candidates that do the same work; the others have its figures."""
+    assert state.hop
+    measured = measure_shards(divider, units, alike[0], borders.values, scratch, state.hop.cold, batch)
+    found = tuple(
+        msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
+    )
+    return msgspec.structs.replace(state, shards={**state.shards, key: found})
