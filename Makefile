@@ -23,7 +23,7 @@ FRAMEWORKS := .venv-frameworks
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test test-frameworks check bench docs clean
+.PHONY: help setup demo test nightly test-frameworks check bench docs clean
 
 help: ## list the verbs
 	@echo "usage: make VERB"
@@ -35,7 +35,10 @@ setup: $(VENV)/.dev ## create .venv with everything `test`, `check` and `bench` 
 demo: $(VENV)/.demo ## plan, package and run a real model on this machine
 	$(BIN)/lamella demo $(ARGS)
 
-test: $(VENV)/.dev ## run the tests
+test: $(VENV)/.dev ## run the tests, less than ten minutes of them
+	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+nightly: $(VENV)/.dev ## run all tests, those of models of a gigabyte too
 	$(BIN)/python -m pytest $(ARGS)
 
 test-frameworks: $(FRAMEWORKS)/.dev ## run the tests that need torch and Keras

@@ -8,19 +8,16 @@ The picture is the report's staircase, of two plans.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
+from benchmarks.twelve import MODELS, PLANNERS, RESULTS, Results, answer, load
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.report import staircase_svg
 
 ROOT = Path(__file__).parent.parent
-RESULTS = ROOT / "benchmarks" / "results" / "twelve.json"
 README = ROOT / "README.md"
 PICTURE = ROOT / "docs" / "staircase.svg"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -30,40 +27,37 @@ OWN = "openfaas"
 PLANS = ("single", "mopar")
 
 
-def load(path: Path) -> dict[str, Comparison]:
-    """Comparisons by `MODEL PLATFORM`."""
-    return {key: msgspec.convert(value, Comparison) for key, value in json.loads(path.read_text()).items()}
-
-
 def by_planner(record: Comparison) -> dict[str, PlanRecord]:
     """The plans of a comparison by the planner's name."""
     return {p.planner: p for p in record.plans}
 
 
-def table(results: Mapping[str, Comparison]) -> str:
+def table(results: Results) -> str:
     """The README's part: what dividing saves on one's own cluster and on the clouds, date and machine."""
-    models = list(dict.fromkeys(key.rpartition(" ")[0] for key in results))
-    clouds = [c for c in dict.fromkeys(key.rpartition(" ")[2] for key in results) if c != OWN]
+    own = {n: r for n in MODELS if (r := results.measured.get(f"{n} {OWN}"))}
+    clouds = [c for c in PLANNERS if c != OWN and any(answer(results, n, c) for n in own)]
     head = ["model", "`ort`", "`single`", "`mopar`", "functions", "less than `ort`", "than `single`", "p50 to `ort`"]
     lines = [
         "| " + " | ".join([*head, *(f"`{cloud}`" for cloud in clouds)]) + " |",
         "|---" + "|---:" * (len(head) + len(clouds) - 1) + "|",
     ]
-    for name in models:
-        own, *others = [by_planner(r) if (r := results.get(f"{name} {c}")) else {} for c in (OWN, *clouds)]
-        lines.append(f"| {name} | " + " | ".join([*_own(own), *map(_saved, others)]) + " |")
-    own_records = [r for key, r in results.items() if key.endswith(f" {OWN}")]
+    for name, record in own.items():
+        cells = [*_own(by_planner(record)), *(answer(results, name, cloud) for cloud in clouds)]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
     lines += [
         "",
         "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per GB-second, "
         "1 vCPU per function and at most two busy at once, one request at a time. On the right how much less `mopar` "
-        "costs than `single` on the rules of the clouds, and as how many functions. " + _circumstances(own_records),
+        "costs than `single` on the rules of the clouds, and as how many functions, in brackets as planned and not "
+        "deployed. " + _circumstances(list(own.values())),
     ]
     return "\n".join(lines)
 
 
 def _own(plans: Mapping[str, PlanRecord]) -> list[str]:
-    """A model's cells for one's own cluster."""
+    """A model's cells for one's own cluster; an answer of one function is the plan of `single`, and has its figures."""
+    if "single" in plans and "mopar" in plans and plans["mopar"].stages == 1:
+        plans = {**plans, "mopar": plans["single"]}
 
     def cost(planner: str) -> float:
         return plans[planner].cost_usd_per_million if planner in plans else math.nan
@@ -76,17 +70,6 @@ def _own(plans: Mapping[str, PlanRecord]) -> list[str]:
         *(_number(cost(p) / cost("mopar"), "{:.2f}x") for p in ("ort", "single")),
         _number(slower, "{:+.1%}"),
     ]
-
-
-def _saved(plans: Mapping[str, PlanRecord]) -> str:
-    """A model's cell for a cloud."""
-    best, alone = plans.get("mopar"), plans.get("single")
-    if best is None:
-        return "no plan" if plans else ""
-    if len(best.functions) == 1:
-        return "one function"
-    ratio = f"{alone.cost_usd_per_million / best.cost_usd_per_million:.2f}x, " if alone else "only "
-    return f"{ratio}{len(best.functions)} functions"
 
 
 def _number(value: float, form: str) -> str:
@@ -123,11 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args(argv)
-    results = load(options.results) if options.results.exists() else {}
-    if not any(key.endswith(f" {OWN}") for key in results):
+    results = load(options.results)
+    drawn = results.measured.get(f"{DRAWN} {OWN}")
+    if not any(key.endswith(f" {OWN}") for key in results.measured):
         print(f"no results in {options.results} yet: run `python benchmarks/twelve.py` first", file=sys.stderr)
         return 1
-    drawn = results.get(f"{DRAWN} {OWN}")
     part = table(results)
     if drawn:
         part = f"![{TITLE}](docs/staircase.svg)\n\n{part}"

@@ -5,12 +5,12 @@ package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart 
 also `mopar` without one of its parts. 1 vCPU per function and at most as many busy at once as this machine has cores,
 one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each model, so an interrupted
 run goes on where it stopped; the tables go to `docs/benchmarks-twelve.md`. Let the machine do nothing else meanwhile.
+First every plan is made, in minutes where the profiles are there: what is not measured yet is shown as planned.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,10 @@ import msgspec
 
 from lamella.compare.compare import Settings, compare
 from lamella.compare.record import Comparison, PlanRecord
+from lamella.errors import LamellaError
 from lamella.graph.load import import_model
+from lamella.plan.document import Plan
+from lamella.plan.make import make_plan
 from lamella.platforms import platform
 from lamella.profile.measure import measure, threads_needed
 
@@ -56,6 +59,53 @@ def run_model(name: str, rules: str, requests: int) -> Comparison:
     graph = import_model(f"zoo:{name}")
     profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
     return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests))
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """What is planned for a model on a platform; `why` there is no plan where there is none."""
+
+    stages: int = 0
+    functions: int = 0
+    cost_usd_per_million: float = 0.0
+    single_usd_per_million: float | None = None
+    why: str = ""
+
+
+class Results(msgspec.Struct):
+    """`twelve.json`, by `MODEL PLATFORM`."""
+
+    planned: dict[str, Planned] = msgspec.field(default_factory=dict)
+    measured: dict[str, Comparison] = msgspec.field(default_factory=dict)
+
+    def save(self) -> None:
+        """Write the file."""
+        RESULTS.parent.mkdir(parents=True, exist_ok=True)
+        RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=1))
+
+
+def load(path: Path = RESULTS) -> Results:
+    """Earlier results; none where there is no file."""
+    return msgspec.json.decode(path.read_bytes(), type=Results) if path.exists() else Results()
+
+
+def plan_model(name: str, rules: str) -> Planned:
+    """What `mopar` plans, and what `single` would cost."""
+    rule = platform(rules)
+    graph = import_model(f"zoo:{name}")
+    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
+
+    def made(planner: str) -> Plan:
+        return make_plan(graph, profile, rule, planner, given=f"zoo:{name}")
+
+    try:
+        plan = made("mopar")
+    except LamellaError as error:
+        return Planned(why=error.message)
+    try:
+        alone = made("single").predicted.cost_usd_per_million
+    except LamellaError:
+        alone = None
+    return Planned(plan.stages, len(plan.functions), plan.predicted.cost_usd_per_million, alone)
 
 
 def row(name: str, plan: PlanRecord, base: Mapping[str, PlanRecord]) -> str:
@@ -140,33 +190,42 @@ def ablations(records: Mapping[str, Comparison]) -> list[str]:
     return lines
 
 
-def finding(results: Mapping[str, Comparison]) -> list[str]:
-    """Which platform pays for dividing which model: stages, and how much cheaper than one function."""
-    rules = [r for r in PLANNERS if any(key.endswith(f" {r}") for key in results)]
-    lines = ["| model | " + " | ".join(f"`{r}`" for r in rules) + " |", "|---|" + "---|" * len(rules)]
+def finding(results: Results) -> list[str]:
+    """Which platform pays for dividing which model: how much cheaper than one function, and as how many stages."""
+    lines = ["| model | " + " | ".join(f"`{r}`" for r in PLANNERS) + " |", "|---|" + "---|" * len(PLANNERS)]
     for name in MODELS:
-        cells = []
-        for rule in rules:
-            record = results.get(f"{name} {rule}")
-            plans = {p.planner: p for p in record.plans} if record else {}
-            best, alone = plans.get("mopar"), plans.get("single")
-            if best is None:
-                cells.append("no plan" if record else "")
-            elif alone is None:
-                cells.append(f"only divided: {best.stages} stages, {len(best.functions)} functions")
-            elif best.stages == 1:
-                cells.append("one function")
-            else:
-                ratio = alone.cost_usd_per_million / best.cost_usd_per_million
-                cells.append(f"{ratio:.2f}x, {best.stages} stages, {len(best.functions)} functions")
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(f"| {name} | " + " | ".join(answer(results, name, rules) for rules in PLANNERS) + " |")
     return lines
 
 
-def page(results: Mapping[str, Comparison]) -> str:
+def answer(results: Results, name: str, rules: str) -> str:
+    """The answer for a model on a platform, in brackets where it is only planned."""
+    record = results.measured.get(f"{name} {rules}")
+    if record is None:
+        plan = results.planned.get(f"{name} {rules}")
+        return f"({_answer(plan)})" if plan else ""
+    plans = {p.planner: p for p in record.plans}
+    best, alone = plans.get("mopar"), plans.get("single")
+    if best is None:
+        return "no plan"
+    cost = alone.cost_usd_per_million if alone else None
+    return _answer(Planned(best.stages, len(best.functions), best.cost_usd_per_million, cost))
+
+
+def _answer(plan: Planned) -> str:
+    if plan.why:
+        return "no plan"
+    if plan.functions == 1:
+        return "one function"
+    if plan.single_usd_per_million is None:
+        return f"only divided, {plan.functions} functions"
+    return f"{plan.single_usd_per_million / plan.cost_usd_per_million:.2f}x, {plan.functions} functions"
+
+
+def page(results: Results) -> str:
     """`docs/benchmarks-twelve.md`."""
-    first = next(iter(results.values()))
-    machine, dates = first.machine, sorted({r.date for r in results.values()})
+    first = next(iter(results.measured.values()))
+    machine, dates = first.machine, sorted({r.date for r in results.measured.values()})
     limits = "not enforced" if first.limits_reason else "enforced"
     lines = [
         "# Twelve models, four platforms",
@@ -179,13 +238,14 @@ def page(results: Mapping[str, Comparison]) -> str:
         "",
         "## Which platform pays for dividing which model",
         "",
-        "How much less `mopar` costs than the tuned single function `single`, as measured.",
+        "How much less `mopar` costs than the tuned single function `single`, as measured; in brackets as planned, "
+        "from the same profiles, and not deployed yet.",
         "",
         *finding(results),
         "",
     ]
     for rules in PLANNERS:
-        here = {n: r for n in MODELS if (r := results.get(f"{n} {rules}"))}
+        here = {n: r for n in MODELS if (r := results.measured.get(f"{n} {rules}"))}
         if not here:
             continue
         lines += [f"## {platform(rules).title}", ""]
@@ -230,28 +290,31 @@ def main() -> None:
     parser.add_argument("--platforms", default=",".join(PLANNERS))
     parser.add_argument("--requests", type=int, default=24)
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--plan-only", action="store_true", help="make plans, deploy none")
     parser.add_argument("--page-only", action="store_true", help="only write the page from earlier results")
     options = parser.parse_args()
-    stored = json.loads(RESULTS.read_text()) if RESULTS.exists() and not options.fresh else {}
-    for rules in [] if options.page_only else options.platforms.split(","):
-        for name in options.models.split(","):
-            key = f"{name} {rules}"
-            if key in stored:
-                continue
-            begun = time.monotonic()
-            try:
-                record = run_model(name, rules, options.requests)
-            except Exception as error:  # noqa: BLE001 - one model's failure must not lose the others' hours
-                print(f"{key}: FAILED {type(error).__name__}: {error}", flush=True)
-                continue
-            stored[key] = json.loads(msgspec.json.encode(record))
-            RESULTS.parent.mkdir(parents=True, exist_ok=True)
-            RESULTS.write_text(json.dumps(stored, indent=1))
-            costs = ", ".join(
-                f"{p.planner} {p.cost_usd_per_million:.4g} $ {p.latency_ms.p50:.1f} ms" for p in record.plans
-            )
-            print(f"{key}: {costs} ({time.monotonic() - begun:.0f} s) {record.failed or ''}", flush=True)
-    PAGE.write_text(page({k: msgspec.convert(r, Comparison) for k, r in stored.items()}))
+    results = Results() if options.fresh else load()
+    asked = [] if options.page_only else options.platforms.split(",")
+    keys = [(name, rules) for rules in asked for name in options.models.split(",")]
+    for name, rules in keys:
+        if f"{name} {rules}" not in results.planned:
+            results.planned[f"{name} {rules}"] = plan_model(name, rules)
+            results.save()
+    for name, rules in [] if options.plan_only else keys:
+        key = f"{name} {rules}"
+        if key in results.measured:
+            continue
+        begun = time.monotonic()
+        try:
+            record = run_model(name, rules, options.requests)
+        except Exception as error:  # noqa: BLE001 - one model's failure must not lose the others' hours
+            print(f"{key}: FAILED {type(error).__name__}: {error}", flush=True)
+            continue
+        results.measured[key] = record
+        results.save()
+        costs = ", ".join(f"{p.planner} {p.cost_usd_per_million:.4g} $ {p.latency_ms.p50:.1f} ms" for p in record.plans)
+        print(f"{key}: {costs} ({time.monotonic() - begun:.0f} s) {record.failed or ''}", flush=True)
+    PAGE.write_text(page(results))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """The README's table and picture come from the results alone."""
 
-import json
 from pathlib import Path
 from xml.etree import ElementTree
 
 import msgspec
 import pytest
 
-from benchmarks import picture
+from benchmarks import picture, twelve
 from lamella.compare import record
 from lamella.machine import this_machine
 from lamella.plan.document import Predicted
@@ -61,12 +60,13 @@ def comparison(platform: str, divided: list[int]) -> record.Comparison:
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     path = tmp_path / "twelve.json"
-    stored = {
+    measured = {
         "vgg19 openfaas": comparison("openfaas", [112, 144, 464]),
-        "vgg19 aws-lambda": comparison("aws-lambda", [9]),
         "vgg19 cloud-run": comparison("cloud-run", [200, 400]),
+        "vgg19 azure-consumption": comparison("azure-consumption", [9]),
     }
-    path.write_text(json.dumps(msgspec.to_builtins(stored)))
+    planned = {"vgg19 aws-lambda": twelve.Planned(2, 5, 2.0, 4.5), "vgg19 openfaas": twelve.Planned(1, 1, 1.0, 1.0)}
+    path.write_bytes(msgspec.json.encode(twelve.Results(planned, measured)))
     return path
 
 
@@ -80,7 +80,8 @@ def test_table_and_picture_are_written_from_the_results(results: Path, tmp_path:
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
-    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | -2.3% | one function | 3.50x, 2 functions |" in text
+    assert "| vgg19 | 5.00 | 3.50 | 1.00 | 3 | 5.00x | 3.50x | -2.3% | 3.50x, 2 functions |" in text
+    assert "| 3.50x, 2 functions | one function | (2.25x, 5 functions) |" in text
     assert "2026-11-21" in text
     assert "144 MB" in "".join(ElementTree.parse(svg).getroot().itertext())
 
