@@ -161,10 +161,10 @@ def function_title(f: FunctionRecord) -> str:
 
 
 def shape(plan: PlanRecord) -> str:
-    """How many functions, and which stages are shards."""
+    """How many functions, and how many of their stages are divided among shards."""
     count = len(plan.functions)
-    shards = [f"stage {k + 1} is {len(s)} shards" for k, s in enumerate(by_stage(plan)) if len(s) > 1]
+    shards = sum(len(stage) > 1 for stage in by_stage(plan))
     said = "one function" if count == 1 else f"{count} functions"
     if shards:
-        said += f" in {plan.stages} stages; " + ", ".join(shards)
+        said += f" in {plan.stages} stages, {shards} of shards"
     return said

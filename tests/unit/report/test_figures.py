@@ -112,7 +112,7 @@ def test_slices_lie_under_their_units_and_shards_share_the_height() -> None:
     assert lane.bars[4].width == 0
     assert lane.bars[5].left + lane.bars[5].width == pytest.approx(100)
     assert lane.cuts == pytest.approx((edges[2], edges[4]))
-    assert "6 functions in 4 stages; stage 2 is 3 shards" in lane.about
+    assert "6 functions in 4 stages, 1 of shards" in lane.about
     assert "96 MB allocated" in shards[0].title
 
 
