@@ -52,6 +52,8 @@ check: $(VENV)/.dev ## format, lint, types, imports
 
 bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/main_job.py $(ARGS)
+	$(BIN)/python benchmarks/twelve.py
+	$(BIN)/python benchmarks/codecs.py
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/python docs/make_schemas.py

@@ -1,6 +1,6 @@
 """The README's table and the staircase picture, from the results of `benchmarks/twelve.py`.
 
-`python benchmarks/picture.py` reads `benchmarks/results/twelve.json`, writes the table between the `results` marks of
+`python -m benchmarks.picture` reads `benchmarks/results/twelve.json`, writes the table between the `results` marks of
 README.md, and draws `docs/staircase.svg`: the memory that is allocated and billed while one request of vgg19 runs.
 The picture is the report's staircase, of two plans.
 """

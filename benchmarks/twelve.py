@@ -44,9 +44,8 @@ PLANNERS = {
     "azure-consumption": ("ort", "single", "mopar"),
     "aws-lambda": ("ort", "single", "mopar"),
 }
-ASKED = {"ort": 3.5, "single": 2.2}
-"""By how much `mopar` is asked to be cheaper on openfaas, geometric means."""
-P50_ASKED, POINTS_ASKED = 0.945, 27.62
+BASES = ("ort", "single")
+"""What `mopar` is held against."""
 HEAD = (
     "| model | plan | stages | functions | $/million | 95 % | cheaper than ort | than single | p50 ms | to ort | p95 "
     "| vCPU-s | billed MB-s | resident MB-s | efficiency | of resident | error | predicted ms | MB | noisy rounds |"
@@ -110,7 +109,7 @@ def plan_model(name: str, rules: str) -> Planned:
 
 def row(name: str, plan: PlanRecord, base: Mapping[str, PlanRecord]) -> str:
     """One line of a table."""
-    cheaper = [f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" for b in ASKED if b in base]
+    cheaper = [f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" for b in BASES if b in base]
     slower = f"{plan.latency_ms.p50 / base['ort'].latency_ms.p50:.3f}" if "ort" in base else ""
     latency, memory = _errors(plan)
     return (
@@ -142,7 +141,7 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
     if not found:
         return []
     lines = []
-    for base in ASKED:
+    for base in BASES:
         ratio = _geometric([p[base].cost_usd_per_million / p["mopar"].cost_usd_per_million for p in found])
         points = [100 * (p["mopar"].efficiency.billed - p[base].efficiency.billed) for p in found]
         relative = [p["mopar"].efficiency.billed / p[base].efficiency.billed - 1 for p in found]
