@@ -83,7 +83,7 @@ def run_rounds(
                 deployments[name].close()
         after = known_load()
         loads += [before, after]
-        order = [n for n in order[1:] + order[:1] if n not in lost]  # no plan always runs after the same one
+        order = [str(n) for n in rng.permutation([n for n in order if n not in lost])]  # none always after the same one
         if max(before, after) > NOISY * min(loads):
             if rejected < limit:
                 rejected += 1

@@ -142,8 +142,18 @@ class Graph:
                 known.update(op.outputs)
         return frozenset(known)
 
+    @cached_property
+    def _answers(self) -> dict[tuple[int, ...], int]:
+        """What was asked before: planners price every slice of a model many times over."""
+        return {}
+
     def weight_bytes(self, first: int, last: int) -> int:
         """Bytes of the distinct weights that operators `first` to `last - 1` read."""
+        if (first, last) not in self._answers:
+            self._answers[first, last] = self._weight_bytes(first, last)
+        return self._answers[first, last]
+
+    def _weight_bytes(self, first: int, last: int) -> int:
         names = {w for op in self.operators[first:last] for w in op.weights}
         inner = sum(op.inner_bytes for op in self.operators[first:last])
         return inner + sum(self.weights[w].bytes for w in names)
@@ -153,6 +163,11 @@ class Graph:
 
         Inputs and outputs of the function live from its first to its last operator: they are its hop buffers.
         """
+        if (first, last, batch) not in self._answers:
+            self._answers[first, last, batch] = self._live_bytes(first, last, batch)
+        return self._answers[first, last, batch]
+
+    def _live_bytes(self, first: int, last: int, batch: int) -> int:
         takes, gives = self.border(first, last)
         hops = set(takes) | set(gives)
         floor = sum(self.tensors[name].bytes_at(batch) for name in hops)

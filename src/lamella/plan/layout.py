@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from typing import NamedTuple
 
 from lamella.graph.divide import Range, ShardedGraph, ShardSpan, shard
 from lamella.graph.model import Graph
+from lamella.plan.choice import Choice
 from lamella.plan.coding import coding_why, plain, quickest
 from lamella.plan.document import FunctionPlan, Hop
-from lamella.plan.predict import CODE_MB, Choice, SliceModel
+from lamella.plan.fan_out import behind, join_alone
+from lamella.plan.predict import SliceModel
 from lamella.units import MB
 
 
@@ -110,34 +111,17 @@ def _functions(
 ) -> list[FunctionPlan]:
     name = "whole" if count == 1 else f"stage-{number + 1}"
     choice = stage.choice
-    join_ms, join_mb = (before.join_ms, before.join_mb) if before else (0.0, 0.0)
+    join = before.join if before else None
     if choice is None:
-        assert before
-        carried_ms = 2 * model.carrying_ms(before.last)  # the parts and the whole
-        return [_join(model, graph, stage.ranges[0], join_ms + carried_ms, number)]
+        assert join
+        live = graph.live_bytes(*stage.ranges[0], model.batch) / MB
+        alone = join_alone(model, join, live)
+        reason = "joins the parts of the stage before it; no function after it could"
+        return [_function(alone, graph, f"{name}-join", number, stage.ranges[0], reason)]
     if not choice.shards:
-        peak, floor, run = choice.peak_mb + join_mb, choice.floor_mb + join_mb, choice.run_ms + join_ms
-        size = model.platform.allocation_mb(max(peak, floor)) if join_mb else choice.memory_mb
-        size = max(choice.memory_mb, size or choice.memory_mb)
-        return [
-            FunctionPlan(
-                name=name,
-                stage=number,
-                first=stage.ranges[0][0],
-                last=stage.ranges[0][1],
-                kind="packaged",
-                memory_mb=size,
-                vcpu=model.platform.vcpu(size, model.vcpu),
-                threads=choice.threads,
-                prepack=choice.prepack,
-                peak_mb=peak,
-                floor_mb=floor,
-                run_ms=run,
-                cost_usd=model.platform.cost_usd(size, run, model.platform.vcpu(size, model.vcpu)),
-                package_mb=graph.weight_bytes(*stage.ranges[0]) / MB,
-                why=why(model, replace(choice, memory_mb=size, peak_mb=peak, floor_mb=floor, run_ms=run)),
-            )
-        ]
+        grown = behind(model, join, choice) if join else choice
+        assert grown, "planned where no size holds it"
+        return [_function(grown, graph, name, number, stage.ranges[0], why(model, grown))]
     assert choice.span
     found = []
     for k, (span, one) in enumerate(zip(stage.ranges, choice.shards, strict=True)):
@@ -152,7 +136,7 @@ def _functions(
                 memory_mb=one.memory_mb,
                 vcpu=model.platform.vcpu(one.memory_mb, model.vcpu),
                 threads=1,
-                prepack=False,
+                prepack=choice.prepack,
                 peak_mb=one.peak_mb,
                 floor_mb=one.floor_mb,
                 run_ms=one.run_ms,
@@ -170,30 +154,24 @@ def _emulated(model: SliceModel, choice: Choice) -> str:
     return f", emulated beyond this machine's {cores} cores" if choice.at_once > cores else ""
 
 
-def _join(model: SliceModel, graph: Graph, span: Range, join_ms: float, number: int) -> FunctionPlan:
-    """A function that only joins parts: nothing but the runtime, the parts and the whole."""
-    live = graph.live_bytes(*span, model.batch) / MB
-    floor = model.profile.floor.resident_mb + live + graph.weight_bytes(*span) / MB
-    peak = floor + CODE_MB
-    size = model.platform.allocation_mb(peak) or int(model.platform.memory.max_mb.value)
-    vcpu = model.platform.vcpu(size, model.vcpu)
-    run = (model.hop_cost.call_ms + join_ms) / min(1.0, vcpu)
+def _function(choice: Choice, graph: Graph, name: str, number: int, span: Range, why: str) -> FunctionPlan:
+    """The function of a stage that is one."""
     return FunctionPlan(
-        name=f"stage-{number + 1}-join",
+        name=name,
         stage=number,
         first=span[0],
         last=span[1],
         kind="packaged",
-        memory_mb=size,
-        vcpu=vcpu,
-        threads=1,
-        prepack=False,
-        peak_mb=peak,
-        floor_mb=floor,
-        run_ms=run,
-        cost_usd=model.platform.cost_usd(size, run, vcpu),
+        memory_mb=choice.memory_mb,
+        vcpu=choice.vcpu,
+        threads=choice.threads,
+        prepack=choice.prepack,
+        peak_mb=choice.peak_mb,
+        floor_mb=choice.floor_mb,
+        run_ms=choice.run_ms,
+        cost_usd=choice.cost_usd,
         package_mb=graph.weight_bytes(*span) / MB,
-        why="joins the parts of the stage before it; no function after it could",
+        why=why,
     )
 
 

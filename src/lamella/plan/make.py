@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
+from lamella.plan.choice import Choice
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.lossy import judged
-from lamella.plan.planners import Candidate, Decision, cheapest_of, planner
-from lamella.plan.predict import NOTHING_LOST, Choice, Lossy, SliceModel, throttled_ms
+from lamella.plan.planners import Candidate, Decision, band, cheapest_of, planner
+from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
 from lamella.plan.request import Request, variant
+from lamella.plan.search import cheapest
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -86,13 +88,21 @@ def on_channel(platform: Platform, request: Request) -> Platform:
     return platform.over(channel_price(request.channel, request.objects))
 
 
-def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
-    """The planner's plan, the cheaper one of those with and without shards.
+class _Made(NamedTuple):
+    """A plan with its price."""
 
-    Without them more hops may be encoded. And the planner sees no joins: what joins shards is a stage of its own where
-    no function follows, and grows the function where one does.
+    latency_ms: float
+    cost_usd: float
+    plan: Plan
+
+
+def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan:
+    """The planner's plan, the better one of those with and without shards.
+
+    Without them more hops may be encoded: parts of a sharded stage go as they are.
     """
-    sharded = _sharded(model, name, given, request) if request.shards and model.profile.shards else None
+    divides = request.shards and model.profile.shards and planner(name).shards
+    sharded = _sharded(model, name, given, request) if divides else None
     bare = model.without_shards()
     try:
         plan = document(bare, planner(name).decide(bare, bare.request), name, given, request)
@@ -100,21 +110,19 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
         if sharded is None:
             raise
         return sharded
-    cost, other = (p.predicted.cost_usd_per_million if p else math.inf for p in (plan, sharded))
-    return sharded if sharded and other <= cost else plan
+    made = [_Made(p.predicted.latency_ms, p.predicted.cost_usd_per_million, p) for p in (sharded, plan) if p]
+    best = cheapest(made, band(request))
+    assert best
+    return best.plan
 
 
 def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan | None:
-    """The planner's plan where stages may be divided; one that breaks the request by its joins with fewer stages."""
-    for most in range(request.max_stages, 0, -1):
-        try:
-            decision = planner(name).decide(model, request._replace(max_stages=most))
-        except InfeasiblePlan:
-            return None
-        plan = document(model, decision, name, given, request)
-        if not plan.shards or _keeps(plan, request, model.platform):
-            return plan
-    return None
+    """The planner's plan where stages may be divided; None where there is none, or where a join turns out too large."""
+    try:
+        plan = document(model, planner(name).decide(model, request), name, given, request)
+    except InfeasiblePlan:
+        return None
+    return plan if _keeps(plan, request, model.platform) else None
 
 
 def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:

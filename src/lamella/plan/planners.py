@@ -1,29 +1,36 @@
 """The planners: pure functions of a priced model, each a frozen value with a name.
 
 `mopar` re-implements MOPAR (arXiv 2404.02445): similar units merged, measured shards, then dynamic programming over
-the remaining cuts on memory-time plus hops, under the caller's SLO or, without one, 0.75 % above the single function's
+the remaining cuts on memory-time plus hops, under the caller's SLO or, without one, 2.5 % above the single function's
 latency. `single` is a candidate of every planner that divides, so no plan is worse than it by the model.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from lamella.errors import ConfigError, InfeasiblePlan
-from lamella.plan.predict import Choice, SliceModel
+from lamella.plan.choice import Choice, Join
+from lamella.plan.fan_out import sharded, step
+from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
-from lamella.plan.search import NEAR, Front, Label, cheapest, divide
+from lamella.plan.search import NEAR, Front, Label, Step, cheapest, divide
 from lamella.plan.simplify import merge_similar
 from lamella.units import MB
 
-LATENCY_MARGIN = 1.0075
-"""Without an SLO a divided plan may take this much of the single function's predicted latency: measured, 2 % more."""
-
-
+LATENCY_MARGIN = 1.025
+"""Without an SLO a divided plan may take this much of the single function's predicted latency."""
+BAND = 0.05
+"""Without an SLO latency counts, too: of the plans within this share of the least cost that of least cost x latency."""
 WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
+
+
+LOOK = 1.25
+"""Divisions that cost this much more than the single function are not looked at."""
 
 
 class Candidate(NamedTuple):
@@ -50,6 +57,10 @@ class Planner(Protocol):
     def name(self) -> str:
         """What the command line and the plan call it."""
 
+    @property
+    def shards(self) -> bool:
+        """Whether it takes stages of parallel shards."""
+
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The division to use; InfeasiblePlan with the nearest feasible one where the request cannot be met."""
 
@@ -59,6 +70,7 @@ class Single:
     """One function of our own package, the cheapest size and prepacking for it."""
 
     name: str = "single"
+    shards: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest single function within the SLO."""
@@ -73,6 +85,7 @@ class Uniform:
     """As many slices as asked, each with the same number of units: what one does without a profile."""
 
     stages: int
+    shards: bool = False
 
     @property
     def name(self) -> str:
@@ -96,8 +109,8 @@ class Uniform:
                     f"{limits.payload_mb.value:g} MB",
                     try_="--planner mopar",
                 )
-        fronts = _divide(model, marks, math.inf, self.stages)
-        candidates = [_candidate(self.name, label) for label in fronts.get(self.stages, Front()).labels]
+        fronts = _Space(model, marks, Request(max_stages=self.stages, shards=False)).divide()
+        candidates = [_candidate(self.name, x) for x in fronts[self.stages].labels] if self.stages in fronts else []
         if not candidates:
             raise InfeasiblePlan(
                 f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of "
@@ -113,6 +126,7 @@ class Mopar:
     """Slices of similar units, shards where they pay, by dynamic programming on memory-time plus hops."""
 
     name: str = "mopar"
+    shards: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""
@@ -122,45 +136,46 @@ class Mopar:
         if request.shards:
             ends = {end for s in model.profile.shards for end in (s.first, s.last)}
             marks = sorted({*marks, *ends})
-        fronts = _divide(model, marks, cap, request.max_stages, shards=request.shards)
-        label = cheapest(fronts)
-        if label is None:
-            free = _divide(model, marks, math.inf, request.max_stages, shards=request.shards)
-            raise _infeasible(model, [_candidate(self.name, x) for f in free.values() for x in f.labels], request)
-        chosen = _candidate(self.name, label)
-        whole = [c for c in alone if request.slo_ms is None or c.latency_ms <= cap]
-        worth = WORTH if request.slo_ms is None else 0.0  # under an SLO the least cost decides, or law 8 would break
-        if whole and chosen.cost_usd > cheapest_of(whole).cost_usd * (1 - worth):
-            chosen = cheapest_of(whole)  # without an SLO just what `single` says
-        per_stage = [
-            (_candidate(f"best with {k} stage{'s' * (k > 1)}", best), k)
-            for k, front in fronts.items()
-            if (best := cheapest({k: front})) is not None and k != len(chosen.choices)
-        ]
-        losers = [(c, _lost(c, chosen, request)) for c, _ in per_stage]
+        whole = [c for c in alone if c.latency_ms <= cap or request.slo_ms is None]
+        least = cheapest_of(whole).cost_usd if whole else math.inf
+        space = _Space(model, marks, request)
+        fronts = space.divide(cap_ms=cap, cap_usd=least * LOOK)
+        within = {label: k for k, front in fronts.items() for label in front.labels}
+        worth, near = WORTH if request.slo_ms is None else 0.0, band(request)
+        label = cheapest((x for x in within if x.cost_usd <= least * (1 - worth)), near)
+        if label is None and not whole:
+            raise _infeasible(model, space.fastest(self.name), request)
+        chosen = _candidate(self.name, label) if label else cheapest_of(whole)  # just what `single` says
+        losers = []
+        for k in fronts:
+            best = cheapest((x for x in within if within[x] == k), near)
+            if best and best.chain() != list(chosen.choices):
+                loser = _candidate(f"best with {k} stage{'s' * (k > 1)}", best)
+                losers.append((loser, _lost(loser, chosen, request)))
         losers += [(c, _lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices][:3]
         if request.slo_ms is None:
-            losers += self._beyond(model, marks, request, chosen, cap)
-        runs = "runs of similar units" if request.similarity else "units"
-        why = (
-            f"{len(chosen.choices)} of at most {request.max_stages} stages over {len(marks) - 1} {runs} "
-            f"({model.units} units); least cost with {said}, the fastest within 1 % of it"
-        )
-        if len(chosen.choices) == 1:
-            why = f"one function: no division is {f'more than {worth:.0%} ' if worth else ''}cheaper with {said}"
+            losers += self._beyond(space.cheapest("cheapest at any latency"), chosen, cap)
+        why = f"one function: no division is {f'more than {worth:.0%} ' if worth else ''}cheaper with {said}"
+        if label and len(chosen.choices) > 1:
+            runs = "runs of similar units" if request.similarity else "units"
+            why = (
+                f"{within[label]} of at most {request.max_stages} stages over {len(marks) - 1} {runs} "
+                f"({model.units} units); with {said} the least cost x latency within {near:.0%} of the least cost"
+            )
         return Decision(chosen, why, tuple(losers))
 
-    def _beyond(
-        self, model: SliceModel, marks: list[int], request: Request, chosen: Candidate, cap: float
-    ) -> list[tuple[Candidate, str]]:
+    @staticmethod
+    def _beyond(free: list[Candidate], chosen: Candidate, cap: float) -> list[tuple[Candidate, str]]:
         """The cheapest division at any latency, where it is worth asking for."""
-        free = cheapest(_divide(model, marks, math.inf, request.max_stages, shards=request.shards))
-        if free is None or free.cost_usd > chosen.cost_usd * (1 - WORTH):
-            return []
-        found = _candidate("cheapest at any latency", free)
-        saved, over = 1 - free.cost_usd / chosen.cost_usd, free.latency_ms - cap
-        slo = math.ceil(free.latency_ms)
-        return [(found, f"{saved:.0%} cheaper, {over:.1f} ms over the cap of {cap:.1f} ms: --slo-ms {slo} allows it")]
+        worth = [c for c in free if c.latency_ms > cap and c.cost_usd <= chosen.cost_usd * (1 - WORTH)]
+        return [
+            (
+                c,
+                f"{1 - c.cost_usd / chosen.cost_usd:.0%} cheaper, {c.latency_ms - cap:.1f} ms over the cap of "
+                f"{cap:.1f} ms: --slo-ms {math.ceil(c.latency_ms)} allows it",
+            )
+            for c in worth
+        ]
 
     @staticmethod
     def _cap(model: SliceModel, alone: list[Candidate], request: Request) -> tuple[float, str]:
@@ -172,39 +187,75 @@ class Mopar:
         return cap, f"latency at most {cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
 
 
+def band(request: Request) -> float:
+    """Within what share of the least cost latency counts: hardly under an SLO, or law 8 would break."""
+    return BAND if request.slo_ms is None else NEAR
+
+
 def singles(model: SliceModel) -> list[Candidate]:
     """The model as one function, every size that is not dominated; empty where none fits."""
     return [Candidate("single", (c,), model.entry_ms + c.run_ms, c.cost_usd) for c in model.choices(0, model.units)]
 
 
 def cheapest_of(candidates: list[Candidate]) -> Candidate:
-    """The fastest of those within 1 % of the least cost."""
-    front = Front()
-    by_label = {}
-    for candidate in candidates:
-        label = Label(candidate.latency_ms, candidate.cost_usd, candidate.choices[0], None)
-        by_label[label] = candidate
-        front.add(label)
-    best = cheapest({1: front})
+    """Of those within 1 % of the least cost the one with the least cost x latency."""
+    best = cheapest(candidates)
     assert best is not None
-    return by_label[best]
+    return best
 
 
-def _divide(
-    model: SliceModel, marks: list[int], cap: float, max_stages: int, *, shards: bool = False
-) -> dict[int, Front]:
-    def ways(first: int, last: int) -> list[Choice]:
-        return model.choices(first, last) + (model.sharded(first, last) if shards else [])
+@dataclass(frozen=True, slots=True)
+class _Space:
+    """Where a planner looks: divisions at some of the unit borders."""
 
-    fitting = [m for m in marks if m in (0, model.units) or model.fits_payload(m)]
-    return divide(
-        fitting,
-        ways,
-        lambda unit: model.hop(unit)[:2],
-        entry_ms=model.entry_ms,
-        cap_ms=cap,
-        max_stages=max_stages,
-    )
+    model: SliceModel
+    marks: list[int]
+    request: Request
+
+    def divide(
+        self, cap_ms: float = math.inf, cap_usd: float = math.inf, *, take: Callable[[Step], Step] = lambda step: step
+    ) -> dict[int, Front]:
+        """The best of them by number of stages, by prices that `take` may change."""
+        model, shards = self.model, self.request.shards
+
+        def ways(first: int, last: int) -> list[Choice]:
+            return model.choices(first, last) + (sharded(model, first, last) if shards else [])
+
+        def priced(join: Join | None, choice: Choice | None) -> Step | None:
+            found = step(model, join, choice)
+            return take(found) if found else None
+
+        return divide(
+            [m for m in self.marks if m in (0, model.units) or model.fits_payload(m)],
+            ways,
+            priced,
+            entry_ms=model.entry_ms,
+            max_stages=self.request.max_stages,
+            cap_ms=cap_ms,
+            cap_usd=cap_usd,
+        )
+
+    def cheapest(self, name: str) -> list[Candidate]:
+        """The cheapest division whatever its latency, if there is any: quickly found, since time does not count."""
+        return self._only(name, lambda s: s._replace(hop_ms=0.0, run_ms=0.0))
+
+    def fastest(self, name: str) -> list[Candidate]:
+        """The fastest division whatever its cost, if there is any."""
+        return self._only(name, lambda s: s._replace(hop_usd=0.0, run_usd=0.0))
+
+    def _only(self, name: str, take: Callable[[Step], Step]) -> list[Candidate]:
+        found = cheapest((x for front in self.divide(take=take).values() for x in front.labels), 0.0)
+        if found is None:
+            return []
+        chain = found.chain()
+        ms, usd = self.model.entry_ms, 0.0
+        join: Join | None = None
+        for choice in (*chain, None):
+            taken = step(self.model, join, choice) if choice or join else None
+            if taken:
+                ms, usd = ms + taken.hop_ms + taken.run_ms, usd + taken.hop_usd + taken.run_usd
+            join = choice.join if choice else None
+        return [Candidate(name, tuple(chain), ms, usd)]
 
 
 def _candidate(name: str, label: Label) -> Candidate:

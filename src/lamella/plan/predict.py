@@ -11,19 +11,17 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import msgspec
 import numpy as np
 
-from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph
+from lamella.plan.choice import Choice
 from lamella.plan.coding import Coding, codings, plain, quickest
 from lamella.plan.request import Request
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
-from lamella.profile.document import Profile, ShardPart, ShardProfile, UnitMemory, Variant
-from lamella.runtime.lanes import makespan
+from lamella.profile.document import Profile, UnitMemory, Variant
 from lamella.units import MB
 
 PHASES = 32
@@ -38,42 +36,6 @@ INERT_MB = 0.5
 CODE_MB = 8.0
 """Pages of kernels and session that running touches, at least: measured on units with next to no activations."""
 FAR = 1.2
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """One way to run a slice: units `first` to `last - 1`. MB, ms, USD per run.
-
-    Sharded, memory and CPU are those of the largest shard, `run_ms` and `cost_usd` those of all with the join.
-    """
-
-    first: int
-    last: int
-    memory_mb: int
-    vcpu: float
-    threads: int
-    prepack: bool
-    peak_mb: float
-    floor_mb: float
-    run_ms: float
-    cost_usd: float
-    shards: tuple[Shard, ...] = ()
-    span: ShardSpan | None = None
-    at_once: int = 1
-    fan_out_ms: float = 0.0
-    """What sending to several shards takes more than to one."""
-    join_ms: float = 0.0
-    join_mb: float = 0.0
-
-
-class Shard(NamedTuple):
-    """One of the functions of a sharded stage. MB, ms, USD per run."""
-
-    memory_mb: int
-    peak_mb: float
-    floor_mb: float
-    run_ms: float
-    cost_usd: float
 
 
 @lru_cache(maxsize=65536)
@@ -138,7 +100,6 @@ class SliceModel:
         self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
         self.request = request
         self.batch, self.vcpu = request.batch, request.vcpu
-        self._at_once = request.at_once or profile.machine.cores
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(self.batch) for op in graph.operators for n in op.outputs)
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
@@ -245,7 +206,7 @@ class SliceModel:
         span = self.span(first, last)
         parts = [self._memory(u, prepack) for u in range(first, last)]
         base = min(self._memory(u, False).private_mb for u in range(self.units))  # a session without copies
-        weights = sum(p.weights_mb for p in parts)
+        weights = self._weights_mb(parts, first)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)
         measured = self._live_batch
@@ -264,6 +225,14 @@ class SliceModel:
         peak += (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB
         law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
         return peak, law
+
+    def _weights_mb(self, parts: Sequence[UnitMemory], first: int) -> float:
+        """Resident weights of a slice: those that several of its units hold are in memory once."""
+        units = self.profile.units[first : first + len(parts)]
+        resident = sum(p.weights_mb for p in parts)
+        apart = sum(u.weight_bytes for u in units)
+        whole = self.graph.weight_bytes(units[0].first, units[-1].last)
+        return resident * whole / apart if whole < apart else resident
 
     def _live_mb(
         self, span: tuple[int, int], parts: Sequence[UnitMemory], first: int, into: float, out: float
@@ -285,7 +254,7 @@ class SliceModel:
             p.live_mb - self.graph.live_bytes(u.first, u.last, batch) / MB for p, u in zip(parts, units, strict=True)
         )
         lifetimes = max(code, CODE_MB) + self.graph.live_bytes(*span, batch) / MB + into + out
-        held = self.profile.floor.resident_mb + sum(p.weights_mb for p in parts)
+        held = self.profile.floor.resident_mb + self._weights_mb(parts, first)
         return lifetimes if alone + held > FAR * (lifetimes + held) else max(lifetimes, (alone + lifetimes) / 2)
 
     def _load_mb(self, parts: Sequence[UnitMemory], private: float, file_mb: float, first: int, last: int) -> float:
@@ -329,78 +298,6 @@ class SliceModel:
             if not kept or choice.cost_usd < kept[-1].cost_usd * (1 - 1e-12):
                 kept.append(choice)
         return kept
-
-    def sharded(self, first: int, last: int) -> list[Choice]:
-        """Ways to run units `first` to `last - 1` as parallel shards: those that were measured, where they fit."""
-        found = []
-        for way, fork_join_ms in self._ways(first, last):
-            # every shard takes all that crosses, and gives its part
-            carried = self.carrying_ms(first) + self.carrying_ms(last) / len(way.parts)
-            shards = [s for part in way.parts if (s := self._shard(part, carried))]
-            if len(shards) < len(way.parts):
-                continue
-            largest = max(shards, key=lambda s: s.memory_mb)
-            # quotas stretch the runs; the rest of the stage's time, its hops, is as measured
-            fan_out = max(0.0, fork_join_ms - self.hop_cost.fixed_ms)
-            run = makespan([s.run_ms for s in shards], way.at_once) + fan_out + way.join_ms
-            # every shard is sent the stage's input and sends its part: one more message each
-            cost = sum(s.cost_usd for s in shards) + (len(shards) - 1) * self.platform.hop.usd.value
-            cost += self._time_usd(largest.memory_mb, way.join_ms)
-            found.append(
-                Choice(
-                    first=first,
-                    last=last,
-                    memory_mb=largest.memory_mb,
-                    vcpu=self.platform.vcpu(largest.memory_mb, self.vcpu),
-                    threads=1,
-                    prepack=False,
-                    peak_mb=largest.peak_mb,
-                    floor_mb=largest.floor_mb,
-                    run_ms=run,
-                    cost_usd=cost,
-                    shards=tuple(shards),
-                    span=way.span,
-                    fan_out_ms=fan_out,
-                    join_ms=way.join_ms,
-                    join_mb=way.join_mb,
-                    at_once=way.at_once,
-                )
-            )
-        return found
-
-    def _ways(self, first: int, last: int) -> list[tuple[ShardProfile, float]]:
-        """What was measured of dividing units `first` to `last - 1`, with the time of forking and joining, ms.
-
-        More at once than the machine has cores is made of what was measured: the shards' runs one at a time, and the
-        fork and join of as many at once as there are cores.
-        """
-        here = [w for w in self.profile.shards if (w.first, w.last, w.batch) == (first, last, self.batch)]
-        forks = {(w.span, w.at_once): w.stage_ms - makespan([p.run_ms for p in w.parts], w.at_once) for w in here}
-        found = [(w, forks[w.span, w.at_once]) for w in here if w.at_once <= self._at_once]
-        for way in here:
-            at_once = min(self._at_once, len(way.parts))
-            if way.at_once == 1 and at_once > self.profile.machine.cores:
-                fork = max(ms for (span, _), ms in forks.items() if span == way.span)
-                found.append((msgspec.structs.replace(way, at_once=at_once), fork))
-        return found
-
-    def _time_usd(self, memory_mb: float, more_ms: float) -> float:
-        """What so much more time costs a function that runs anyway: no fee, no rounding, no minimum."""
-        billing, vcpu = self.platform.billing, self.platform.vcpu(memory_mb, self.vcpu)
-        cpu = billing.usd_per_vcpu_s.value * vcpu if billing.usd_per_vcpu_s else 0.0
-        return more_ms / 1000 * (memory_mb / 1024 * billing.usd_per_gb_s.value + cpu)
-
-    def _shard(self, part: ShardPart, carried_ms: float) -> Shard | None:
-        """A shard as a function of the platform; None where it does not fit."""
-        law = self.profile.floor.resident_mb + part.weights_mb
-        size = self.platform.allocation_mb(max(part.peak_mb, law))
-        if size is None or part.weights_mb > self.platform.limits.package_mb.value:
-            return None
-        vcpu = self.platform.vcpu(size, self.vcpu)
-        run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
-        if run / 1000 > self.platform.limits.timeout_s.value:
-            return None
-        return Shard(size, part.peak_mb, law, run, self.platform.cost_usd(size, run, vcpu))
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""

@@ -29,7 +29,7 @@ class Request(NamedTuple):
 
     slo_ms: float | None = None
     """Latency bound; None for the planner's own rule."""
-    max_stages: int = 8
+    max_stages: int = 16
     batch: int = 1
     """Rows per request."""
     vcpu: float = 1.0

@@ -133,6 +133,8 @@ class ShardProfile(msgspec.Struct, frozen=True):
     """Time of joining the parts and of the operators after it, in the function that comes next."""
     join_mb: float
     """What that function holds more for it: the parts and the whole."""
+    prepack: bool = False
+    """Whether the shards hold their weights in copies packed at load."""
 
 
 class Floor(msgspec.Struct, frozen=True):

@@ -37,7 +37,7 @@ from lamella.profile.document import (
     Unit,
     Variant,
 )
-from lamella.profile.shards import SHARDS_VERSION, candidates, signature
+from lamella.profile.shards import PACKED, SHARDS_VERSION, candidates, signature
 from lamella.profile.steps import (
     Borders,
     Progress,
@@ -192,7 +192,7 @@ def _shard_steps(
 ) -> list[Step]:
     """Shards that are worth trying by the times measured, and are not measured yet."""
     divider = Divider(graph)
-    times = next(t for t in state.timed if t.variant == Variant(1, False, 1)).median_ms
+    times, packed = (next(t for t in state.timed if t.variant == Variant(1, p, 1)).median_ms for p in (False, True))
     steps = []
     tried = candidates(divider, units, times)
     names = {one: signature(graph, one, units) for one in tried}
@@ -200,11 +200,15 @@ def _shard_steps(
         borders = Borders(graph, units, batch, ranges)
         for name in dict.fromkeys(names.values()):
             alike = [one for one in tried if names[one] == name]
-            key = f"{SHARDS_VERSION}-{batch}-{name}"
-            if {(one.first, one.last) for one in alike} != {(s.first, s.last) for s in state.shards.get(key, ())}:
-                span = alike[0].span
-                what = f"{span.shards} shards by {span.way} of units {alike[0].first} to {alike[0].last - 1}"
-                run = partial(take_shards, divider, units, alike, borders, scratch / f"shards-{key}", batch, key)
+            first, last, span = alike[0]
+            quicker = sum(packed[first:last]) <= PACKED * sum(times[first:last])
+            for prepack in (False, True) if quicker else (False,):
+                key = f"{SHARDS_VERSION}-{batch}-{name}{'-prepacked' * prepack}"
+                if {(a.first, a.last) for a in alike} == {(s.first, s.last) for s in state.shards.get(key, ())}:
+                    continue
+                what = f"{span.shards} {'prepacked ' * prepack}shards by {span.way} of units {first} to {last - 1}"
+                space = scratch / f"shards-{key}"
+                run = partial(take_shards, divider, units, alike, borders, space, batch, prepack, key)
                 steps.append(Step(what, 0.5 + 0.6 * span.shards, run))
     return steps
 

@@ -8,7 +8,8 @@ what can be computed in bands, and channels of the units that dominate.
 
 A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
 (where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
-requests as the other stages would do.
+requests as the other stages would do. Where the units are quicker with their weights packed at load (an LSTM by a
+quarter, a large dense layer by a third), the shards are measured that way, too.
 """
 
 from __future__ import annotations
@@ -50,6 +51,8 @@ SPREAD = 2.0
 """Or so many standard deviations above the mean unit."""
 WORTHWHILE = 0.02
 """Share of the model's time from which a unit is tried at all."""
+PACKED = 0.95
+"""Units that take at most this share of their time with weights packed at load are tried that way, too."""
 TAIL = 0.1
 """Share of a unit's work that may stay undivided, behind its shards or in each of them."""
 FAN_OUTS = (2, 4, 8)
@@ -189,6 +192,8 @@ def measure_shards(
     scratch: Path,
     hop: HopCost,
     batch: int = 1,
+    *,
+    prepack: bool = False,
 ) -> list[ShardProfile]:
     """Measure a candidate, its shards one at a time and, on several cores, as many at once as those.
 
@@ -200,6 +205,7 @@ def measure_shards(
         scratch: an empty directory to work in; removed afterwards.
         hop: what a request takes in cold caches before and after its stage.
         batch: rows of the request.
+        prepack: whether the shards pack their weights at load.
     """
     parts = _parts(divider, tried.span)
     assert parts
@@ -210,7 +216,7 @@ def measure_shards(
     held = dict(values)
     try:
         functions = [
-            _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}")
+            _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}", prepack=prepack)
             for k, nodes in enumerate(parts.shards)
         ]
         join, directory = _function(divider, [*parts.join, *tail], parts.weights, gives, held, scratch / "join")
@@ -222,7 +228,18 @@ def measure_shards(
             times, peaks, stage_ms = _run(functions, held, at_once, hop)
             measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
             found.append(
-                ShardProfile(tried.first, tried.last, tried.span, at_once, batch, measured, stage_ms, join_ms, join_mb)
+                ShardProfile(
+                    first=tried.first,
+                    last=tried.last,
+                    span=tried.span,
+                    at_once=at_once,
+                    batch=batch,
+                    parts=measured,
+                    stage_ms=stage_ms,
+                    join_ms=join_ms,
+                    join_mb=join_mb,
+                    prepack=prepack,
+                )
             )
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -284,6 +301,8 @@ def _function(
     wanted: Iterable[str],
     values: dict[str, np.ndarray],
     directory: Path,
+    *,
+    prepack: bool = False,
 ) -> tuple[Function, Path]:
     """A shard as a function, optimised as a package would be; what it gives joins `values`."""
     directory.mkdir(parents=True)
@@ -309,4 +328,4 @@ def _function(
         tuple(TensorSpec(n, a.dtype.name, a.shape) for n, a in side)
         for side in (((n, values[n]) for n in takes), zip(gives, outputs, strict=True))
     ]
-    return write_function(directory, specs[0], specs[1], prepack=False), directory
+    return write_function(directory, specs[0], specs[1], prepack=prepack), directory

@@ -225,13 +225,15 @@ def take_shards(
     borders: Borders,
     scratch: Path,
     batch: int,
+    prepack: bool,
     key: str,
     state: State,
     tick: Callable[[float], None],
 ) -> State:
     """Measure the first of several candidates that do the same work; the others have its figures."""
     assert state.hop
-    measured = measure_shards(divider, units, alike[0], borders.values, scratch, state.hop.cold, batch)
+    hop = state.hop.cold
+    measured = measure_shards(divider, units, alike[0], borders.values, scratch, hop, batch, prepack=prepack)
     found = tuple(
         msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
     )

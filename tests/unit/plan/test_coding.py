@@ -13,6 +13,7 @@ from lamella.codecs import CODECS
 from lamella.plan.coding import codings, plain, quickest
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws
+from lamella.plan.layout import lay_out
 from lamella.plan.make import make_plan
 from lamella.plan.predict import SliceModel, throttled_ms
 from lamella.plan.request import Request
@@ -139,9 +140,12 @@ def test_where_shards_may_begin_or_end_tensors_go_as_they_are() -> None:
     graph = graph_of(UNITS)
     shards = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
     profile = replace(profile_of(graph, UNITS), shards=(shards,))
-    assert SliceModel(graph, profile, link(10)).coding(1).codec == "none"
-    (hop,) = make_plan(graph, profile, link(10), "uniform-2", given="made-up").hops
+    model = SliceModel(graph, profile, link(10))
+    assert model.coding(1).codec == "none"
+    (hop,) = lay_out(model, [model.choices(0, 1)[0], model.choices(1, 2)[0]]).hops
     assert hop.why == "codec none: shards may begin or end here, and their parts go as they are"
+    (hop,) = make_plan(graph, profile, link(10), "uniform-2", given="made-up").hops  # takes no shards
+    assert hop.codec == "shuffle-zstd"
     (hop,) = make_plan(graph, profile, link(10), "uniform-2-no-shards", given="made-up").hops
     assert hop.codec == "shuffle-zstd"
 

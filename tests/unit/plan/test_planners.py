@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.errors import ConfigError, InfeasiblePlan
-from lamella.plan.planners import LATENCY_MARGIN, WORTH, Mopar, Single, Uniform, planner
-from lamella.plan.predict import Choice, SliceModel
+from lamella.plan.choice import Choice
+from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Mopar, Single, Uniform, planner
+from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR
 from lamella.plan.simplify import merge_similar
@@ -26,7 +27,7 @@ HEAVY_TAIL = (
 
 
 def total(model: SliceModel, chosen: tuple[Choice, ...]) -> tuple[float, float]:
-    """Latency and cost of a chain of choices, added up in the order of the chain."""
+    """Latency and cost of a chain of choices without shards, added up in the order of the chain."""
     latency, cost = model.entry_ms, 0.0
     for k, choice in enumerate(chosen):
         hop = model.hop(choice.first)[:2] if k else (0.0, 0.0)
@@ -47,11 +48,11 @@ def every(model: SliceModel, marks: list[int], stages: range) -> list[tuple[floa
     return found
 
 
-def best(points: list[tuple[float, float]], cap_ms: float) -> tuple[float, float] | None:
-    """The fastest of those within 1 % of the least cost under the cap."""
+def best(points: list[tuple[float, float]], cap_ms: float, near: float = NEAR) -> tuple[float, float] | None:
+    """Of those within a share of the least cost under the cap the one with the least cost x latency."""
     within = [p for p in points if p[0] <= cap_ms]
     least = min((p[1] for p in within), default=0.0)
-    return min((p for p in within if p[1] <= least * (1 + NEAR)), default=None)
+    return min((p for p in within if p[1] <= least * (1 + near)), key=lambda p: (p[0] * p[1], p), default=None)
 
 
 SLOS = st.sampled_from([None, 1.0, 30.0, 100.0, 400.0])
@@ -99,9 +100,12 @@ def test_mopar_chooses_as_brute_force_over_runs_of_similar_units(
     model = model_of(units, where, vcpu=vcpu)
     alone = best(every(model, [0, model.units], range(1, 2)), float("inf"))
     cap = slo if slo is not None else alone[0] * LATENCY_MARGIN if alone else float("inf")
-    want = best(every(model, merge_similar(model), range(1, max_stages + 1)), cap)
-    if slo is None and alone and want and want[1] > alone[1] * (1 - WORTH):
-        want = alone
+    divided = every(model, merge_similar(model), range(1, max_stages + 1))
+    want: tuple[float, float] | None
+    if slo is None and alone:
+        want = best([p for p in divided if p[1] <= alone[1] * (1 - WORTH)], cap, BAND) or alone
+    else:
+        want = best(divided, cap, BAND if slo is None else NEAR)
     try:
         chosen = Mopar().decide(model, Request(slo, max_stages)).chosen
     except InfeasiblePlan:
@@ -117,11 +121,11 @@ def test_mopar_divides_where_it_pays_and_says_so() -> None:
     assert [(c.first, c.last) for c in decision.chosen.choices] == [(0, 1), (1, 2), (2, 3)]
     assert decision.chosen.cost_usd < 0.5 * alone.chosen.cost_usd
     assert decision.chosen.latency_ms <= alone.chosen.latency_ms * LATENCY_MARGIN
-    assert "3 of at most 8 stages" in decision.why
+    assert "3 of at most 16 stages" in decision.why
 
 
 def test_mopar_keeps_one_function_where_no_division_pays() -> None:
-    decision = Mopar().decide(model_of((Made(), Made())), Request())
+    decision = Mopar().decide(model_of((Made(weights_mb=1, time_ms=0.5), Made(weights_mb=1, time_ms=0.5))), Request())
     assert len(decision.chosen.choices) == 1
     assert decision.why.startswith("one function")
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.plan.predict import Choice, SliceModel, throttled_ms
+from lamella.plan.choice import Choice
+from lamella.plan.predict import SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
 from lamella.units import MB
