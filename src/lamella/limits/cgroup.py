@@ -66,8 +66,12 @@ class ControlGroup(Group):
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """See `Group.command`."""
-        procs = [str(path / "cgroup.procs") for path in self._dirs]
-        return ["/bin/sh", "-c", _JOIN, "lamella-join", *procs, "--", *argv]
+        return ["/bin/sh", "-c", _JOIN, "lamella-join", *map(str, self.gates), "--", *argv]
+
+    @property
+    def gates(self) -> list[Path]:
+        """See `Group.gates`."""
+        return [path / "cgroup.procs" for path in self._dirs]
 
     def pids(self) -> list[int]:
         """See `Group.pids`."""
