@@ -45,7 +45,7 @@ class Group(ABC):
 
     @property
     def gates(self) -> list[Path]:
-        """Files that make a process a member: it writes `0` to each of them. None where nothing is enforced.
+        """Files that make a process of one thread a member: it writes `0` to each. None where nothing is enforced.
 
         Who may write is judged by whoever opened them, so a process can be handed the descriptors.
         """

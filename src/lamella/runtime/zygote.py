@@ -9,7 +9,7 @@ thread, and workers that leave by `_exit`: what a session's end does to inherite
 is isolation: all of a family share the parent's address layout, its hash seed, whatever it holds in memory, and the
 state of random operators in the graph.
 
-A worker enters its control group in its first statement. What fork itself touches, some eighty pages, and the pages it
+A worker enters its control group before anything else. What fork itself touches, some eighty pages, and the pages it
 shares with the zygote until one of them writes, are charged to the zygote's group. Rejected: `clone3` into the group,
 which v1 has not and which would start Python without what it does after a fork; the zygote joining for the fork, since
 at the group's limit the kernel might take the zygote.
@@ -121,13 +121,13 @@ class Zygote:
 
 def become(order: orders.Order, fds: list[int], held: worker.Worker | None) -> NoReturn:
     """Be the worker that was ordered; in the child, right after the fork. Never returns into the zygote's frames."""
-    started = time.monotonic()
     code = 1
     try:
         report, control, stream, error = fds[:4]
         listener = fds[4] if order.listens else -1
         os.dup2(error, ERROR)
         _join(fds[4 + order.listens :])
+        started = time.monotonic()  # like a fresh worker's clock, which starts in its group
         _settle(order)
         _keep_only({0, 1, ERROR, report, control, stream, listener})
         _await_go(report)
