@@ -1,8 +1,9 @@
 """A process that has imported the runtime and forks workers: their start is a fork, not an interpreter and an import.
 
 Started as `python -m lamella.runtime.zygote FD [DIRECTORY]` by `runtime.starts`; `runtime.orders` is what it is asked.
-It has exactly one thread, for a fork copies no other: what those hold would be locked for ever. onnxruntime's import
-starts one for telemetry, which the environment forbids; `threads()` is asked before the first fork all the same.
+It holds no session, and has exactly one thread, for a fork copies no other: what those hold would be locked for ever.
+onnxruntime's import starts one for telemetry, which the environment forbids; `threads()` is asked before the first fork
+all the same.
 
 With a DIRECTORY it holds that function, open and warm, and every worker is born with it. That takes a session of one
 thread, and workers that leave by `_exit`: what a session's end does to inherited memory is nobody's promise. The price
@@ -33,6 +34,8 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import msgspec
+import numpy as np
+import onnxruntime as ort
 
 from lamella.channels import messages as wire
 from lamella.errors import ConfigError, LamellaError
@@ -43,6 +46,11 @@ CANNOT_JOIN = 97
 """Exit code, as that of `Group.command`."""
 ERROR = 2
 """The descriptor of standard error."""
+RELU = (
+    b'\x08\x08:3\n\x0c\n\x01x\x12\x01y"\x04Relu\x12\x01gZ\x0f\n\x01x\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01'
+    b"b\x0f\n\x01y\x12\n\n\x08\x08\x01\x12\x04\n\x02\x08\x01B\x04\n\x00\x10\x11"
+)
+"""An ONNX model of one operator, x [1] to y [1]."""
 
 
 class Child(NamedTuple):
@@ -201,9 +209,18 @@ def threads() -> int:
     return len(os.listdir("/proc/self/task"))
 
 
+def _practise() -> None:
+    """Open a session and close it: the first one of a process builds tables of operators and kernels, some 4 ms."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    session = ort.InferenceSession(RELU, options, providers=["CPUExecutionProvider"])
+    session.run(None, {"x": np.zeros(1, np.float32)})
+
+
 def prepare(directory: str) -> worker.Worker | None:
     """The function to hold, open and warm, if any; ConfigError where forking it would not be safe."""
     this_machine()  # asked by every worker, the same for all
+    _practise()
     held = None
     if directory:
         held = worker.Worker(Path(directory))
