@@ -10,6 +10,7 @@ Measurements start fresh processes, as platforms do. What a zygote saves is for 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import select
 import signal
@@ -272,9 +273,11 @@ class Forking:
             ours.settimeout(FORKED_S)
             packet, pidfds, _, _ = socket.recv_fds(ours, PACKET_LIMIT, 1)
             news = orders.decode_news(packet) if packet else None
-            if not isinstance(news, orders.Forked) or not pidfds:
+            if not isinstance(news, orders.Forked):
                 ours.close()
                 return None
+            if not pidfds:  # the kernel drops what does not fit; the worker leaves when `ours` is closed
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             forked = Forked(news.pid, pidfds[0], ours)
             with contextlib.suppress(OSError):  # it has ended already: its wait will say how
                 ours.send(orders.GO)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
+import resource
 import shutil
 import signal
 import socket
@@ -372,7 +374,28 @@ def test_a_worker_that_may_be_frozen_is_paused_goes_on_and_dies_with_its_zygote(
     assert packages.eventually(lambda: not packages.is_running(one.pid))
 
 
-def test_a_driver_without_descriptors_starts_nothing(zygote: Forking, function: Path) -> None:
+def test_a_driver_without_descriptors_starts_nothing_and_keeps_its_zygote(
+    zygote: Forking, begin: Begin, limiter: Limiter
+) -> None:
+    before, pid = packages.open_files(), zygote.pid
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    spare = os.dup(0)
+    os.close(spare)
+    for room in range(8):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (spare + room, limits[1]))
+        try:
+            with pytest.raises(OSError, match=os.strerror(errno.EMFILE)):
+                begin(zygote)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        assert packages.open_files() == before
+        assert packages.own_groups(limiter) == []
+    assert zygote.pid == pid
+    assert packages.eventually(lambda: packages.children(pid) == [])
+    assert ask(ready(begin(zygote))).shape == (1, 10)
+
+
+def test_descriptors_that_are_none_are_refused_and_nothing_is_left(zygote: Forking, function: Path) -> None:
     before = packages.open_files()
     group = UnlimitedGroup("none", 0)
     with pytest.raises(OSError, match="Bad file descriptor"):
