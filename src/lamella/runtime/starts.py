@@ -189,13 +189,15 @@ class Forking:
             user: numbers of the user and group that workers become, where this process may change its own.
 
         Raises:
-            ConfigError: this system has no pidfd (Linux 5.3), or the zygote more threads than one.
+            ConfigError: this system has no pidfds (Linux 5.3), or the zygote more threads than one.
             ModelError: the runtime refuses the function's files.
             InstanceCrashed: the zygote did not start.
         """
-        if not hasattr(os, "pidfd_open") or not hasattr(signal, "pidfd_send_signal"):
-            raise ConfigError("a zygote needs pidfds, Linux 5.3 or newer", try_="--start fresh")
-        self._held, self._user = held, user
+        try:
+            os.close(os.pidfd_open(os.getpid()))
+        except (AttributeError, OSError) as error:
+            raise ConfigError(f"a zygote needs pidfds, Linux 5.3 or newer: {error}", try_="--start fresh") from error
+        self._held, self._user = held and held.absolute(), user
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
@@ -223,6 +225,7 @@ class Forking:
             ours.settimeout(HOLDING_S)
             packet = ours.recv(PACKET_LIMIT)
             news = orders.decode_news(packet) if packet else None
+            ours.settimeout(FORKED_S)
         except OSError as error:
             ours.close()
             self.close()
@@ -243,6 +246,7 @@ class Forking:
         """See `Starter.spawn`."""
         order = msgspec.structs.replace(
             order,
+            directory=os.path.abspath(order.directory),  # the zygote may have been started elsewhere
             cpus=order.cpus or tuple(sorted(os.sched_getaffinity(0))),
             listens=handed.listener is not None,
             user=self._user,

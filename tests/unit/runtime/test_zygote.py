@@ -27,7 +27,6 @@ from lamella.limits.unlimited import UnlimitedGroup
 from lamella.runtime import orders
 from lamella.runtime.instance import Instance
 from lamella.runtime.starts import Descriptors, Forking, Start
-from lamella.runtime.tensors import Channel
 from tests.faults import packages
 
 ROW = np.ones((1, 3, 32, 32), np.float32)
@@ -110,14 +109,13 @@ def zombies(parent: int) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("channel", ["shared-memory", "http"])
-def test_every_start_gives_the_same_answers_to_the_bit(cnn: Graph, tmp_path: Path, channel: Channel) -> None:
+def test_every_start_gives_the_same_answers_to_the_bit(cnn: Graph, tmp_path: Path) -> None:
     package = packages.package(cnn, tmp_path / "package", [3])
     rng = np.random.default_rng(0)
     requests = [{"x": rng.standard_normal((n, 3, 32, 32)).astype(np.float32)} for n in (1, 3, 1)]
     answers: dict[Start, list[np.ndarray]] = {}
     for start in get_args(Start):
-        with Deployment(package, start=start, channel=channel) as deployment:
+        with Deployment(package, start=start) as deployment:
             answers[start] = [deployment.infer(request).outputs["probabilities"] for request in requests]
             deployment.scale_to_zero()
             answers[start] += [deployment.infer(request).outputs["probabilities"] for request in requests]
@@ -401,6 +399,15 @@ def test_descriptors_that_are_none_are_refused_and_nothing_is_left(zygote: Forki
     with pytest.raises(OSError, match="Bad file descriptor"):
         zygote.spawn(orders.Order(str(function), "socket"), Descriptors(-1, -1, 2), group)
     assert packages.open_files() == before
+
+
+def test_a_system_without_pidfds_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int) -> int:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr("os.pidfd_open", refuse)
+    with pytest.raises(ConfigError, match=r"Linux 5\.3 or newer: .*not implemented"):
+        Forking()
 
 
 def test_an_unknown_start_is_refused(cnn: Graph, tmp_path: Path) -> None:
