@@ -21,6 +21,7 @@ from lamella.objects import bucket
 from lamella.plan.judge import Judge, unasked, validation
 from lamella.plan.metrics import metric as metric_named
 from lamella.plan.request import Request
+from lamella.runtime.starts import Start
 from lamella.runtime.tensors import Channel
 
 arguments: ContextVar[tuple[str, ...]] = ContextVar("arguments", default=())
@@ -158,6 +159,14 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
 ChannelName = Annotated[
     Channel | None,
     Parameter(name="--channel", help="How tensors travel between functions, where that is not emulated."),
+]
+StartName = Annotated[
+    Start,
+    Parameter(
+        name="--start",
+        help="How processes come to be: fresh, as on platforms; forked by a zygote that has imported the runtime; or "
+        "forked with the session open, at the price of isolation: they share their parent's addresses and secrets.",
+    ),
 ]
 SharedMemory = Annotated[bool, Parameter(help="Let tensors lie in shared memory; without, they go over sockets.")]
 Shards = Annotated[bool, Parameter(help="Try dividing dominant operators among parallel shards.")]

@@ -11,9 +11,9 @@ from typing import Annotated
 import msgspec
 from cyclopts import Parameter
 
-from lamella.cli.options import Json, S3Bucket, S3Endpoint, positive, progress
+from lamella.cli.options import Json, S3Bucket, S3Endpoint, StartName, positive, progress
 from lamella.cli.show import print_json
-from lamella.deploy.local import Channel, Deployment, planned_channel
+from lamella.deploy.local import Channel, Deployment, Start, planned_channel
 from lamella.graph.load import import_model
 from lamella.graph.requests import read_arrays, write_arrays
 from lamella.machine import on_cores, this_machine
@@ -32,6 +32,9 @@ class RunRecord(msgspec.Struct, frozen=True):
     limits_reason: str
     latency_ms: float
     cold_ms: float
+    start: Start
+    cold_split_ms: dict[str, dict[str, float]]
+    """Of each function's start: spawn, imports, map, session, first_run."""
     stage_ms: dict[str, float]
     outputs: dict[str, tuple[int, ...]]
 
@@ -42,6 +45,7 @@ def run(
     input_: Annotated[Path, Parameter(name="--input", help="An .npz file with one array per input.")],
     output: Annotated[Path | None, Parameter(name="--output", help="Where to write the outputs, .npz.")] = None,
     channel: Annotated[Channel | None, Parameter(help="How tensors travel; the plan's way by default.")] = None,
+    start: StartName = "fresh",
     s3_endpoint: S3Endpoint = None,
     s3_bucket: S3Bucket = None,
     timeout_s: Annotated[float | None, Parameter(help="Per function, s; the platform's by default.")] = None,
@@ -53,13 +57,14 @@ def run(
     with (
         _package(plan) as directory,
         on_cores(1) as cpus,
-        _deployed(directory, channel, bucket(s3_bucket, s3_endpoint), timeout_s) as deployment,
+        _deployed(directory, channel, bucket(s3_bucket, s3_endpoint), timeout_s, start) as deployment,
     ):
         if all(f.threads == 1 for f in deployment.functions):
             deployment.pin(cpus)
         answer = deployment.infer(feeds)
         limiter = deployment.limiter
         names = [f.name for f in deployment.functions]
+        splits = {n: i.cold._asdict() for n, i in deployment.instances.items() if i.cold}
     if output:
         write_arrays(output, answer.outputs)
     record = RunRecord(
@@ -68,6 +73,8 @@ def run(
         limits_reason=limiter.reason,
         latency_ms=answer.latency_ms,
         cold_ms=answer.cold_ms,
+        start=start,
+        cold_split_ms=splits,
         stage_ms={n: s.run_ms for n, s in zip(names, answer.stages, strict=True)},
         outputs={n: a.shape for n, a in answer.outputs.items()},
     )
@@ -80,11 +87,16 @@ def run(
         f"{len(names)} function(s), {answer.latency_ms:.0f} ms of which {answer.cold_ms:.0f} ms starting them; "
         + ", ".join(f"{n} {t:.1f} ms" for n, t in record.stage_ms.items())
     )
+    for name, split in splits.items():
+        parts = ", ".join(f"{phase.replace('_', ' ')} {ms:.1f}" for phase, ms in split.items())
+        print(f"start of {name} ({start}), ms: {parts}")
     for name, array in answer.outputs.items():
         print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
 
 
-def _deployed(directory: Path, channel: Channel | None, objects: Bucket | None, timeout_s: float | None) -> Deployment:
+def _deployed(
+    directory: Path, channel: Channel | None, objects: Bucket | None, timeout_s: float | None, start: Start
+) -> Deployment:
     """The package under its platform's rules; says so where its figures come from another machine."""
     _, read = read_sealed(directory)
     rules = platform(read.platform)
@@ -99,6 +111,7 @@ def _deployed(directory: Path, channel: Channel | None, objects: Bucket | None, 
         channel=channel or planned_channel(read),
         timeout_s=timeout_s or rules.limits.timeout_s.value,
         period_ms=int(rules.cpu.period_ms.value),
+        start=start,
     )
 
 

@@ -16,6 +16,7 @@ from lamella.plan.document import Plan
 from lamella.platforms import Platform, platform
 from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
+from lamella.runtime.starts import Start
 from lamella.runtime.tensors import CHANNELS, Channel, Store
 
 
@@ -29,6 +30,7 @@ class Serving(TypedDict, total=False):
     cpus: frozenset[int] | None
     freezable: bool
     store: Store | None
+    start: Start
 
 
 class Deployment(Chain):
@@ -96,4 +98,4 @@ def planned_channel(plan: Plan, rules: Platform | None = None) -> Channel:
     raise ConfigError(f"the plan's channel {plan.channel!r} is none of {', '.join(CHANNELS)}")
 
 
-__all__ = ["Answer", "Channel", "Deployment", "Serving", "Size", "StageTime", "check_inputs"]
+__all__ = ["Answer", "Channel", "Deployment", "Serving", "Size", "StageTime", "Start", "check_inputs"]

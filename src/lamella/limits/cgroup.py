@@ -27,6 +27,7 @@ MIB = 1 << 20
 CANNOT_JOIN = 97
 PATIENCE_S = 5.0  # for the kernel to finish killing and reaping
 _GONE = {errno.ENOENT, errno.ENODEV}
+_PROCS = "cgroup.procs"
 _JOIN = f"""\
 while [ "$1" != -- ]; do
   echo $$ > "$1" || {{ echo "lamella: cannot join the group at $1" >&2; exit {CANNOT_JOIN}; }}
@@ -66,15 +67,20 @@ class ControlGroup(Group):
 
     def command(self, argv: Sequence[str]) -> list[str]:
         """See `Group.command`."""
-        procs = [str(path / "cgroup.procs") for path in self._dirs]
+        procs = [str(path / _PROCS) for path in self._dirs]
         return ["/bin/sh", "-c", _JOIN, "lamella-join", *procs, "--", *argv]
+
+    @property
+    def gates(self) -> list[Path]:
+        """See `Group.gates`."""
+        return [path / _PROCS for path in self._dirs]
 
     def pids(self) -> list[int]:
         """See `Group.pids`."""
         members: set[int] = set()
         for path in self._dirs:
             try:
-                members.update(map(int, self._kernel.read(path / "cgroup.procs").split()))
+                members.update(map(int, self._kernel.read(path / _PROCS).split()))
             except OSError as error:
                 if error.errno not in _GONE:
                     raise

@@ -11,6 +11,7 @@ from lamella.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
     from types import TracebackType
 
 DEFAULT_PERIOD_MS = 10
@@ -41,6 +42,14 @@ class Group(ABC):
         Only an unlimited group has one: it is the nearest thing to a quota that needs no rights.
         """
         return None
+
+    @property
+    def gates(self) -> list[Path]:
+        """Files that make a process of one thread a member: it writes `0` to each. None where nothing is enforced.
+
+        Who may write is judged by whoever opened them, so a process can be handed the descriptors.
+        """
+        return []
 
     @abstractmethod
     def command(self, argv: Sequence[str]) -> list[str]:

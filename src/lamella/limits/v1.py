@@ -43,6 +43,15 @@ class V1Group(ControlGroup):
         """See `Group.peak_mb`."""
         return self._figure("memory", "memory.max_usage_in_bytes") / MIB
 
+    @property
+    def gates(self) -> list[Path]:
+        """See `Group.gates`; the file of threads, not processes.
+
+        A thread that moves itself waits for nobody; moving a process waits for every core to have scheduled, some 5 ms
+        in each tree. On v2 threads move within their process' domain only.
+        """
+        return [path / "tasks" for path in self._dirs]
+
     def _set_memory(self, limit_bytes: int) -> None:
         """Equal limits on memory and on memory plus swap mean no swap. The second may never be under the first."""
         if self._has("memory", "memory.swappiness"):

@@ -17,12 +17,13 @@ from typing import NamedTuple, Self
 import numpy as np
 
 from lamella.codecs import Codecs, codec, is_fitted
-from lamella.errors import InputRefused, InstanceCrashed, LamellaError, OutOfMemory
+from lamella.errors import ConfigError, InputRefused, InstanceCrashed, LamellaError, OutOfMemory
 from lamella.limits import Limiter
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
 from lamella.runtime.lanes import makespan
+from lamella.runtime.starts import STARTS, Start, starters
 from lamella.runtime.tensors import Call, Channel, Store, Tensors, carrier, coded_tensors
 
 START_S = 120.0
@@ -76,6 +77,7 @@ class Chain:
         at_once: Sequence[int] | None = None,
         codecs: Sequence[str] = (),
         store: Store | None = None,
+        start: Start = "fresh",
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -98,9 +100,15 @@ class Chain:
             codecs: for each stage but the last that of the hop behind it, `none` by default. What the stage gives
                 travels by it to every reader, also to those beyond the next stage.
             store: where channel `s3` keeps what travels.
+            start: how processes come to be: each a fresh interpreter, as on platforms; forked from a `zygote`, which
+                has only imported the runtime; or forked from one that holds the function's session
+                (`forked-session`), whose instances share its memory, address layout and secrets. Zygotes are
+                started here, and waited for.
 
         Raises:
-            ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store.
+            ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store; or a zygote
+                cannot be had, or a function's session has more threads than a fork copies.
+            ModelError: the runtime refuses a function that a zygote should hold.
         """
         self.functions = [function for function, _ in functions]
         self.limiter, self.channel = limiter, channel
@@ -133,6 +141,9 @@ class Chain:
             instances=self.instances,
             store=store,
         )
+        if start not in STARTS:
+            raise ConfigError(f"start {start!r} is none of {', '.join(STARTS)}")
+        self._starters = starters(start, self._directories)
 
     def __enter__(self) -> Self:
         return self
@@ -193,6 +204,7 @@ class Chain:
             cpus=self._cores_of(name),
             freezable=self._freezable,
             channel=self.channel,
+            start=self._starters[name],
         )
         self.instances[name] = instance
         self._used[name] = time.monotonic()
@@ -241,6 +253,8 @@ class Chain:
     def close(self) -> None:
         """Stop everything and free the segments."""
         self.scale_to_zero()
+        for starter in self._starters.values():
+            starter.close()
         self._carrier.close()
 
     def infer(self, inputs: Mapping[str, np.ndarray], *, sent: float | None = None) -> Answer:

@@ -9,11 +9,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import itertools
-import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from collections import deque
@@ -22,7 +19,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-import lamella
 from lamella.channels import messages as wire
 from lamella.errors import (
     CodecError,
@@ -39,6 +35,8 @@ from lamella.errors import (
 )
 from lamella.limits import Limiter
 from lamella.runtime.lines import HttpLine, Line, UnixLine
+from lamella.runtime.orders import Order
+from lamella.runtime.starts import Descriptors, Fresh, Starter
 from lamella.units import DIE_WITH_PARENT
 
 
@@ -120,8 +118,11 @@ class Instance:
         cpus: frozenset[int] | None = None,
         freezable: bool = False,
         channel: str = "shared-memory",
+        start: Starter | None = None,
     ) -> None:
         """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it.
+
+        `start` makes the process, by default a fresh one; a zygote forks it.
 
         On channel `http` it listens on a port of this machine's loopback, which `url` says.
 
@@ -151,26 +152,20 @@ class Instance:
             self._stderr = undo.enter_context(tempfile.TemporaryFile())
             self.spawned = time.monotonic()
             self._enter(State.SPAWNING, self.spawned)
-            descriptors = [control.fileno(), stream.fileno()]
-            argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, descriptors), str(directory), channel]
+            listener = None
             if channel == "http":
                 listener = handed_over.enter_context(socket.create_server((LOOPBACK, 0)))
                 self._line = HttpLine(listener.getsockname())
                 self.url = f"http://{LOOPBACK}:{listener.getsockname()[1]}/v2/models/{name}/infer"
-                descriptors.append(listener.fileno())
-                argv.append(str(listener.fileno()))
-            self._process = subprocess.Popen(
-                self._group.command(argv),
-                pass_fds=descriptors,
-                stdin=subprocess.DEVNULL,
-                stderr=self._stderr,
-                env=_environment() | ({DIE_WITH_PARENT: "1"} if freezable else {}),
-                start_new_session=True,
+            order = Order(
+                str(directory),
+                channel,
+                environment={DIE_WITH_PARENT: "1"} if freezable else {},
+                cpus=tuple(sorted(cpus or self._group.affinity or ())),
             )
+            handed = Descriptors(control.fileno(), stream.fileno(), self._stderr.fileno(), listener)
+            self._process = (start or Fresh()).spawn(order, handed, self._group)
             undo.pop_all()
-        pinned = cpus or self._group.affinity
-        if pinned:
-            os.sched_setaffinity(self._process.pid, pinned)
 
     @property
     def state(self) -> State:
@@ -300,12 +295,12 @@ class Instance:
     def pause(self) -> None:
         """Stop its process where it stands; a platform freezes idle instances too."""
         if self.state is not State.GONE:
-            self._process.send_signal(signal.SIGSTOP)
+            self._process.send(signal.SIGSTOP)
 
     def resume(self) -> None:
         """Let a paused process go on."""
         if self.state is not State.GONE:
-            self._process.send_signal(signal.SIGCONT)
+            self._process.send(signal.SIGCONT)
 
     def limit_cpu(self, vcpu: float) -> None:
         """Change its CPU share."""
@@ -319,7 +314,7 @@ class Instance:
             try:
                 wire.send(self._sock, wire.Stop())
                 self._process.wait(timeout_s)
-            except (OSError, subprocess.TimeoutExpired):
+            except OSError:  # TimeoutError too
                 pass
         self.kill()
 
@@ -327,8 +322,7 @@ class Instance:
         """End it now; idempotent. Its group is removed and its memory freed when this returns."""
         if self.state is State.GONE:
             return
-        if self._process.poll() is None:
-            self._process.kill()
+        self._process.send(signal.SIGKILL)
         self._process.wait()
         self._group.kill()
         self._group.remove()
@@ -336,6 +330,7 @@ class Instance:
         self._sock.close()
         self._stream.close()
         self._stderr.close()
+        self._process.close()
         self._enter(State.GONE)
 
     def _receive(self, timeout_s: float, doing: str) -> wire.Message:
@@ -355,10 +350,12 @@ class Instance:
 
     def _lost(self, doing: str) -> InstanceLost:
         """Why the process ended; it is buried first."""
+        ended = True
+        code = None
         try:
             code = self._process.wait(2.0)
-        except subprocess.TimeoutExpired:
-            code = None
+        except TimeoutError:
+            ended = False
         kills = self._group.oom_kills()
         self._stderr.seek(0)
         said = self._stderr.read().decode(errors="replace").strip().splitlines()[-1:]
@@ -370,19 +367,13 @@ class Instance:
                 where=where,
                 try_="send batches as large as planned for, or plan with a larger --batch; else lamella plan here",
             )
-        if code is None:
+        if not ended:
             how = "closed its socket and went on"
+        elif code is None:
+            how = "ended, and nobody saw how: the zygote that forked it had ended before"
         elif code < 0:
             how = f"was ended by {signal.Signals(-code).name}"
         else:
             how = f"left with exit code {code}"
         tail = f": {said[0]}" if said else ""
         return InstanceCrashed(f"function {self.name} {how} ({doing}){tail}", where=where)
-
-
-def _environment() -> dict[str, str]:
-    """The worker's environment: ours, one BLAS thread, this lamella."""
-    env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
-    home = str(Path(lamella.__file__).parent.parent)
-    env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])
-    return env

@@ -1,7 +1,8 @@
 """One function instance: a process that opens a function, says it is ready, and answers until told to stop.
 
 Started as `python -m lamella.runtime.worker CONTROL_FD STREAM_FD FUNCTION_DIR CHANNEL [LISTENER_FD]`. One request at a
-time, as on platforms we rehearse; a second thread does nothing but end the process with its driver. Tensors are bound
+time, as on platforms we rehearse; a second thread does nothing but end the process with its driver. A process that is
+forked by `runtime.zygote` comes in by `work`, everything before it done or inherited. Tensors are bound
 in place: inputs are read from, outputs written to, the shared segments. The hot path is short on purpose, since an
 instance that waited for its turn runs it with cold caches: a request equal to the last one, byte for byte, reuses its
 bindings undecoded. What channels http and s3 need is imported where one of them is asked for, and only there.
@@ -20,7 +21,7 @@ import socket  # noqa: E402
 import sys  # noqa: E402
 from collections.abc import Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
 import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
@@ -34,27 +35,35 @@ from lamella.runtime.function import Function, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
 from lamella.units import DIE_WITH_PARENT  # noqa: E402
 
-if sys.argv[4:5] == ["http"]:
-    from lamella.runtime import posts
-elif sys.argv[4:5] == ["s3"]:
-    from lamella.channels import objects
+PR_SET_PDEATHSIG = 1
+
+
+def import_channel(channel: str) -> None:
+    """Import what only this channel needs: part of the imports, not of the first request."""
+    if channel == "http":
+        import lamella.runtime.posts
+    elif channel == "s3":
+        import lamella.channels.objects  # noqa: F401
+
+
+if __name__ == "__main__":
+    import_channel(*sys.argv[4:5])
 
 IMPORTED = time.monotonic()
-
-
-PR_SET_PDEATHSIG = 1
 
 
 class Worker:
     """State of an instance: its session, the segments it has mapped, its counters at load."""
 
-    def __init__(self, directory: Path, sock: socket.socket, stream: socket.socket) -> None:
-        """Open the function in `directory`; the sockets are the driver's."""
-        self._sock, self._stream = sock, stream
+    _sock: socket.socket
+    _stream: socket.socket
+
+    def __init__(self, directory: Path) -> None:
+        """Open the function in `directory`; `connect` comes before the first request."""
         self._last = b""
         self._bound: tuple[ort.IOBinding, tuple[wire.TensorRef, ...]] | None = None
         self._segments: dict[int, Segment] = {}
-        self._objects: Any = objects.Objects() if sys.argv[4:5] == ["s3"] else None
+        self._objects: Any = None
         self._floor = read_counters()
         self._function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
         self._codecs = self._function.codecs(directory)
@@ -68,6 +77,14 @@ class Worker:
         if self._weights:
             populate(self._weights)
         self.opened = time.monotonic()
+
+    def connect(self, sock: socket.socket, stream: socket.socket, channel: str) -> None:
+        """The driver's sockets, and what the channel needs besides."""
+        self._sock, self._stream = sock, stream
+        if channel == "s3":
+            from lamella.channels.objects import Objects
+
+            self._objects = Objects()
 
     def _choose(self, directory: Path) -> tuple[Path, Any]:
         """The optimised graph where it is good for this machine, else the portable one."""
@@ -255,28 +272,60 @@ def _end_with(sock: socket.socket) -> None:
     os._exit(0)
 
 
-def main() -> None:
-    """Serve on the descriptor and directory given on the command line."""
+def work(
+    sock: socket.socket,
+    stream: socket.socket,
+    directory: Path,
+    channel: str,
+    listener: int,
+    *,
+    started: float,
+    imported: float,
+    held: Worker | None = None,
+) -> NoReturn:
+    """Open the function, say so, and answer until the driver wants no more: the whole life of an instance.
+
+    Args:
+        sock: the driver's, for messages.
+        stream: the driver's, for tensors.
+        directory: of the function.
+        channel: how tensors travel.
+        listener: the descriptor to accept on, on channel `http`.
+        started: when this process began, CLOCK_MONOTONIC seconds.
+        imported: when it had imported all it needs.
+        held: a function that was open, and warm, before this process was forked.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     if os.environ.get(DIE_WITH_PARENT):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    sock, stream = socket.socket(fileno=int(sys.argv[1])), socket.socket(fileno=int(sys.argv[2]))
     _thread.start_new_thread(_end_with, (sock,))
     try:
         try:
-            worker = Worker(Path(sys.argv[3]), sock, stream)
-            worker.warm_up()
+            worker = held or Worker(directory)
+            worker.connect(sock, stream, channel)
+            mapped, opened = (imported, time.monotonic()) if held else (worker.mapped, worker.opened)
+            if not held:
+                worker.warm_up()
         except LamellaError as error:
             wire.send(sock, wire.Failed(error.code, str(error)))
             sys.exit(1)
-        wire.send(sock, wire.Ready(STARTED, IMPORTED, worker.mapped, worker.opened, time.monotonic()))
-        if sys.argv[4:5] == ["http"]:
-            posts.serve(worker, sock, socket.socket(fileno=int(sys.argv[5])))
+        wire.send(sock, wire.Ready(started, imported, mapped, opened, time.monotonic()))
+        if channel == "http":
+            from lamella.runtime import posts
+
+            posts.serve(worker, sock, socket.socket(fileno=listener))
         else:
             worker.serve()
     except (EOFError, ConnectionError):
         pass
     os._exit(0)  # nothing to flush; tearing a session down costs tens of milliseconds
+
+
+def main() -> None:
+    """Serve on the descriptors and directory given on the command line."""
+    control, stream, directory, channel, listener = [*sys.argv[1:], "-1"][:5]
+    sockets = socket.socket(fileno=int(control)), socket.socket(fileno=int(stream))
+    work(*sockets, Path(directory), channel, int(listener), started=STARTED, imported=IMPORTED)
 
 
 if __name__ == "__main__":

@@ -301,6 +301,28 @@ def test_run_takes_a_plan_any_batch_and_a_socket(
     assert set((cache_dir / "work").glob("run-*")) == before
 
 
+@pytest.mark.parametrize("start", ["fresh", "zygote", "forked-session"])
+def test_run_starts_functions_as_it_is_told_and_says_how_long_each_phase_took(
+    lamella: Lamella, plan_file: Path, graph: Graph, tmp_path: Path, start: str
+) -> None:
+    np.savez(tmp_path / "request.npz", x=np.ones((1, 3, 32, 32), np.float32))
+    argv = ["run", plan_file, "--input", tmp_path / "request.npz", "--start", start]
+    document = lamella(*argv, "--json").document
+    assert document["start"] == start
+    assert list(document["cold_split_ms"]) == list(document["stage_ms"])
+    for split in document["cold_split_ms"].values():
+        assert list(split) == ["spawn", "imports", "map", "session", "first_run"]
+        assert min(split.values()) >= 0
+    said = lamella(*argv).out
+    assert said.count(f"({start}), ms: spawn ") == len(document["stage_ms"])
+
+
+def test_run_says_what_forking_a_session_costs(lamella: Lamella) -> None:
+    said = " ".join(lamella("run", "--help").out.replace("│", " ").split())
+    assert "at the price of isolation" in said
+    assert lamella("run", "x", "--input", "y", "--start", "boil").code == 2
+
+
 @pytest.mark.parametrize("file", ["manifest.json", "manifest.sha256", "plan.json", "stage-2/weights.bin"])
 def test_a_damaged_package_is_not_run(
     lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path, file: str

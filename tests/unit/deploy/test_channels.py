@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from lamella.codecs import codec, installed
-from lamella.deploy.local import Deployment, planned_channel
+from lamella.deploy.local import Deployment, Start, planned_channel
 from lamella.errors import ConfigError
 from lamella.graph.divide import ShardSpan
 from lamella.graph.load import import_model
@@ -68,6 +68,19 @@ def served(request: pytest.FixtureRequest) -> Callable[[Path], Deployment]:
         where = request.getfixturevalue("bucket")
         return lambda package: Deployment(package, channel=channel, objects=where)
     return lambda package: Deployment(package, channel=channel)
+
+
+@pytest.mark.parametrize("start", ["zygote", "forked-session"])
+@pytest.mark.parametrize("channel", CHANNELS)
+def test_forked_functions_speak_every_channel(
+    request: pytest.FixtureRequest, coded: dict[str, Coded], channel: Channel, start: Start
+) -> None:
+    package, inputs, exact = coded["none"]
+    where = request.getfixturevalue("bucket") if channel == "s3" else None
+    for found, expected in zip(
+        answers(Deployment(package, channel=channel, objects=where, start=start), inputs), exact, strict=True
+    ):
+        packages.assert_same(found, expected)
 
 
 @pytest.fixture(scope="module")

@@ -186,3 +186,25 @@ def test_the_limiter_says_that_limits_hold_and_names_groups_by_owner(v1: V1Limit
     with v1.create("named", memory_mb=64, vcpu=None) as group:
         assert group.name == f"lamella-{os.getpid()}-{start_ticks(os.getpid())}-named"
         assert group.affinity is None
+
+
+def test_a_process_that_writes_to_the_gates_is_a_member_and_held_to_the_limit(v1: V1Limiter) -> None:
+    with v1.create("gates", memory_mb=64, vcpu=0.5) as group:
+        enter = f"[open(gate, 'w').write('0') for gate in {list(map(str, group.gates))}]"
+        member = subprocess.Popen(
+            [sys.executable, "-c", f"{enter}; print('in', flush=True); input(); {ALLOCATE}", "200"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        with member:
+            assert member.stdin is not None
+            assert member.stdout is not None
+            assert member.stdout.readline() == "in\n"
+            assert group.pids() == [member.pid]
+            for place in v1.places.values():
+                assert (place / group.name / "cgroup.procs").read_text() == f"{member.pid}\n"
+            member.stdin.write("go\n")
+            member.stdin.close()
+            assert member.wait(30) == -signal.SIGKILL
+        assert group.oom_kills() == 1

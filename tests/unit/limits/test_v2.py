@@ -104,6 +104,7 @@ def test_a_delegated_slice_takes_our_groups_as_siblings(session: Machine) -> Non
     assert (limiter.mode, limiter.reason, limiter.enforced) == (Mode.V2, "", True)
     with limiter.create("worker", memory_mb=64, vcpu=0.5) as group:
         path = session.root / "user/app.slice" / group.name
+        assert group.gates == [path / "cgroup.procs"]
         assert (path / "memory.max").read_text() == str(64 << 20)
         assert (path / "memory.swap.max").read_text() == "0"
         assert (path / "cpu.max").read_text() == "5000 10000"
