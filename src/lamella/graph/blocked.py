@@ -8,7 +8,7 @@ channels: as quick as the repacked one, loaded at once, and its pages shared by 
 Taken: MatMul, Gemm, FusedMatMul, FusedGemm of two-dimensional float32 weights, either way round, with `alpha`, `beta`,
 a constant bias (an Add behind it as well) and Relu, Sigmoid, Tanh, LeakyRelu or HardSigmoid. Columns are padded to the
 block. Not taken, and said so: rows of a length that is no multiple of the block (padding them would take a copy of the
-input), a transposed left side, a bias that is computed, other types, constants of a few kB at most.
+input), a transposed left side, a bias that is computed, other types, small weights.
 
 The layout of a weight [outer, inner] with blocks of b, as `block` finds it: [outer / b, inner, b].
 
@@ -46,6 +46,8 @@ ACTIVATIONS: dict[str, tuple[tuple[str, float], ...]] = {
     "HardSigmoid": (("activation_alpha", 0.2), ("activation_beta", 0.5)),
 }
 """What the blocked convolution can end with, and the attributes of FusedGemm (with defaults) it takes over."""
+SMALL_BYTES = 1 << 16
+"""Weights below that are left alone: to repack them takes microseconds and a page or two."""
 FOLDED = frozenset({"Relu", "Sigmoid", "Tanh"})
 """Operators behind a product that become its activation."""
 
@@ -176,6 +178,8 @@ def _product(view: _View, k: int, node: NodeProto, shapes: Mapping[str, tuple[Di
     given = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     weight = view.weights[node.input[1]]
     shape = shapes.get(node.input[0])
+    if weight.nbytes < SMALL_BYTES:
+        return "small"
     if weight.dtype != np.float32 or weight.ndim != 2:
         return "weights are no float32 matrix"
     if shape is None or len(shape) < 2 or not _through(shape[:-1]):

@@ -30,6 +30,7 @@ PRODUCTS_VERSION = 1
 """Part of the table's name: raise it when times are measured in another way."""
 COLD_BYTES = 32 << 20
 """Weights that the copies of a product hold together."""
+MOST_COPIES = 64
 MOST_FLOPS = 1 << 30
 """What they may take together: larger products compute longer than their weights are fetched."""
 SESSIONS, RUNS = 3, 5
@@ -105,7 +106,7 @@ def measure_product(shape: ProductShape) -> ProductTimes:
 
 def _copies(shape: ProductShape) -> int:
     weight = shape.inner * shape.outer
-    return max(1, min(math.ceil(COLD_BYTES / (4 * weight)), MOST_FLOPS // (2 * weight * shape.rows)))
+    return max(1, min(MOST_COPIES, math.ceil(COLD_BYTES / (4 * weight)), MOST_FLOPS // (2 * weight * shape.rows)))
 
 
 class _Run(NamedTuple):
