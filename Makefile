@@ -54,6 +54,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/main_job.py $(ARGS)
 	$(BIN)/python benchmarks/twelve.py
 	$(BIN)/python benchmarks/codecs.py
+	$(BIN)/python benchmarks/blocked.py
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/python docs/make_schemas.py

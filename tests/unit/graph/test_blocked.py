@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -39,10 +39,11 @@ class Case(NamedTuple):
 def cases(draw: st.DrawFn) -> Case:
     kind = draw(st.sampled_from(["MatMul", "Gemm", "FusedMatMul", "FusedGemm"]))
     rank = 2 if "Gemm" in kind else draw(st.integers(2, 4))
-    lead: tuple[Dim, ...] = tuple(draw(st.sampled_from(["N", 1, 3, 8])) for _ in range(rank - 1))
+    dims: list[Dim] = ["N", 1, 3, 8]
+    lead = tuple(draw(st.sampled_from(dims)) for _ in range(rank - 1))
     inner, outer = draw(st.integers(1, 4)) * 16, draw(st.integers(16, 70))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    attributes: dict[str, object] = {}
+    attributes: dict[str, Any] = {}
     if kind != "MatMul":
         attributes = {"transB": draw(st.integers(0, 1)), "alpha": draw(st.sampled_from([1.0, 0.125, -2.0]))}
     weight = rng.standard_normal((outer, inner) if attributes.get("transB") else (inner, outer), np.float32)

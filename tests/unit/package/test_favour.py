@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -12,6 +13,7 @@ import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import ModelProto, TensorProto, helper
 
 from lamella.deploy.local import Deployment
 from lamella.errors import LamellaError
@@ -24,8 +26,9 @@ from lamella.package import Favour, build, verify
 from lamella.package.favour import FAVOURS, choose
 from lamella.plan.document import Plan
 from lamella.profile.products import ProductShape, ProductTimes, Timer, measure_product, product_times
-from lamella.runtime.function import Function, Layouts
+from lamella.runtime.function import Function, Layout, Layouts
 from tests.unit.graph.compose import answer, worst_share
+from tests.unit.graph.onnx_models import model, node
 from tests.unit.package.plans import plan_of
 
 needs_blocks = pytest.mark.skipif(block() == 0, reason="the runtime has no blocked layout on this CPU")
@@ -76,7 +79,7 @@ def test_only_steady_prepacks_and_only_where_the_plan_does_and_nothing_is_slow(
         assert favour == "steady"
         assert prepack
     if layout == "blocked":
-        other = "prepacked" if favour == "steady" and prepack else "plain"
+        other: Layout = "prepacked" if favour == "steady" and prepack else "plain"
         assert all(t.blocked_ms <= 1.05 * t.of(other) for t in seen)
     else:
         assert any(t.blocked_ms > t.of(layout) for t in seen)
@@ -183,6 +186,39 @@ def test_models_of_other_kinds_answer_as_before(name: str, tmp_path: Path) -> No
     with Deployment(tmp_path / "p") as deployment:
         whole = answer(Extractor(graph), [], feeds, tmp_path / "slices")
         assert worst_share(deployment.infer(feeds).outputs, whole) < 1e-4
+
+
+def half() -> ModelProto:
+    weight = np.random.default_rng(0).standard_normal((256, 256)).astype(np.float16)
+    kinds = {"x": TensorProto.FLOAT16, "y": TensorProto.FLOAT16}
+    return model([node("MatMul", ["x", "w"], ["y"])], {"x": ("N", 256)}, {"y": ("N", 256)}, {"w": weight}, kinds)
+
+
+def four_bits() -> ModelProto:
+    rng = np.random.default_rng(0)
+    nodes = [
+        node("DequantizeLinear", ["q", "scale"], ["w"], axis=0, block_size=32),
+        node("MatMul", ["x", "w"], ["y"]),
+    ]
+    made = model(nodes, {"x": ("N", 256)}, {"y": ("N", 256)}, {"scale": rng.random((8, 256), np.float32)})
+    made.graph.initializer.append(
+        helper.make_tensor("q", TensorProto.INT4, (256, 256), rng.integers(-8, 8, 256 * 256).tolist())
+    )
+    made.opset_import[0].version = 21
+    return made
+
+
+@needs_blocks
+@pytest.mark.parametrize("made", [half, four_bits])
+def test_models_of_other_types_answer_as_before(made: Callable[[], ModelProto], tmp_path: Path) -> None:
+    onnx.save(made(), tmp_path / "m.onnx")
+    graph = import_model(str(tmp_path / "m.onnx"), {"x": ("N", 256)})
+    build(plan_of(graph, []), graph, tmp_path / "p", favour="start", timer=QUICKEST)
+    assert layouts(tmp_path / "p").refused == ""
+    feeds = request(graph, np.random.default_rng(1), 3)
+    with Deployment(tmp_path / "p") as deployment:
+        whole = answer(Extractor(graph), [], feeds, tmp_path / "slices")
+        assert worst_share(deployment.infer(feeds).outputs, whole) < (2e-3 if made is half else 1e-4)
 
 
 @needs_blocks
