@@ -206,6 +206,8 @@ def _slice(
         remade = favouring.remake(plan, graph, weights, scratch / "blocked.bin")
         size = _lay_out(directory, (remade.proto, remade.weights), plain)
         error, refused = favouring.check(plan, scratch / "optimised.onnx", directory / "graph.onnx")
+        if not remade.layouts.blocked:  # the same graph: nothing to refuse
+            error, refused = 0.0, ""
         layouts = msgspec.structs.replace(remade.layouts, error=error, refused=refused)
         if not refused:
             return files, Made(remade.prepack, layouts, size)

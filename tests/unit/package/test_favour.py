@@ -62,6 +62,15 @@ def layouts(directory: Path, name: str = "stage-1") -> Layouts:
     return found
 
 
+def externals(path: Path) -> dict[str, tuple[int, int]]:
+    found = {}
+    for tensor in onnx.load(path, load_external_data=False).graph.initializer:
+        if tensor.external_data:
+            entry = {e.key: e.value for e in tensor.external_data}
+            found[tensor.name] = int(entry["offset"]), int(entry["length"])
+    return found
+
+
 def convolutions(directory: Path, name: str = "stage-1") -> int:
     nodes = onnx.load(directory / name / "graph.onnx", load_external_data=False).graph.node
     return Counter((n.domain, n.op_type) for n in nodes)[DOMAIN, "Conv"]
@@ -158,6 +167,54 @@ def test_a_wrong_block_answers_otherwise_and_is_refused_with_the_reason(
         for file in ("graph.onnx", "weights.bin", "portable.onnx"):
             made = (tmp_path / "p" / name / file).read_bytes()
             assert made == (tmp_path / "plain" / name / file).read_bytes()
+
+
+@needs_blocks
+def test_what_is_read_ahead_ends_where_the_portable_graphs_own_weights_begin(bert: Graph, tmp_path: Path) -> None:
+    build(plan_of(bert, []), bert, tmp_path / "p", favour="start", timer=QUICKEST)
+    place, end = tmp_path / "p" / "stage-1", function(tmp_path / "p").read_bytes
+    best, portable = ({*externals(place / f).values()} for f in ("graph.onnx", "portable.onnx"))
+    assert max(offset + length for offset, length in best) == end
+    own = portable - best
+    assert len(own) == 12
+    assert min(offset for offset, _ in own) >= end
+    assert len(best & portable) > 0
+
+
+@needs_blocks
+def test_a_blocked_function_holds_no_copy_of_its_weights(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    weights = {f"w{k}": rng.standard_normal((1024, 1024), np.float32) / 32 for k in range(4)}
+    nodes = [node("MatMul", [f"x{k}" if k else "x", f"w{k}"], [f"x{k + 1}" if k < 3 else "y"]) for k in range(4)]
+    proto = model(nodes, {"x": ("N", 1024)}, {"y": ("N", 1024)}, weights)
+    onnx.save(proto, tmp_path / "m.onnx")
+    graph = import_model(str(tmp_path / "m.onnx"), {"x": ("N", 1024)})
+    plan = prepacking(plan_of(graph, []))
+    build(plan, graph, tmp_path / "prepacked")
+    build(plan, graph, tmp_path / "blocked", favour="start", timer=QUICKEST)
+    private = {}
+    for name in ("prepacked", "blocked"):
+        with Deployment(tmp_path / name) as deployment:
+            deployment.infer(request(graph, rng))
+            report = deployment.instances["stage-1"].report()
+            private[name] = report.load_anonymous_mb - report.floor_anonymous_mb
+    assert private["prepacked"] - private["blocked"] > 12  # of 16 MB of weights
+
+
+@needs_blocks
+def test_a_model_that_refuses_the_requests_is_left_as_planned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody has said how many rows its table has."""
+    rng = np.random.default_rng(0)
+    weights = {"t": rng.standard_normal((2, 256), np.float32), "w": rng.standard_normal((256, 256), np.float32)}
+    nodes = [node("Gather", ["t", "i"], ["g"]), node("MatMul", ["g", "w"], ["y"])]
+    proto = model(nodes, {"i": ("N",)}, {"y": ("N", 256)}, weights, {"i": TensorProto.INT64})
+    onnx.save(proto, tmp_path / "m.onnx")
+    graph = import_model(str(tmp_path / "m.onnx"), {"i": ("N",)})
+    monkeypatch.setattr("lamella.package.favour.request", lambda graph, rng, size: {"i": np.full(size, 9)})
+    build(prepacking(plan_of(graph, [1])), graph, tmp_path / "p", favour="start", timer=QUICKEST)
+    assert layouts(tmp_path / "p", "stage-1").refused == ""  # nothing was blocked in it
+    assert "refuses a random request" in layouts(tmp_path / "p", "stage-2").refused
+    assert function(tmp_path / "p", "stage-2").prepack
 
 
 @needs_blocks
