@@ -29,7 +29,7 @@ from lamella.graph.normalise import reads
 from lamella.graph.requests import request
 from lamella.plan.document import FunctionPlan
 from lamella.plan.metrics import LARGEST, difference
-from lamella.profile.products import ProductShape, ProductTimes, Timer
+from lamella.profile.products import MOST_ROWS, ProductShape, ProductTimes, Timer
 from lamella.runtime.function import Layout, Layouts, open_session
 from lamella.units import BATCH, Dim, dim_at
 
@@ -137,7 +137,7 @@ class Favouring:
         """At every batch that counts; none where the number of rows cannot be told."""
         if UNKNOWN in product.lead:
             return []
-        rows = {math.prod(dim_at(d, batch) for d in product.lead) for batch in self._batches}
+        rows = {min(MOST_ROWS, math.prod(dim_at(d, batch) for d in product.lead)) for batch in self._batches}
         return [self._timer(ProductShape(r, product.inner, product.outer, threads)) for r in sorted(rows)]
 
     def check(self, plan: FunctionPlan, before: Path, after: Path) -> tuple[float, str]:

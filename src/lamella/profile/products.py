@@ -34,6 +34,10 @@ MOST_COPIES = 64
 MOST_FLOPS = 1 << 30
 """What they may take together: larger products compute longer than their weights are fetched."""
 SESSIONS, RUNS = 3, 5
+BUDGET_MS = 4000.0
+"""When that has gone into runs, each further session gets one: a wide product of many rows takes a second each time."""
+MOST_ROWS = 512
+"""More rows are timed as so many: beyond, a product only computes, and the layouts' ratios stay."""
 
 
 class ProductShape(msgspec.Struct, frozen=True, order=True):
@@ -100,6 +104,8 @@ def measure_product(shape: ProductShape) -> ProductTimes:
             for _ in range(RUNS):
                 for layout, run in runs.items():
                     taken[layout].append(run.ms())
+                if sum(map(sum, taken.values())) > BUDGET_MS:
+                    break
     plain, prepacked, blocked = (float(np.median(taken[layout])) / copies for layout in LAYOUTS)
     return ProductTimes(shape, plain, prepacked, blocked)
 

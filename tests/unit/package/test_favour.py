@@ -154,6 +154,18 @@ def test_products_are_timed_at_one_request_and_at_the_plans_batch(bert: Graph, t
 
 
 @needs_blocks
+def test_many_rows_are_timed_as_512(bert: Graph, tmp_path: Path) -> None:
+    asked: set[int] = set()
+
+    def timer(shape: ProductShape) -> ProductTimes:
+        asked.add(shape.rows)
+        return QUICKEST(shape)
+
+    build(plan_of(bert, [], batch=100), bert, tmp_path / "p", favour="start", timer=timer)
+    assert asked == {32, 512}
+
+
+@needs_blocks
 def test_a_wrong_block_answers_otherwise_and_is_refused_with_the_reason(
     bert: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
