@@ -23,9 +23,10 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 from onnx import ModelProto, TensorShapeProto
 
-from lamella.graph.blocked import Product, block, products, rewrite
+from lamella.graph.blocked import block, rewrite
 from lamella.graph.model import Graph
 from lamella.graph.normalise import reads
+from lamella.graph.products import Product, products
 from lamella.graph.requests import request
 from lamella.plan.document import FunctionPlan
 from lamella.plan.metrics import LARGEST, difference

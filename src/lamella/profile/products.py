@@ -20,7 +20,8 @@ from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lamella import documents
 from lamella.documents import Document
-from lamella.graph.blocked import block, products, rewrite
+from lamella.graph.blocked import block, rewrite
+from lamella.graph.products import products
 from lamella.graph.weights import write_weights
 from lamella.machine import this_machine
 from lamella.runtime.function import LAYOUTS, Layout, open_session

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from lamella.graph import blocked
-from lamella.graph.blocked import DOMAIN, block, packed, products, rewrite
+from lamella.graph.blocked import DOMAIN, block, packed, rewrite
+from lamella.graph.products import products
 from lamella.graph.weights import write_weights
 from lamella.runtime.function import open_session
 from lamella.units import Dim
@@ -90,7 +90,7 @@ def run(proto: ModelProto, weights: dict[str, np.ndarray], x: np.ndarray, direct
 @given(case=cases())
 def test_a_blocked_product_answers_as_the_runtimes_own(case: Case, tmp_path_factory: pytest.TempPathFactory) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocked, "SMALL_BYTES", 0)
+        patch.setattr("lamella.graph.products.SMALL_BYTES", 0)
         proto = skeleton(case)
         found, left = products(proto, case.weights, {"x": case.shape}, block())
         assert len(found) == 1

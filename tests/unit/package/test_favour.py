@@ -234,7 +234,7 @@ def test_memory_never_maps_a_weight_twice(cache_dir: Path, tmp_path: Path) -> No
     graph = import_model("zoo:gpt2-tiny")
     for favour in ("start", "memory"):
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("lamella.graph.blocked.SMALL_BYTES", 0)
+            patch.setattr("lamella.graph.products.SMALL_BYTES", 0)
             build(plan_of(graph, []), graph, tmp_path / favour, favour=favour, timer=QUICKEST)
     assert layouts(tmp_path / "start").blocked == 13
     saved = layouts(tmp_path / "memory")
