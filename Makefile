@@ -55,6 +55,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/twelve.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/start.py
+	$(BIN)/python benchmarks/blocked.py
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/python docs/make_schemas.py

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import numpy as np
+from onnx import ModelProto
 
 from lamella import documents
 from lamella.errors import LawBroken, PackageError
@@ -13,6 +18,7 @@ from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise, split_weights
 from lamella.graph.weights import disk_error
 from lamella.machine import this_machine
+from lamella.package.favour import Favour, Favouring
 from lamella.package.integrity import MANIFEST, PLAN, is_package, seal, sha256
 from lamella.package.layout import WeightsFile
 from lamella.package.manifest import Manifest
@@ -20,13 +26,24 @@ from lamella.package.place import take_place
 from lamella.plan.document import FittedCodec, FunctionPlan, Plan
 from lamella.plan.laws import structure
 from lamella.profile.fitting import kept
-from lamella.runtime.function import FittedFile, Function, TensorSpec
+from lamella.profile.products import Timer, product_times
+from lamella.runtime.function import FittedFile, Function, Layouts, TensorSpec
 from lamella.scratch import scratch
 
+Weighted = tuple[ModelProto, Mapping[str, np.ndarray]]
+"""A graph without its large constants, and those."""
 Progress = Callable[[float, str], None]
 
 
-def build(plan: Plan, graph: Graph, directory: Path, progress: Progress = lambda share, what: None) -> Manifest:
+def build(
+    plan: Plan,
+    graph: Graph,
+    directory: Path,
+    progress: Progress = lambda share, what: None,
+    *,
+    favour: Favour | None = None,
+    timer: Timer = product_times,
+) -> Manifest:
     """Write the package of `plan` into `directory`, whole or not at all; its manifest.
 
     An older package there is replaced at the end, and stays as it is where that is not reached.
@@ -36,6 +53,9 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Progress = lambda
         graph: the plan's model.
         directory: absent, empty, or an older package.
         progress: told before each function the share that is done, and its name.
+        favour: what wins where a quick start, steady time and memory conflict, per product by its measured times
+            (`package.favour`); none leaves weights as the model has them, and prepacks where the plan does.
+        timer: where those times come from.
 
     Raises:
         LawBroken: the plan is for another model.
@@ -53,7 +73,7 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Progress = lambda
     _check_free(directory)
     with scratch(f".{directory.name}", directory.parent) as made:
         try:
-            manifest = _write(plan, graph, made, progress)
+            manifest = _write(plan, graph, made, progress, favour, timer)
             made.chmod(0o755)
             take_place(made, directory)
         except OSError as error:
@@ -61,12 +81,15 @@ def build(plan: Plan, graph: Graph, directory: Path, progress: Progress = lambda
     return manifest
 
 
-def _write(plan: Plan, graph: Graph, directory: Path, progress: Progress) -> Manifest:
+def _write(
+    plan: Plan, graph: Graph, directory: Path, progress: Progress, favour: Favour | None, timer: Timer
+) -> Manifest:
     extractor = Extractor(plan.graph(graph))
+    favouring = Favouring(extractor.graph, favour, plan.batch, timer) if favour else None
     hashes = {}
     for k, function in enumerate(plan.functions):
         progress(k / len(plan.functions), function.name)
-        build_function(extractor, function, directory / function.name, fitted=plan.fitted)
+        build_function(extractor, function, directory / function.name, fitted=plan.fitted, favouring=favouring)
         hashes[function.name] = sha256(directory / function.name / "function.json")
     documents.write(directory / PLAN, plan)
     manifest = Manifest(
@@ -99,6 +122,7 @@ def build_function(
     *,
     portable: bool = True,
     fitted: Sequence[FittedCodec] = (),
+    favouring: Favouring | None = None,
 ) -> Function:
     """Write one function's files into `directory`; its manifest, written as `function.json` too.
 
@@ -108,6 +132,7 @@ def build_function(
         directory: absent yet.
         portable: whether the graph for any CPU is written, too.
         fitted: the plan's learned codecs; it gets those of the tensors it takes or gives.
+        favouring: what decides the layout of its weights; it has to be given all functions of a plan in order.
 
     Raises:
         PackageError: the parameters of a learned codec are not in the cache, or others than the plan's.
@@ -116,7 +141,10 @@ def build_function(
     graph = extractor.graph
     takes, gives = graph.border(plan.first, plan.last)
     whole = plan.kind in ("plain", "default")
-    files = link_model(graph, directory) if whole else _slice(extractor, plan, directory, portable)
+    if whole:
+        files, made = link_model(graph, directory), Made(plan.prepack)
+    else:
+        files, made = _slice(extractor, plan, directory, portable, favouring)
     learned = [_parameters(f, directory) for f in fitted if f.tensor in (*takes, *gives)]
     files += dict.fromkeys(f.file for f in learned)
     function = Function(
@@ -128,10 +156,12 @@ def build_function(
         inputs=_specs(graph, takes),
         outputs=_specs(graph, gives),
         threads=plan.threads,
-        prepack=plan.prepack,
+        prepack=made.prepack,
         machine=this_machine(),
         sha256={name: sha256(directory / name) for name in files},
         fitted=tuple(learned),
+        layouts=made.layouts,
+        read_bytes=made.read_bytes,
     )
     documents.write(directory / "function.json", function)
     return function
@@ -154,18 +184,50 @@ def _specs(graph: Graph, names: tuple[str, ...]) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(t.name, t.dtype, t.shape, t.dynamic) for t in (graph.tensors[n] for n in names))
 
 
-def _slice(extractor: Extractor, plan: FunctionPlan, directory: Path, portable: bool) -> list[str]:
+class Made(NamedTuple):
+    """How a function's graph came out."""
+
+    prepack: bool
+    layouts: Layouts | None = None
+    read_bytes: int = 0
+
+
+def _slice(
+    extractor: Extractor, plan: FunctionPlan, directory: Path, portable: bool, favouring: Favouring | None
+) -> tuple[list[str], Made]:
     scratch = directory / ".work"
+    files = ["graph.onnx", "weights.bin", *(["portable.onnx"] if portable else [])]
     try:
         path = extractor.write(plan.first, plan.last, scratch)
         graph, weights = optimise(path)
-        with WeightsFile(directory / "weights.bin") as file:
-            file.attach(graph, weights)
-            (directory / "graph.onnx").write_bytes(graph.SerializeToString())
-            if portable:
-                plain, own = split_weights(extractor.slice(plan.first, plan.last), scratch)
-                file.attach(plain, own)
-                (directory / "portable.onnx").write_bytes(plain.SerializeToString())
+        plain = split_weights(extractor.slice(plan.first, plan.last), scratch) if portable else None
+        if not favouring:
+            return files, Made(plan.prepack, None, _lay_out(directory, (graph, weights), plain))
+        remade = favouring.remake(plan, graph, weights, scratch / "blocked.bin")
+        size = _lay_out(directory, (remade.proto, remade.weights), plain)
+        error, refused = favouring.check(plan, scratch / "optimised.onnx", directory / "graph.onnx")
+        if not remade.layouts.blocked:  # the same graph: nothing to refuse
+            error, refused = 0.0, ""
+        layouts = msgspec.structs.replace(remade.layouts, error=error, refused=refused)
+        if not refused:
+            return files, Made(remade.prepack, layouts, size)
+        return files, Made(plan.prepack, layouts, _lay_out(directory, (graph, weights), plain))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return ["graph.onnx", "weights.bin", *(["portable.onnx"] if portable else [])]
+
+
+def _lay_out(directory: Path, best: Weighted, portable: Weighted | None) -> int:
+    """Write a function's graphs and weights; how many bytes of those, from the first, the optimised graph reads."""
+    with WeightsFile(directory / "weights.bin") as file:
+        _attach(file, best, directory / "graph.onnx")
+        size = file.size
+        if portable:
+            _attach(file, portable, directory / "portable.onnx")
+    return size
+
+
+def _attach(file: WeightsFile, weighted: Weighted, path: Path) -> None:
+    proto = ModelProto()
+    proto.CopyFrom(weighted[0])
+    file.attach(proto, weighted[1])
+    path.write_bytes(proto.SerializeToString())

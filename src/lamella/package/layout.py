@@ -34,6 +34,11 @@ class WeightsFile:
             self._file.truncate(-(-self._end // 4096) * 4096)
         self._file.close()
 
+    @property
+    def size(self) -> int:
+        """Bytes up to the end of what was stored last."""
+        return self._end
+
     def attach(self, proto: ModelProto, weights: Mapping[str, np.ndarray]) -> None:
         """Store `weights` and let `proto` refer to them.
 

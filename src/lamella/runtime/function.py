@@ -9,7 +9,7 @@ for; `reference` is the graph unoptimised, which law 3 compares with.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 import onnxruntime as ort
@@ -22,6 +22,9 @@ from lamella.machine import Machine
 from lamella.units import Dim, dim_at
 
 Kind = Literal["packaged", "portable", "plain", "default", "reference"]
+Layout = Literal["plain", "prepacked", "blocked"]
+"""How a product's weights lie: as in the model, repacked by the runtime as it loads, or in the CPU's blocks on disk."""
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 
 
 class TensorSpec(msgspec.Struct, frozen=True):
@@ -46,6 +49,25 @@ class FittedFile(msgspec.Struct, frozen=True):
     file: str
 
 
+class Layouts(msgspec.Struct, frozen=True, kw_only=True):
+    """What `lamella package --favour` made of a function's products with constant weights."""
+
+    favour: str
+    block: int
+    """Channels per block of the CPU it was made for; 0 where it has no blocked layout."""
+    plain: int
+    prepacked: int
+    blocked: int
+    left: dict[str, int]
+    """How many could not be blocked, by reason."""
+    slower: int
+    """How many of the blocked and plain ones are more than 5 % slower than prepacked."""
+    error: float
+    """Largest difference from the graph before, over the range of the output."""
+    refused: str = ""
+    """Why the graph before ships instead."""
+
+
 class Function(Document, frozen=True, kw_only=True):
     """`function.json`: how to open one function of a package."""
 
@@ -67,6 +89,10 @@ class Function(Document, frozen=True, kw_only=True):
     """Hash of each file."""
     fitted: tuple[FittedFile, ...] = ()
     """Parameters of codecs that were fitted to a tensor it takes or gives."""
+    layouts: Layouts | None = None
+    """Where the package was made to favour something."""
+    read_bytes: int = 0
+    """How much of `weights`, from its beginning, `graph` reads: the rest is the portable graph's. 0 is all."""
 
     def codecs(self, directory: Path) -> Codecs:
         """The codecs of its tensors, those fitted to one read from its `directory`.

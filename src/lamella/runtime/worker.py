@@ -97,7 +97,8 @@ class Worker:
         """Start reading the weights from disk: one sequential request instead of a fault per page."""
         if self._weights and self._weights.is_file():
             fd = os.open(self._weights, os.O_RDONLY)
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_WILLNEED)
+            size = self._function.read_bytes if self._graph.name == self._function.graph else 0
+            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
             os.close(fd)
 
     @property

@@ -251,6 +251,16 @@ def test_a_model_that_changed_after_planning_fails_the_check(lamella: Lamella, g
     assert "the plan is for model" in done.err
 
 
+@pytest.mark.parametrize("favour", ["start", "steady", "memory"])
+def test_a_package_that_favours_something_says_what_became_of_its_products(
+    favour: str, lamella: Lamella, plan_file: Path, tmp_path: Path
+) -> None:
+    done = lamella("package", plan_file, "-o", tmp_path / "package", "--favour", favour)
+    assert done.code == 0
+    assert f"favouring {favour}: nothing to choose, 1 left: small" in done.out
+    assert lamella("package", plan_file, "-o", tmp_path / "package", "--favour", "speed").code == 2
+
+
 def test_a_package_answers_as_the_whole_model(lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path) -> None:
     feed = request(graph, np.random.default_rng(7))
     np.savez(tmp_path / "request.npz", **feed)  # type: ignore[arg-type]
