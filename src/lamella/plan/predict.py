@@ -8,13 +8,14 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 
 import msgspec
 import numpy as np
 
+from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph
 from lamella.plan.choice import Choice
 from lamella.plan.coding import Coding, codings, plain, quickest
@@ -105,6 +106,18 @@ class SliceModel:
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
         # where memory buys CPU, requests come one by one, after pauses (the measure of latency): nothing is warm
         self.hop_cost = profile.hop.cold if platform.cpu.mb_per_vcpu else profile.hop.at(touched)
+
+    def with_shards(self, kept: Collection[tuple[int, int, ShardSpan]]) -> SliceModel:
+        """The same model where only those runs of units may be divided, first, last and what of them."""
+        shards = tuple(s for s in self.profile.shards if (s.first, s.last, s.span) in kept)
+        profile = msgspec.structs.replace(self.profile, shards=shards)
+        return SliceModel(self.graph, profile, self.platform, self.request, self.lossy)
+
+    @property
+    def codes_less(self) -> bool:
+        """Whether some hop goes as it is only because shards may begin or end there."""
+        bare = self.without_shards()
+        return any(self.coding(u).codec != bare.coding(u).codec for u in range(1, self.units))
 
     def without_shards(self) -> SliceModel:
         """The same model where no stage may be divided, and any hop may be encoded."""

@@ -53,7 +53,7 @@ from lamella.profile.steps import (
 )
 from lamella.profile.timing import Span
 
-PROFILE_VERSION = "17"
+PROFILE_VERSION = "18"
 """Part of the cache key: raise it when measuring changes."""
 
 

@@ -162,3 +162,14 @@ def test_plans_over_links_keep_the_laws(units: tuple[Made, ...], mbit_per_s: flo
     for hop in plan.hops:
         assert hop.codec == model.coding(hop.position).codec
         assert hop.codec == "none" or hop.time_ms < where.hop_ms(hop.bytes) + model.hop_cost.fixed_ms
+
+
+def test_a_hop_may_be_encoded_once_it_is_known_that_no_shards_begin_or_end_there() -> None:
+    graph = graph_of(UNITS)
+    shards = ShardProfile(1, 2, SPAN, 1, 1, (ShardPart(1.0, 1e6, 10.0),) * 2, 9.0, 0.0, 0.0)
+    model = SliceModel(graph, replace(profile_of(graph, UNITS), shards=(shards,)), link(10))
+    assert model.codes_less
+    assert model.with_shards({(1, 2, SPAN)}).coding(1).codec == "none"
+    left = model.with_shards(())
+    assert left.coding(1).codec == "shuffle-zstd"
+    assert not left.codes_less
