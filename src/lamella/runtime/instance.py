@@ -381,8 +381,9 @@ class Instance:
 
 
 def _environment() -> dict[str, str]:
-    """The worker's environment: ours, one BLAS thread, this lamella."""
-    env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    """The worker's environment: ours but for what a store is opened with, one BLAS thread, this lamella."""
+    held = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"}
+    env = dict(held, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
     home = str(Path(lamella.__file__).parent.parent)
     env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])
     return env
