@@ -41,7 +41,9 @@ Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSO
 Output = Annotated[Path | None, Parameter(name=["-o", "--output"], help="Where to write the document.")]
 PlatformName = Annotated[str, Parameter(name="--platform", help="Whose sizes, prices and limits apply.")]
 Slo = Annotated[float | None, Parameter(name="--slo-ms", help="Latency bound of a request, ms.")]
-MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many functions.")]
+MaxStages = Annotated[
+    int, Parameter(name="--max-stages", help="At most so many, of which the shards side by side are one.")
+]
 Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where the platform lets one choose.")]
 Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
 
