@@ -51,7 +51,8 @@ class Metric:
         perfect = 1.0 if self.more_is_better else 0.0
         if not self.keeps(perfect, bound):
             raise ConfigError(
-                f"--tolerance is {bound:g}: no answer has {self.name} {self.limit} that, one without loss has {perfect:g}",
+                f"--tolerance is {bound:g}: no answer has {self.name} {self.limit} that, "
+                f"one without loss has {perfect:g}",
                 try_=f"--tolerance {self.bound:g}",
             )
 
@@ -184,7 +185,7 @@ def _shown(outputs: Outputs) -> dict[str, np.ndarray]:
 
 
 def _number(value: object) -> float | None:
-    """A finite number; None for all else. A truth value is none: False would be a loss of 0, and is meant as `differs`."""
+    """A finite number; None for all else. A truth value is none: False is meant as `differs`, and would be no loss."""
     if isinstance(value, bool) or not isinstance(value, Real | np.integer | np.floating):
         return None
     try:
