@@ -25,6 +25,7 @@ from lamella.runtime.lines import HttpLine
 from tests.faults import packages
 from tests.faults.s3 import KEYS, Server, bucket, server
 from tests.faults.test_lost_instances import killer
+from tests.faults.tls import behind_tls, certificates
 
 __all__ = ["bucket", "server"]
 
@@ -131,6 +132,68 @@ def test_without_the_bucket_or_the_right_key_nothing_is_begun(
         monkeypatch.delenv(name)
     with pytest.raises(ConfigError, match="no credentials"):
         Deployment(three_slices, channel="s3", objects=server.bucket)
+
+
+def test_a_store_behind_tls_is_used_where_its_authority_is_named_and_else_refused(
+    three_slices: Path,
+    cnn: Graph,
+    rng: np.random.Generator,
+    server: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """By the driver and by functions: answers go through it, and a store that anyone may have signed gets none."""
+    for name in ("AWS_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    made, x = certificates(tmp_path), request(cnn, rng)
+    with behind_tls(server.port, made) as port:
+        secure = server.bucket._replace(endpoint=f"https://127.0.0.1:{port}")
+        with pytest.raises(ConfigError, match=r"the certificate of bucket .* is not trusted: UnknownIssuer") as caught:
+            ObjectStore(secure).prefix()
+        assert caught.value.try_.startswith("export AWS_CA_BUNDLE=")
+        address = ObjectStore(secure).get_url("lamella/any", 60)
+        with pytest.raises(ConfigError, match="the certificate of the object store is not trusted") as caught:
+            Objects().get(address, 0, 0)
+        assert caught.value.try_.startswith("export AWS_CA_BUNDLE=")
+
+        monkeypatch.setenv("AWS_CA_BUNDLE", str(made.authority))
+        with Deployment(three_slices, channel="s3", objects=secure) as deployment:
+            packages.assert_same(deployment.infer(x).outputs, packages.whole(cnn, x))
+        assert ObjectStore(secure).keys() == []
+
+
+@pytest.mark.parametrize(("content", "said"), [(None, "No such file"), ("no certificate", "it holds no certificates")])
+def test_authorities_that_cannot_be_read_are_said_by_their_variable(
+    content: str | None, said: str, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    named = tmp_path / "authority.pem"
+    if content is not None:
+        named.write_text(content)
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(named))
+    with pytest.raises(ConfigError, match=said) as caught:
+        ObjectStore(server.bucket)
+    assert caught.value.where == "AWS_CA_BUNDLE"
+
+
+def test_functions_are_not_given_the_credentials(
+    three_slices: Path,
+    cnn: Graph,
+    rng: np.random.Generator,
+    bucket: Bucket,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nor what else of Amazon's is around, on any channel, but for whom to trust."""
+    made = certificates(tmp_path).authority
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(made))
+    for name, value in {**KEYS, "AWS_SESSION_TOKEN": "token", "AWS_PROFILE": "mine"}.items():
+        monkeypatch.setenv(name, os.environ.get(name, value))
+    for channel in ("shared-memory", "s3"):
+        with Deployment(three_slices, channel=channel, objects=bucket) as deployment:
+            deployment.infer(request(cnn, rng))
+            for pid in packages.pids(deployment).values():
+                held = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+                assert {v for v in held if v.startswith(b"AWS_")} == {b"AWS_CA_BUNDLE=" + str(made).encode()}
 
 
 def test_objects_of_a_killed_run_are_leftovers_and_those_of_a_living_one_are_not(bucket: Bucket) -> None:

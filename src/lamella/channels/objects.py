@@ -5,14 +5,17 @@ needs neither credentials nor a library. What is got must have the size and the 
 fails in a way that may pass (a broken connection, a status of 500 and above, bytes that are not those that were put) is
 repeated once, on a new connection; both verbs may be repeated.
 
-`http.client` is imported with this module, 19 ms of a function's start, and TLS where the store has it: it is the price
-of this channel, and functions of the others do not load it.
+`http.client` is imported with this module, and TLS with it, 19 ms of a function's start: it is the price of this
+channel, and functions of the others do not load it. A store with a certificate of one's own authority is trusted where
+AWS_CA_BUNDLE names that authority's.
 """
 
 from __future__ import annotations
 
 import http.client
+import os
 import socket
+import ssl
 import zlib
 from urllib.parse import urlsplit
 
@@ -23,6 +26,9 @@ TIMEOUT_S = 10.0
 ATTEMPTS = 2
 SAID = 300
 """Characters of the store's own words in an error."""
+CA_BUNDLE = "AWS_CA_BUNDLE"
+"""Names a file of certificates (PEM) that are trusted beside the system's, here as by Amazon's own programs."""
+UNTRUSTED = f"export {CA_BUNDLE}=FILE, the certificate (PEM) of the authority that signed the store's"
 DENIED = "check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and this machine's clock"
 
 
@@ -45,7 +51,7 @@ class Objects:
         """Store the bytes; their checksum.
 
         Raises:
-            ConfigError: the store refuses.
+            ConfigError: the store refuses, or its certificate is not trusted.
             StorageError: it fails or does not answer.
         """
         self._repeated("PUT", url, data, -1, 0)
@@ -103,6 +109,11 @@ class Objects:
             raise _Passing(
                 WireError(f"an object was cut short after {len(error.partial)} bytes", where=where)
             ) from error
+        except ssl.SSLCertVerificationError as error:
+            said = error.verify_message
+            raise ConfigError(
+                f"the certificate of the object store is not trusted: {said}", where=where, try_=UNTRUSTED
+            ) from error
         except (http.client.HTTPException, OSError) as error:
             said = str(error) or type(error).__name__
             raise _Passing(StorageError(f"the object store failed at a {verb}: {said}", where=where)) from error
@@ -116,8 +127,13 @@ class Objects:
         raise ConfigError(said, where=where, try_=DENIED if answer.status in (401, 403) else "")
 
     def _connect(self, key: tuple[str, str]) -> http.client.HTTPConnection:
-        kind = http.client.HTTPSConnection if key[0] == "https" else http.client.HTTPConnection
-        self._connections[key] = kind(key[1], timeout=self._timeout_s)
+        if key[0] == "https":
+            trusted = ssl.create_default_context()
+            if named := os.environ.get(CA_BUNDLE):
+                trusted.load_verify_locations(named)
+            self._connections[key] = http.client.HTTPSConnection(key[1], timeout=self._timeout_s, context=trusted)
+        else:
+            self._connections[key] = http.client.HTTPConnection(key[1], timeout=self._timeout_s)
         return self._connections[key]
 
 

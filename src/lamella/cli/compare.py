@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from lamella import documents
 from lamella.cli.options import Json, Model, Output, Planning, arguments, check_outputs, positive, progress
-from lamella.cli.prepare import imported, measured
+from lamella.cli.prepare import check_planners, imported, measured
 from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
 from lamella.compare.compare import compare as run_comparison
@@ -31,10 +31,12 @@ def compare(
     """Deploy each planner's plan under enforced limits, send interleaved requests, and print what they really cost."""
     positive(requests=requests)
     check_outputs(output, report)
+    names = [name.strip() for name in planners.split(",") if name.strip()]
+    check_planners(names, asked.request())
     graph, rules = imported(model, asked)
     settings = Settings(
         given=model,
-        planners=[name.strip() for name in planners.split(",") if name.strip()],
+        planners=names,
         request=asked.request(graph),
         requests=requests,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,

@@ -227,8 +227,11 @@ class Planning:
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
-        if self.metric:
-            metric_named(self.metric)
+        if self.validate and not self.codec:
+            raise ConfigError("--validate judges codecs, and --no-codec allows none", try_="one of the two")
+        judged_by = metric_named(self.metric or "max_rel")
+        if self.tolerance is not None:
+            judged_by.check(self.tolerance)
         if not self.validate:
             unasked(metric=self.metric, tolerance=self.tolerance, calibrate=self.calibrate)
 

@@ -8,12 +8,10 @@ from cyclopts import Parameter
 
 from lamella import documents
 from lamella.cli.options import Json, Model, Output, Planning, check_outputs
-from lamella.cli.prepare import imported, measured
+from lamella.cli.prepare import check_planners, imported, measured
 from lamella.cli.show import print_json, show_plan
 from lamella.frameworks.loading import named_for_later
-from lamella.plan.make import BASELINES, make_plan
-from lamella.plan.planners import planner as planner_named
-from lamella.plan.request import variant
+from lamella.plan.make import make_plan
 
 
 def plan(
@@ -26,9 +24,7 @@ def plan(
 ) -> None:
     """Find the cheapest way to serve MODEL on a platform; measures what the profile does not hold yet."""
     check_outputs(output)
-    base, _ = variant(planner, asked.request())
-    if base not in BASELINES:
-        planner_named(base)
+    check_planners([planner], asked.request())
     graph, rules = imported(model, asked)
     request = asked.request(graph)  # data that do not fit are told before minutes of work
     made = make_plan(

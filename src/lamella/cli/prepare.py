@@ -6,12 +6,15 @@ import sys
 from collections.abc import Sequence
 
 from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
+from lamella.errors import ConfigError
 from lamella.frameworks import load
 from lamella.frameworks.attribute import is_attribute
 from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
-from lamella.plan.request import variant
+from lamella.plan.make import BASELINES
+from lamella.plan.planners import planner as planner_named
+from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms import platform as platform_named
 from lamella.profile.document import Profile
@@ -39,6 +42,16 @@ def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
     for error in payloads(graph, asked.batch, rules):
         raise error
     return graph, rules
+
+
+def check_planners(names: Sequence[str], asked: Request) -> None:
+    """ConfigError for a planner that there is not, or for none at all: before minutes of work."""
+    if not names:
+        raise ConfigError("no planner is named", try_="--planners ort,single,mopar")
+    for name in names:
+        base, _ = variant(name, asked)
+        if base not in BASELINES:
+            planner_named(base)
 
 
 def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[str] = ()) -> Profile:

@@ -79,7 +79,7 @@ def _imported(name: str) -> ModuleType:
         if absent.partition(".")[0] in EXTRAS:
             raise missing(absent) from error
         raise _failed(f"importing {name}", error, name) from error
-    except Exception as error:  # the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's code, which may raise anything
         raise _failed(f"importing {name}", error, name) from error
 
 
@@ -110,11 +110,11 @@ def _made(make: Callable[..., Any], text: str) -> object:
         if (error.name or "").partition(".")[0] in EXTRAS:
             raise missing(error.name or "") from error
         raise _failed(f"{text}()", error, text) from error
-    except Exception as error:  # the user's code, which may raise anything
+    except (Exception, SystemExit) as error:  # the user's code, which may raise anything
         raise _failed(f"{text}()", error, text) from error
 
 
-def _failed(what: str, error: Exception, text: str) -> ModelError:
+def _failed(what: str, error: BaseException, text: str) -> ModelError:
     frames = traceback.extract_tb(error.__traceback__)
     last = next((f for f in reversed(frames) if not f.filename.startswith("<")), None)
     where = f"{last.filename}, line {last.lineno}" if last else text

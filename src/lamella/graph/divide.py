@@ -111,6 +111,7 @@ class Divider:
             nodes=self._proto.graph.node[span.first : span.last],
             outputs=gives,
             shapes=self._shapes,
+            dtypes={n: t.dtype for n, t in self.graph.tensors.items()},
             weights=self.weights,
             shards=span.shards,
             opset=next(o.version for o in self._proto.opset_import if o.domain in ("", "ai.onnx")),

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
+from lamella.channels.objects import CA_BUNDLE, DENIED, UNTRUSTED
 from lamella.errors import ConfigError, StorageError
 from lamella.limits.owner import Owner, mark, owner_of_temporary
 
@@ -63,7 +66,7 @@ class ObjectStore:
         """Nothing is sent yet.
 
         Raises:
-            ConfigError: obstore is not installed, or there are no credentials.
+            ConfigError: obstore is not installed, there are no credentials, or AWS_CA_BUNDLE names no certificates.
         """
         self.where = where
         try:
@@ -87,6 +90,7 @@ class ObjectStore:
                 "timeout": timedelta(seconds=TIMEOUT_S),
                 "connect_timeout": timedelta(seconds=TIMEOUT_S),
                 "pool_max_idle_per_host": "0",
+                **_authorities(),
             },
             retry_config={"max_retries": RETRIES, "retry_timeout": timedelta(seconds=2 * TIMEOUT_S)},
         )
@@ -157,17 +161,40 @@ class ObjectStore:
             raise ConfigError(
                 f"access to {self.where} was denied",
                 where=self.where.endpoint,
-                try_="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and this machine's clock",
+                try_=DENIED,
             ) from error
         except FileNotFoundError as error:
             make = f"aws s3 mb s3://{self.where.name} --endpoint-url {self.where.endpoint}"
             raise ConfigError(f"there is no {self.where}", where=self.where.endpoint, try_=make) from error
         except (errors.BaseError, ValueError, OSError) as error:
+            if untrusted := re.search(r"InvalidCertificate\(([\w\s(]+)", str(error)):
+                raise ConfigError(
+                    f"the certificate of {self.where} is not trusted: {untrusted[1].replace('(', ' ').split()[-1]}",
+                    where=self.where.endpoint,
+                    try_=UNTRUSTED,
+                ) from error
             raise StorageError(
                 f"{self.where} does not do as asked: {_gist(str(error))}",
                 where=self.where.endpoint,
                 try_=f"curl -i {self.where.endpoint}",
             ) from error
+
+
+def _authorities(env: Mapping[str, str] = os.environ) -> dict[str, bytes]:
+    """The certificates that AWS_CA_BUNDLE names, as the library takes them.
+
+    Raises:
+        ConfigError: the file cannot be read, or holds none.
+    """
+    named = env.get(CA_BUNDLE)
+    if not named:
+        return {}
+    try:
+        ssl.create_default_context().load_verify_locations(named)
+        return {"root_certificate": Path(named).read_bytes()}
+    except OSError as error:  # of which SSLError is one
+        why = "it holds no certificates" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ConfigError(f"cannot read the certificates in {named}: {why}", where=CA_BUNDLE, try_=UNTRUSTED) from error
 
 
 def _gist(text: str) -> str:

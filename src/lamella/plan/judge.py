@@ -87,25 +87,33 @@ def validation(
         batch: rows of a request.
         metric_name: see `metrics.metric`.
         tolerance: the bound, in place of the metric's own.
-        calibrate: requests to fit on; by default every second one of `path`, which then is not judged on.
+        calibrate: requests to fit on; by default every second one of `path`. What is judged on is never fitted on.
 
     Raises:
         InputRefused: a file cannot be read, is no set of requests, or holds too few, or a value that is no number.
-        ConfigError: there is no such metric.
+        ConfigError: there is no such metric, or nothing keeps the tolerance.
     """
     judge = metric(metric_name)
+    bound = judge.bound if tolerance is None else tolerance
+    judge.check(bound)
     requests = _numbers(path, load_inputs(path, graph, batch))
     if calibrate:
         judged, fitted = requests, _numbers(calibrate, load_inputs(calibrate, graph, batch))
     else:
         judged, fitted = requests[::2], requests[1::2]
+    known = {_digest(r) for r in judged}
+    apart = [r for r in fitted if _digest(r) not in known]
+    shared, fitted = len(fitted) - len(apart), apart
     if len(judged) < LEAST_JUDGED or len(fitted) < LEAST_FITTED:
         short = path if not calibrate or len(judged) < LEAST_JUDGED else calibrate
         least = LEAST_JUDGED if calibrate else LEAST_JUDGED + LEAST_FITTED
         count = len(fitted) if short == calibrate else len(requests)
         why = "" if calibrate else ": every second one to fit the learned codec on, the others to judge by"
+        beside = f", beside {shared} to fit on that are judged on, too" if shared and calibrate else ""
+        if shared and not calibrate:
+            beside = f", {shared} of which are to be both fitted and judged on"
         raise InputRefused(
-            f"{short} holds {count} request(s) of batch {batch}; at least {least} are needed{why}",
+            f"{short} holds {count} request(s) of batch {batch}{beside}; at least {least} are needed{why}",
             where=str(short),
             try_="more requests" if calibrate else "more requests, or others to fit on: --calibrate other.npz",
         )
@@ -116,8 +124,13 @@ def validation(
         fitted=tuple(fitted),
         fitted_source=str(calibrate or path),
         metric=judge,
-        bound=judge.bound if tolerance is None else tolerance,
+        bound=bound,
     )
+
+
+def _digest(request: Values) -> bytes:
+    """Equal for equal requests."""
+    return hashlib.sha256(b"".join(value.tobytes() for _, value in sorted(request.items()))).digest()
 
 
 def _numbers(path: Path, requests: Sequence[Values]) -> Sequence[Values]:

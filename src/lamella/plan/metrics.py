@@ -46,6 +46,16 @@ class Metric:
         """Whether a value is within a bound."""
         return value >= bound if self.more_is_better else value <= bound
 
+    def check(self, bound: float) -> None:
+        """ConfigError for a bound that not even an answer without loss keeps."""
+        perfect = 1.0 if self.more_is_better else 0.0
+        if not self.keeps(perfect, bound):
+            raise ConfigError(
+                f"--tolerance is {bound:g}: no answer has {self.name} {self.limit} that, "
+                f"one without loss has {perfect:g}",
+                try_=f"--tolerance {self.bound:g}",
+            )
+
     @property
     def limit(self) -> str:
         """`at least` or `at most`."""
@@ -130,7 +140,7 @@ def metric(name: str) -> Metric:
     sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(module), function, None)
-    except Exception as error:  # whatever the user's module does
+    except (Exception, SystemExit) as error:  # whatever the user's module does
         raise ConfigError(
             f"--metric {name}: {module} cannot be imported: {type(error).__name__}: {error}",
             try_=f"python -c 'import {module}'",
@@ -147,19 +157,39 @@ def _checked(name: str, function: Callable[[Outputs, Outputs], object]) -> Calla
 
     def of(want: Outputs, got: Outputs) -> float:
         try:
-            value = function(dict(want), dict(got))
-        except Exception as error:
+            value = function(_shown(want), _shown(got))
+        except (Exception, SystemExit) as error:
             raise ConfigError(
                 f"the metric {name} raised {type(error).__name__}: {error}",
                 where=f"--metric {name}",
                 try_="call it with two dictionaries of arrays",
             ) from error
-        if not isinstance(value, Real | np.number) or not math.isfinite(value):
+        number = _number(value)
+        if number is None:
             raise ConfigError(
                 f"the metric {name} gave {value!r}, not a finite number",
                 where=f"--metric {name}",
                 try_="return float(...), 0 where nothing is lost",
             )
-        return float(value)
+        return number
 
     return of
+
+
+def _shown(outputs: Outputs) -> dict[str, np.ndarray]:
+    """The outputs to look at only: those of the model are compared with others again."""
+    found = {name: array.view() for name, array in outputs.items()}
+    for array in found.values():
+        array.flags.writeable = False
+    return found
+
+
+def _number(value: object) -> float | None:
+    """A finite number; None for all else. A truth value is none: False is meant as `differs`, and would be no loss."""
+    if isinstance(value, bool) or not isinstance(value, Real | np.integer | np.floating):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

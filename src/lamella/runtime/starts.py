@@ -326,11 +326,12 @@ def starters(start: Start, functions: Mapping[str, Path]) -> dict[str, Starter]:
 
 
 def environment() -> dict[str, str]:
-    """A worker's environment: ours, one BLAS thread, this lamella, no telemetry.
+    """A worker's environment: ours but for what a store is opened with, one BLAS thread, this lamella, no telemetry.
 
     onnxruntime 1.31 starts a thread for it at import: 2.3 MB in every function, and a fork would lose it.
     """
-    env = dict(os.environ, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
+    held = {name: value for name, value in os.environ.items() if not name.startswith("AWS_") or name == "AWS_CA_BUNDLE"}
+    env = dict(held, OPENBLAS_NUM_THREADS="1", OMP_NUM_THREADS="1", PYTHONDONTWRITEBYTECODE="1")
     env["ORT_DISABLE_TELEMETRY"] = "1"
     home = str(Path(lamella.__file__).parent.parent)
     env["PYTHONPATH"] = os.pathsep.join([home, *filter(None, [env.get("PYTHONPATH")])])

@@ -61,6 +61,8 @@ def test_help_lists_the_verbs_in_the_order_of_the_workflow(lamella: Lamella) -> 
         ((*PLAN, "--shape", "x=999999999,3,32,32"), "GB free"),
         (("plan", MODEL, "--platform", "azure"), "no platform 'azure'; there are aws-lambda, azure-consumption"),
         ((*PLAN, "--planner", "mopra"), "no planner 'mopra'"),
+        (("compare", *PLAN[1:], "--planners", "single,mopra"), "no planner 'mopra'"),
+        (("compare", *PLAN[1:], "--planners", " ,"), "no planner is named"),
         (("profile", MODEL, "--batch", "1,two"), "--batch '1,two'"),
         (("profile", MODEL, "--batch", "0"), "--batch '0'"),
         (("check", "nowhere.json"), "cannot read nowhere.json"),

@@ -63,6 +63,14 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_measured(
     assert not (tmp_path / "cache").exists()
 
 
+def test_folders_that_are_missing_are_made(lamella: Lamella, graph: Graph, tmp_path: Path) -> None:
+    page, document = tmp_path / "new" / "folder" / "page.html", tmp_path / "other" / "comparison.json"
+    assert lamella(*COMPARE, "--report", page, "-o", document).code == 0
+    assert Page(page.read_text()).all("table")
+    assert lamella("report", document, "-o", tmp_path / "third" / "page.html").code == 0
+    assert (tmp_path / "third" / "page.html").exists()
+
+
 def test_two_outputs_of_one_name_are_refused(lamella: Lamella, tmp_path: Path) -> None:
     done = lamella(*COMPARE, "-o", tmp_path / "x", "--report", tmp_path / "x")
     assert done.code == 2

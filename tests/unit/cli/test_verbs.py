@@ -172,6 +172,9 @@ def test_a_plan_over_links_loses_what_the_user_s_data_allow(
         (["--validate", "DATA", "--metric", "mse"], "no metric 'mse'; there are max_rel, top1, cosine"),
         (["--validate", "DATA", "--tolerance", "nan"], "it must be a finite number"),
         (["--validate", "none.npz"], "cannot read none.npz"),
+        (["--validate", "DATA", "--no-codec"], "--validate judges codecs, and --no-codec allows none"),
+        (["--validate", "DATA", "--tolerance", "-1"], "no answer has max_rel at most that, one without loss has 0"),
+        (["--validate", "DATA", "--metric", "top1", "--tolerance", "5"], "no answer has top1 at least that"),
     ],
 )
 def test_judging_that_cannot_be_understood_is_a_usage_error(

@@ -18,6 +18,7 @@ import math
 number = 3
 def needs(width): ...
 def fails(): raise RuntimeError("no checkpoint\\nmore")
+def leaves(): raise SystemExit(0)
 def late(): import keras
 class space:
     number = 4
@@ -29,6 +30,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A current directory with modules; what is imported from it is forgotten afterwards."""
     (tmp_path / "own_nets.py").write_text(MODULE)
     (tmp_path / "own_broken.py").write_text("x = 1\nraise ValueError('bad weights')\n")
+    (tmp_path / "own_script.py").write_text("raise SystemExit(0)\n")
     (tmp_path / "own_needs.py").write_text("import absent_package\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
@@ -74,6 +76,8 @@ def test_a_file_of_that_name_is_the_file(here: Path) -> None:
         ("own_nets:needs", "cannot be called without arguments: missing a required argument: 'width'"),
         ("own_nets:fails", "own_nets:fails\\(\\) raises RuntimeError: no checkpoint\n"),
         ("own_broken:model", "importing own_broken raises ValueError: bad weights\n"),
+        ("own_script:model", "importing own_script raises SystemExit: 0\n"),
+        ("own_nets:leaves", "own_nets:leaves\\(\\) raises SystemExit: 0\n"),
         ("own_needs:model", "importing own_needs raises ModuleNotFoundError: No module named 'absent_package'"),
     ],
 )

@@ -429,6 +429,21 @@ def product(columns: int = 40) -> tuple[NodeProto, dict[str, np.ndarray]]:
             {"v": filled(8, 3, 3, 3)} | dict(zip("pqrs", normalised(8).values(), strict=True)),
             shape=(3, 6, 6),
         ),
+        refused(
+            [product()[0], node("Gemm", ["m", "v", "m"], ["y"])],
+            "has divided inputs beside its data",
+            product()[1] | {"v": filled(40, 40)},
+        ),
+        refused(
+            [
+                node("Cast", ["x"], ["i"], to=TensorProto.INT32),
+                node("MatMul", ["i", "w"], ["m"]),
+                node("MatMul", ["m", "v"], ["s"]),
+                node("Cast", ["s"], ["y"], to=TensorProto.FLOAT),
+            ],
+            "gives int32, whose parts the runtime cannot add",
+            {"w": np.ones((24, 40), np.int32), "v": np.ones((40, 24), np.int32)},
+        ),
     ],
 )
 def test_a_division_that_cannot_be_followed_is_refused_with_the_operator_and_the_reason(

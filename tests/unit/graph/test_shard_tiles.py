@@ -277,3 +277,10 @@ def test_a_stack_that_cannot_be_divided_is_refused(nodes: list[NodeProto], reaso
     graph = graph_of(proto, tmp_path)
     with pytest.raises(ShardRefused, match=reason):
         shard(graph, [ShardSpan(0, len(graph.operators), 5, "tiles")])
+
+
+def test_an_operator_of_which_only_a_later_output_is_used_is_refused_too(tmp_path: Path) -> None:
+    nodes = [node("Split", ["x"], ["a", "b"], axis=1, num_outputs=2), node("Relu", ["b"], ["y"])]
+    graph = graph_of(model(nodes, {"x": [1, 2, 8, 8]}, {"y": None}), tmp_path)
+    with pytest.raises(ShardRefused, match="gives more than one tensor"):
+        shard(graph, [ShardSpan(0, 2, 2, "tiles")])

@@ -223,6 +223,8 @@ def test_codecs_are_never_judged_on_what_they_were_fitted_on(cnn: Graph, data: P
     apart = validation(data, cnn, 1, calibrate=tmp_path / "other.npz")
     assert (len(apart.judged), len(apart.fitted)) == (12, 5)
     assert apart.fitted_source == str(tmp_path / "other.npz")
+    np.savez(tmp_path / "overlapping.npz", x=np.concatenate([rows[:5], rows[:4] + 1]))
+    assert len(validation(data, cnn, 1, calibrate=tmp_path / "overlapping.npz").fitted) == 4
 
 
 GOOD = np.random.default_rng(0).random((8, 3, 32, 32)).astype(np.float32)
@@ -239,10 +241,12 @@ NAN[3, 0, 0, 0] = np.nan
         ({"x": GOOD[:0]}, None, "has 0 rows"),
         ({"x": NAN}, None, r"input 'x' of request 3 holds 1 values that are NaN or infinite"),
         ({"x": GOOD[:7]}, None, "holds 7 request.* at least 8 are needed: every second one to fit"),
-        ({"x": GOOD[:3]}, GOOD, "holds 3 request.* at least 4 are needed"),
-        ({"x": GOOD}, GOOD[:3], "other.npz holds 3 request.* at least 4 are needed"),
+        ({"x": GOOD[:3]}, GOOD + 1, "holds 3 request.* at least 4 are needed"),
+        ({"x": GOOD}, GOOD[:3] + 1, "other.npz holds 3 request.* at least 4 are needed"),
         ({"x": GOOD}, GOOD[:, :, :16], r"is float32 \[1, 3, 16, 32\]"),
         ({"x": GOOD}, NAN, "other.npz: input 'x' of request 3"),
+        ({"x": GOOD}, GOOD, "other.npz holds 0 request.*, beside 8 to fit on that are judged on, too; at least 4"),
+        ({"x": GOOD[:1].repeat(9, axis=0)}, None, "holds 9 request.*, 4 of which are to be both fitted and judged on"),
     ],
 )
 def test_data_that_cannot_be_judged_by_are_refused(

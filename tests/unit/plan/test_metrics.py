@@ -63,6 +63,10 @@ def test_a_user_s_own_function_is_a_loss(tmp_path: Path, monkeypatch: pytest.Mon
         "def fails(want, got):\n    return want['z']\n"
         "def text(want, got):\n    return 'good'\n"
         "def nothing(want, got):\n    return float('nan')\n"
+        "def same(want, got):\n    return bool((want['y'] == got['y']).all())\n"
+        "def huge(want, got):\n    return 10**400\n"
+        "def leaves(want, got):\n    raise SystemExit(0)\n"
+        "def writes(want, got):\n    want['y'] -= got['y']\n    return abs(want['y']).max()\n"
     )
     monkeypatch.chdir(tmp_path)
     found = metric("my_lossy_metric:mean")
@@ -70,10 +74,20 @@ def test_a_user_s_own_function_is_a_loss(tmp_path: Path, monkeypatch: pytest.Mon
     assert (found.bound, found.more_is_better) == (0.01, False)
     with pytest.raises(ConfigError, match="the metric my_lossy_metric:fails raised KeyError: 'z'"):
         of("my_lossy_metric:fails", SCORES)
-    for name, said in (("text", "'good'"), ("nothing", "nan")):
-        with pytest.raises(ConfigError, match=f"gave {said}, not a finite number"):
+    with pytest.raises(ConfigError, match="leaves raised SystemExit: 0"):
+        of("my_lossy_metric:leaves", SCORES)
+    kept = SCORES.copy()
+    with pytest.raises(ConfigError, match="writes raised ValueError: output array is read-only"):
+        of("my_lossy_metric:writes", SCORES, kept)
+    np.testing.assert_array_equal(kept, SCORES)
+    assert kept.flags.writeable
+    for name, said in (("text", "'good'"), ("nothing", "nan"), ("same", "True"), ("huge", "1000")):
+        with pytest.raises(ConfigError, match=f"gave {said}.*, not a finite number"):
             of(f"my_lossy_metric:{name}", SCORES)
     with pytest.raises(ConfigError, match="my_lossy_metric has no function 'absent'"):
         metric("my_lossy_metric:absent")
+    (tmp_path / "my_leaving_metric.py").write_text("raise SystemExit(0)\n")
+    with pytest.raises(ConfigError, match="my_leaving_metric cannot be imported: SystemExit: 0"):
+        metric("my_leaving_metric:f")
     with pytest.raises(ConfigError, match="no_such_module_here cannot be imported: ModuleNotFoundError"):
         metric("no_such_module_here:f")

@@ -84,6 +84,17 @@ class Divided(Draft):
         for shard in range(self.count):
             self.copy(shard, node, inputs(shard), attributes(shard) if attributes else None)
 
+    def summed(self, node: NodeProto, inputs: Callable[[int], Sequence[str]]) -> None:
+        """The node in every shard, each of which gives a summand.
+
+        Raises:
+            ShardRefused: the runtime adds no such numbers.
+        """
+        dtype = self.task.dtypes[node.output[0]]
+        if not dtype.startswith("float"):
+            raise refusal(node, f"gives {dtype}, whose parts the runtime cannot add")
+        self.emit(node, inputs, Sum())
+
     def same(self, node: NodeProto, division: Division) -> None:
         """The node in every shard, on what the shard holds of its inputs."""
         self.emit(node, lambda s: [self.name(n, s) for n in node.input], division)

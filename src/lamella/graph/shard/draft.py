@@ -40,6 +40,8 @@ class Task:
     """What is used outside of them."""
     shapes: Mapping[str, tuple[Dim, ...]]
     """Of every tensor and constant."""
+    dtypes: Mapping[str, str]
+    """Of every tensor."""
     weights: Mapping[str, np.ndarray]
     shards: int
     opset: int

@@ -20,6 +20,10 @@ LINEAR = frozenset("Identity Neg Dropout Reshape Flatten Squeeze Unsqueeze Trans
 """Kinds that do to a sum what they do to its summands."""
 
 
+ALIKE = BROADCAST | {"MatMul", "Concat"}
+"""Kinds of which any input may be divided; of the others the first."""
+
+
 def follow(on: Divided, node: NodeProto) -> None:
     """Write an operator of which an input is divided.
 
@@ -32,6 +36,8 @@ def follow(on: Divided, node: NodeProto) -> None:
         on.same(node, Sum())
     elif Sum in held:
         _sums(on, node)
+    elif kind not in ALIKE and any(on.division(n) for n in node.input[1:] if n):
+        raise refusal(node, "has divided inputs beside its data")
     elif kind in RULES:
         RULES[kind](on, node)
     else:
@@ -102,7 +108,7 @@ def _matmul(on: Divided, node: NodeProto) -> None:
     if inner:
         (bounds,) = inner
         left, right = Part(rank_a - 1, bounds), Part(rank_b - 2, bounds)
-        on.emit(node, lambda s: [on.share(a, left, s), on.share(b, right, s)], Sum())
+        on.summed(node, lambda s: [on.share(a, left, s), on.share(b, right, s)])
         return
     (part,) = outer
 
@@ -139,7 +145,7 @@ def _summed(on: Divided, node: NodeProto, part: Part, axis: int) -> None:
         added = nothing if shard else [on.name(n, shard) for n in bias]
         return [on.name(data, shard), on.share(weights, matching, shard), *added]
 
-    on.emit(node, taken, Sum())
+    on.summed(node, taken)
 
 
 def _conv(on: Divided, node: NodeProto) -> None:

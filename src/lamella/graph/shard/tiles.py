@@ -87,9 +87,10 @@ def _needed(draft: Draft, bands: Mapping[str, Ends]) -> dict[str, Ends]:
     """The rows that a shard has to hold of each tensor of the span."""
     needed = dict(bands)
     for node in reversed(draft.task.nodes):
-        if node.output[0] not in needed:
+        used = [n for n in node.output if n in needed]
+        if not used:
             continue
-        look = _look(draft, node, needed[node.output[0]])
+        look = _look(draft, node, needed[used[0]])
         for name, rows in zip(node.input, look.rows, strict=True):
             if name in draft.inside:
                 if rows is None:
