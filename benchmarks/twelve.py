@@ -1,11 +1,12 @@
 """MOPAR's claim on twelve models of four kinds: `python benchmarks/twelve.py`.
 
 Compares, on every platform's rules and under enforced limits, what people deploy today (`ort`), one function of our own
-package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart from memory), and `mopar`; on `openfaas`
-also `mopar` without one of its parts. 1 vCPU per function and at most as many busy at once as this machine has cores,
-one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each model, so an interrupted
-run goes on where it stopped; the tables go to `docs/benchmarks-twelve.md`. Let the machine do nothing else meanwhile.
-First every plan is made, in minutes where the profiles are there: what is not measured yet is shown as planned.
+package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart from memory), and `mopar`; and `mopar`
+without one of its parts, unless that is the same plan. 1 vCPU per function and at most as many busy at once as this
+machine has cores, one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each
+model, so an interrupted run goes on where it stopped; the tables go to `docs/benchmarks-twelve.md`. Let the machine do
+nothing else meanwhile. First every plan is made, in minutes where the profiles are there: what is not measured yet is
+shown as planned.
 """
 
 from __future__ import annotations
@@ -22,9 +23,11 @@ from lamella.compare.compare import Settings, compare
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.errors import LamellaError
 from lamella.graph.load import import_model
+from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
-from lamella.platforms import platform
+from lamella.platforms import Platform, platform
+from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
 
 ROOT = Path(__file__).parent.parent
@@ -37,12 +40,12 @@ KINDS = {
     "graph, recommendation": ("gcn", "dlrm", "deepfm"),
 }
 MODELS = tuple(name for names in KINDS.values() for name in names)
-ABLATIONS = ("mopar-no-shards", "mopar-no-similarity", "mopar-no-shared-memory")
+ABLATIONS = ("mopar-no-shards", "mopar-no-similarity", "mopar-no-shared-memory", "mopar-no-codec")
 PLANNERS = {
-    "openfaas": ("ort", "single", "single@2", "mopar", *ABLATIONS),
-    "cloud-run": ("ort", "single", "single@2", "mopar"),
-    "azure-consumption": ("ort", "single", "mopar"),
-    "aws-lambda": ("ort", "single", "mopar"),
+    "openfaas": ("ort", "single", "single@2", "mopar", *ABLATIONS[:3]),
+    "cloud-run": ("ort", "single", "single@2", "mopar", "mopar-no-codec"),
+    "azure-consumption": ("ort", "single", "mopar", "mopar-no-codec"),
+    "aws-lambda": ("ort", "single", "mopar", "mopar-no-codec"),
 }
 BASES = ("ort", "single")
 """What `mopar` is held against."""
@@ -53,11 +56,22 @@ HEAD = (
 
 
 def run_model(name: str, rules: str, requests: int) -> Comparison:
-    """One model on one platform's rules, all planners in turns."""
+    """One model on one platform's rules, all planners in turns; ablations that plan the same are left out."""
     rule = platform(rules)
     graph = import_model(f"zoo:{name}")
     profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
-    return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=PLANNERS[rules], requests=requests))
+    whole = _decided(graph, profile, rule, name, "mopar")
+    planners = [p for p in PLANNERS[rules] if p not in ABLATIONS or _decided(graph, profile, rule, name, p) != whole]
+    return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=tuple(planners), requests=requests))
+
+
+def _decided(graph: Graph, profile: Profile, rule: Platform, name: str, planner: str) -> object:
+    """What a plan decides; None where there is none."""
+    try:
+        plan = make_plan(graph, profile, rule, planner, given=f"zoo:{name}")
+    except LamellaError:
+        return None
+    return plan.channel if len(plan.functions) > 1 else "", plan.functions, plan.hops, plan.shards, plan.at_once
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -170,21 +184,19 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
     return lines
 
 
-def ablations(records: Mapping[str, Comparison]) -> list[str]:
-    """What each part contributes: cost and p50 without it, over those with it."""
+def ablations(records: Mapping[str, Comparison], planners: Sequence[str]) -> list[str]:
+    """What each part contributes: cost and p50 without it, over those with it; where the plan is the same, nothing."""
     lines = []
     for name in ABLATIONS:
-        pairs = [
-            (plans[name], plans["mopar"])
-            for r in records.values()
-            if (plans := {p.planner: p for p in r.plans}).keys() >= {name, "mopar"}
-        ]
-        if pairs:
-            cost = _geometric([a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs])
-            p50 = _geometric([a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs])
-            worst = max(a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs)
+        found = [plans for r in records.values() if "mopar" in (plans := {p.planner: p for p in r.plans})]
+        pairs = [(plans[name], plans["mopar"]) for plans in found if name in plans]
+        if pairs and name in planners:
+            costs = [a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs]
+            p50 = [a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs]
+            same = [1.0] * (len(found) - len(pairs))
             lines.append(
-                f"| {name.removeprefix('mopar-no-')} | {len(pairs)} | {cost:.2f}x | {worst:.2f}x | {p50:.3f} |"
+                f"| {name.removeprefix('mopar-no-')} | {len(found)} | {len(pairs)} | {_geometric(costs + same):.2f}x "
+                f"| {max(costs):.2f}x | {_geometric(p50 + same):.3f} |"
             )
     return lines
 
@@ -267,15 +279,16 @@ def page(results: Results) -> str:
             lines += [row(name, p, base) for p in record.plans if p.planner not in ABLATIONS]
             lines += [f"| {name} | {n} | {why.splitlines()[0]} |" + " |" * 17 for n, why in record.failed.items()]
         lines.append("")
-        parts = ablations(here)
+        parts = ablations(here, PLANNERS[rules])
         if parts:
             lines += [
                 "### Without one of its parts",
                 "",
-                "What `mopar` costs and takes without a part, over what it does with all of them; geometric means.",
+                "What `mopar` costs and takes without a part, over what it does with all of them; geometric means. "
+                "Where the plan without it is the same, it is not measured again and counts as 1.",
                 "",
-                "| without | models | cost | at worst | p50 |",
-                "|---|---|---|---|---|",
+                "| without | models | where the plan differs | cost | at worst | p50 |",
+                "|---|---|---|---|---|---|",
                 *parts,
                 "",
             ]
