@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from lamella.errors import ConfigError, StorageError
@@ -116,6 +117,24 @@ class ObjectStore:
             self._library.put(self._store, f"{prefix}/0", b"")
             self._library.delete(self._store, [f"{prefix}/0"])
         return prefix
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None where there is none."""
+        with self._told():
+            try:
+                return int(self._library.head(self._store, key)["size"])
+            except FileNotFoundError:
+                return None
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of an object, fewer where it ends before."""
+        with self._told():
+            return bytes(self._library.get_range(self._store, key, start=start, end=end))
+
+    def write(self, key: str, data: bytes | Path) -> None:
+        """Put an object: bytes, or a file of any size, in parts."""
+        with self._told():
+            self._library.put(self._store, key, data)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there too."""
