@@ -28,6 +28,7 @@ from onnx import ModelProto
 from lamella import documents
 from lamella.errors import ConfigError, StorageError
 from lamella.graph.load import import_model
+from lamella.graph.model import Graph
 from lamella.graph.normalise import subgraphs
 from lamella.graph.optimise import split_weights
 from lamella.graph.weights import alignment, bytes_of, disk_error, external
@@ -68,14 +69,14 @@ class _Place(NamedTuple):
 
 
 def prepare(
-    source: Path, name: str, version: str, directory: Path, known: Mapping[str, Path] | None = None
+    source: Path | Graph, name: str, version: str, directory: Path, known: Mapping[str, Path] | None = None
 ) -> list[Prepared]:
     """Records and blobs of a package's functions, as `name/function@version`, or of a model, as `name@version`.
 
     Beside each comes its variant for any CPU, `name.portable...`.
 
     Args:
-        source: a package, or an ONNX file whose shapes are fixed.
+        source: a package; or a model: as it was imported, or an ONNX file whose shapes are fixed.
         name: what the store shall call it.
         version: a name once put never changes its content; this tells successors apart.
         directory: where the blobs are written; the caller removes it.
@@ -87,11 +88,12 @@ def prepare(
         StorageError: the disk is full.
     """
     check_name(f"{name}@{version}")
-    if source.is_dir():
+    if isinstance(source, Path) and source.is_dir():
         manifest, _ = verify(source)
         folders = [(f"{name}{{}}/{function}@{version}", source / function) for function in manifest.functions]
     else:
-        build_model(import_model(str(source)), directory / "package")
+        graph = source if isinstance(source, Graph) else import_model(str(source))
+        build_model(graph, directory / "package")
         folders = [(f"{name}{{}}@{version}", directory / "package")]
     segments = Segments(directory, known or {})
     return [made for label, folder in folders for made in _variants(label, folder, segments, directory)]
