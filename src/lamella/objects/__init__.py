@@ -71,7 +71,9 @@ class ObjectStore:
             self._library: Any = import_module("obstore")
             kind = import_module("obstore.store").S3Store
         except ImportError as error:
-            raise ConfigError("channel s3 needs obstore, which is missing", try_="pip install 'lamella[s3]'") from error
+            raise ConfigError(
+                "an object store needs obstore, which is missing", try_="pip install 'lamella[s3]'"
+            ) from error
         if where.endpoint and not os.environ.get("AWS_ACCESS_KEY_ID"):
             raise ConfigError(
                 f"no credentials for {where}", try_="export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."
