@@ -66,6 +66,8 @@ class Disk:
         self.objects, self.models = self.root / "objects", self.root / "models"
         self.incoming, self.damaged = self.root / "incoming", self.root / "damaged"
         self.sizes: dict[str, int] = {}
+        self.promised = 0
+        """Bytes of what is being put."""
         self.records: dict[str, ModelRecord] = {}
         self._set_aside: dict[Path, int] = {}
         with self._told():
@@ -132,6 +134,7 @@ class Disk:
         """Bytes that have to go before so many fit; what is damaged goes at once."""
         if self.budget is None:
             return 0
+        bytes += self.promised
         while self._set_aside and self.used + bytes > self.budget:
             path, _ = self._set_aside.popitem()
             path.unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """The core of the store, without sockets: which model is in which tier, who leases it, what leaves for whom.
 
-Single-threaded: every method is called from one thread. Only `Load.run` may run in another (see `store.loads`); what it
-found is believed when it is committed.
+Single-threaded: every method is called from one thread. Only `Load.run` and `Put.run` may run in another (see
+`store.loads` and `store.puts`); what they found is believed when they are committed.
 """
 
 from __future__ import annotations
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from lamella.errors import ModelLeased, StorageError, StoreConflict, StoreDamaged, StoreError, StoreFull, UnknownModel
+from lamella.errors import ModelLeased, StorageError, StoreDamaged, StoreError, StoreFull, UnknownModel
 from lamella.store.backings import probe
 from lamella.store.disk import Disk
 from lamella.store.loads import Load
 from lamella.store.memory import Memory, Resident
 from lamella.store.policies import policy
+from lamella.store.puts import Put, conflict
 from lamella.store.records import (
     Held,
     ModelRecord,
@@ -53,6 +54,7 @@ class Shelves:
             raise
         self._memory = Memory(backing, settings.memory_bytes, chosen)
         self._loads: dict[str, Load] = {}
+        self._puts: list[Put] = []
         self._leases: dict[int, tuple[Held, list[Resident]]] = {}
         self._pinned: set[str] = set()
         self._hits: Counter[str] = Counter()
@@ -118,53 +120,62 @@ class Shelves:
             StoreFull: the disk budget has no room.
             RemoteAway, StorageError: remote storage or the disk refuses.
         """
+        put = self.plan_put(record, blobs)
+        put.run()
+        self.commit_put(put)
+
+    def plan_put(self, record: ModelRecord, blobs: Mapping[str, Path]) -> Put:
+        """The first step of `put`: has to be run, perhaps in another thread, and committed, or abandoned.
+
+        Raises:
+            StoreError, StoreConflict, StoreFull: as `put`, as far as can be said without reading anything.
+        """
         for fault in faults(record):
             raise StoreError(f"this is no record of a model: {fault}", where=record.name[:200])
-        present = self._disk.records.get(record.name) or (self._remote.record(record.name) if self._remote else None)
-        if present is not None and present != record:
-            raise StoreConflict(
-                f"{record.name} is in the store already, and is another model",
-                where=record.name,
-                try_="put it under another version, or lamella store remove it first",
-            )
-        new = [b for b in record.blobs if self._is_new(b, blobs)]
+        present = [self._disk.records.get(record.name), *(p.record for p in self._puts if p.record.name == record.name)]
+        if any(other is not None and other != record for other in present):
+            raise conflict(record.name)
+        missing = [blob for blob in record.blobs if self._is_missing(blob)]
+        new = [blob for blob in missing if blob.id in blobs]
         self._make_disk_room(new, {b.id for b in record.blobs})
-        staged: dict[SegmentRef, Path] = {}
-        try:
-            for blob in new:
-                staged[blob] = self._disk.stage(blob, blobs[blob.id])
-            self._send(record, staged)
-            for blob, path in staged.items():
-                self._disk.adopt(blob, path)
-            self._disk.keep(record)
-        finally:
-            for path in staged.values():
-                path.unlink(missing_ok=True)
-            if record.name not in self._disk.records:
-                self._drop_unused(b.id for b in new)
+        elsewhere = [blob for blob in missing if blob.id not in blobs]
+        put = Put(record, {b: blobs[b.id] for b in new}, elsewhere, self._bad_remotely, self._disk, self._remote)
+        self._puts.append(put)
+        self._disk.promised += put.bytes
+        return put
 
-    def _is_new(self, blob: SegmentRef, given: Mapping[str, Path]) -> bool:
-        """Whether a blob has to be taken from what was given."""
+    def commit_put(self, put: Put) -> None:
+        """Make a model that ran part of the store.
+
+        Raises:
+            StoreError, StoreDamaged, StoreConflict, RemoteAway, StorageError: what went wrong, as `put`; nothing changed.
+        """
+        assert put.done, "a put is run before it is committed"
+        self._bad_remotely -= put.sent
+        try:
+            if put.error:
+                raise put.error
+            for blob in list(put.staged):
+                self._disk.adopt(blob, put.staged[blob])
+                del put.staged[blob]
+            self._disk.keep(put.record)
+        finally:
+            self.abandon_put(put)
+
+    def abandon_put(self, put: Put) -> None:
+        """Give up a put, after waiting for it where it runs. Nothing where it is committed."""
+        if put in self._puts:
+            self._puts.remove(put)
+            self._disk.promised -= put.bytes
+            put.discard()
+            if put.record.name not in self._disk.records:
+                self._drop_unused(b.id for b in put.record.blobs)
+
+    def _is_missing(self, blob: SegmentRef) -> bool:
         size = self._disk.sizes.get(blob.id)
         if size is not None and size != blob.bytes:
             raise StoreError(f"blob {blob.id[:12]} has {size} bytes, the record says {blob.bytes}")
-        if size is not None or blob.id in given:
-            return size is None
-        if self._remote and self._remote.has(blob):
-            return False
-        raise StoreError(
-            f"blob {blob.id[:12]} of {blob.bytes} bytes is neither in the store nor given", try_="put the model again"
-        )
-
-    def _send(self, record: ModelRecord, staged: Mapping[SegmentRef, Path]) -> None:
-        if self._remote:
-            for blob in record.blobs:
-                path = staged.get(blob) or self._disk.path(blob.id)
-                if blob.id in self._bad_remotely or not self._remote.has(blob):
-                    self._disk.check(blob, path)
-                    self._remote.send(blob, path)
-                    self._bad_remotely.discard(blob.id)
-            self._remote.send_record(record)
+        return size is None
 
     def _make_disk_room(self, blobs: list[SegmentRef], keep: set[str]) -> None:
         """Take blobs off the disk that remote storage has too, and that nobody leases, has pinned or needs now.
@@ -176,7 +187,7 @@ class Shelves:
         excess, victims = self._disk.room_for(wanted), []
         sizes = self._disk.sizes
         leased = {r.blob.id for r in self._memory.residents.values() if r.leases}
-        free = set(sizes) - keep - leased - self._pinned_ids() - set(self._loads)
+        free = set(sizes) - keep - leased - self._pinned_ids() - set(self._loads) - self._needed_by_puts()
         candidates = [self._memory.history.candidate(id, sizes[id]) for id in sorted(free)] if self._remote else []
         while excess > 0:
             victim = self._memory.policy.choose(candidates, self._clock()) if candidates else None
@@ -197,10 +208,13 @@ class Shelves:
     def _drop_unused(self, ids: Iterable[str]) -> None:
         """Remove blobs from disk and memory that no model uses."""
         used = {b.id for r in self._disk.records.values() for b in r.blobs}
-        for id in set(ids) - used:
+        for id in set(ids) - used - self._needed_by_puts():
             self._disk.drop(id)
             if id in self._memory.residents:
                 self._memory.drop(id)
+
+    def _needed_by_puts(self) -> set[str]:
+        return {b.id for put in self._puts for b in put.record.blobs}
 
     # ------------------------------------------------------------------------------------------------- loading
 
@@ -390,6 +404,8 @@ class Shelves:
         """Close every descriptor, leased ones too, and let another process open the disk tier."""
         for load in list(self._loads.values()):
             self.abandon(load)
+        for put in list(self._puts):
+            self.abandon_put(put)
         self._memory.close()
         self._leases.clear()
         self._disk.close()
@@ -399,4 +415,4 @@ def _few(names: list[str]) -> str:
     return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 
 
-__all__ = ["Load", "Shelves"]
+__all__ = ["Load", "Put", "Shelves"]

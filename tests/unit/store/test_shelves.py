@@ -234,6 +234,28 @@ def test_another_model_of_the_same_name_is_refused_and_the_same_one_is_not(opene
     assert read(shelves.acquire("one@1"))[1] == B
 
 
+def test_puts_under_way_keep_what_they_need_and_count_against_the_budget(opened: Open, tmp_path: Path) -> None:
+    shelves = opened(disk_bytes=9000)
+    put(shelves, "one@1", A, directory=tmp_path / "in")
+    files = written(tmp_path / "in", [b"graph", A, B])
+    first = shelves.plan_put(record_of("two@1", b"graph", [A]), files)
+    with pytest.raises(StoreConflict):
+        shelves.plan_put(record_of("two@1", b"graph", [B]), files)
+    shelves.remove("one@1")
+    first.run()
+    shelves.commit_put(first)
+    assert read(shelves.acquire("two@1")) == [b"graph", A]
+    second = shelves.plan_put(record_of("tri@1", b"graph", [B]), files)
+    with pytest.raises(StoreFull):
+        shelves.plan_put(record_of("for@1", b"graph", [C]), written(tmp_path / "in", [C]))
+    second.run()
+    shelves.abandon_put(second)
+    second.run()
+    assert shelves.names() == ["two@1"]
+    assert shelves.status().tiers[1].used_bytes == 4101
+    assert not any((tmp_path / "root" / "incoming").iterdir())
+
+
 def test_the_disk_budget_refuses_what_does_not_fit_and_leaves_nothing_of_it(opened: Open, tmp_path: Path) -> None:
     shelves = opened(disk_bytes=5000)
     put(shelves, "one@1", A, directory=tmp_path / "in")
