@@ -148,7 +148,7 @@ class Shelves:
         """Make a model that ran part of the store.
 
         Raises:
-            StoreError, StoreDamaged, StoreConflict, RemoteAway, StorageError: what went wrong, as `put`; nothing changed.
+            StoreError, StoreDamaged, StoreConflict, RemoteAway, StorageError: what went wrong, as `put`.
         """
         assert put.done, "a put is run before it is committed"
         self._bad_remotely -= put.sent

@@ -26,7 +26,7 @@ from hypothesis.stateful import (
 from lamella.errors import ConfigError, ModelLeased, StoreConflict, StoreDamaged, StoreError, StoreFull, UnknownModel
 from lamella.store.backings import probe
 from lamella.store.records import Held, ModelRecord, Settings
-from lamella.store.shelves import Load, Shelves
+from lamella.store.shelves import Load, Put, Shelves
 from tests.unit.store.blobs import flip, open_files, read, record_of, ref, written
 
 SEGMENTS = [bytes([k]) * (1000 * k) for k in range(1, 7)]
@@ -74,6 +74,7 @@ class Machine(RuleBasedStateMachine):
         self.pinned: set[str] = set()
         self.bad: set[str] = set()
         self.under_way: dict[str, Load] = {}
+        self.puts: list[Put] = []
         self.open()
 
     def open(self) -> None:
@@ -95,11 +96,33 @@ class Machine(RuleBasedStateMachine):
             self.shelves.put(record, self.files)
         except StoreFull:
             assert self.settings.disk_bytes is not None
-            assert sum(t.used_bytes for t in before.tiers if t.name == "disk") + total(new) > self.settings.disk_bytes
+            promised = sum(put.bytes for put in self.puts)
+            assert before.tiers[1].used_bytes + promised + total(new) > self.settings.disk_bytes
             assert set(self.shelves.names()) == self.there
             return
         self.there.add(name)
         self.bad -= new
+
+    @rule(name=names)
+    def plan_put(self, name: str) -> None:
+        try:
+            self.puts.append(self.shelves.plan_put(RECORDS[name], self.files))
+        except StoreFull:
+            assert self.settings.disk_bytes is not None
+
+    @precondition(lambda self: self.puts)
+    @rule(data=st.data(), committed=st.booleans(), ran=st.booleans())
+    def settle_put(self, data: st.DataObject, committed: bool, ran: bool) -> None:
+        put = self.puts.pop(data.draw(st.integers(0, len(self.puts) - 1)))
+        gone = {id for id in ids(put.record) if not self.path(id).exists()}
+        if committed or ran:
+            put.run()
+        if not committed:
+            self.shelves.abandon_put(put)
+            return
+        self.shelves.commit_put(put)
+        self.there.add(put.record.name)
+        self.bad -= {id for id in gone if self.path(id).exists()}
 
     @rule(name=names)
     def put_something_else_under_the_name(self, name: str) -> None:
@@ -114,7 +137,8 @@ class Machine(RuleBasedStateMachine):
         data = b"x" * 700
         files = written(self.directory / "given", [data])
         flip(files[ref(data).id])
-        if name not in self.there and self.settings.disk_bytes is None:
+        taken = self.there | {put.record.name for put in self.puts}
+        if name not in taken and self.settings.disk_bytes is None:
             with pytest.raises(StoreDamaged):
                 self.shelves.put(record_of(name, data, [SEGMENTS[0]]), files | self.files)
             assert set(self.shelves.names()) == self.there
@@ -223,6 +247,7 @@ class Machine(RuleBasedStateMachine):
         self.held.clear()
         self.pinned.clear()
         self.under_way.clear()
+        self.puts.clear()
         (self.settings.root / "incoming" / "left by a killed one").write_bytes(b"part")
         self.open()
         assert not any((self.settings.root / "incoming").iterdir())
@@ -242,7 +267,7 @@ class Machine(RuleBasedStateMachine):
             p for place in ("objects", "damaged") for p in (self.settings.root / place).rglob("*") if p.is_file()
         ]
         assert status.tiers[1].used_bytes == sum(p.stat().st_size for p in on_disk)
-        assert not any((self.settings.root / "incoming").iterdir())
+        assert self.puts or not any((self.settings.root / "incoming").iterdir())
         for model in status.models:
             assert model.leases == sum(h.name == model.name for h in self.held)
             assert model.pinned == (model.name in self.pinned)
@@ -265,4 +290,4 @@ def test_the_shelves_do_as_the_model_says(backing: str, tmp_path: Path) -> None:
     except ConfigError as error:
         pytest.skip(error.message)
     machine: type[Machine] = type(backing, (Machine,), {"backing": backing})
-    run_state_machine_as_test(machine, settings=settings(max_examples=40, stateful_step_count=30, deadline=None))
+    run_state_machine_as_test(machine, settings=settings(max_examples=30, stateful_step_count=30, deadline=None))
