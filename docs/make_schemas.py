@@ -13,6 +13,7 @@ from lamella.package import Manifest
 from lamella.plan.document import Plan
 from lamella.profile.document import Profile
 from lamella.runtime.function import Function
+from lamella.store.records import ModelRecord
 
 SCHEMAS = Path(__file__).parent / "reference" / "schemas"
 DOCUMENTS: dict[str, type[Document]] = {
@@ -21,6 +22,7 @@ DOCUMENTS: dict[str, type[Document]] = {
     "manifest": Manifest,
     "function": Function,
     "comparison": Comparison,
+    "stored-model": ModelRecord,
 }
 
 

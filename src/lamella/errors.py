@@ -109,6 +109,49 @@ class StorageError(LamellaError):
     code = "storage"
 
 
+class StoreError(LamellaError):
+    """The model store cannot do as asked. Subclasses name the cause."""
+
+    code = "store"
+
+
+class UnknownModel(StoreError):
+    """No model of this name is in the store."""
+
+    code = "store.unknown"
+    exit_code = 2
+
+
+class StoreFull(StoreError):
+    """A tier's budget has no room for the model beside what is leased or pinned."""
+
+    code = "store.full"
+
+
+class StoreDamaged(StoreError):
+    """A blob's bytes are not those its name says, and no other tier has them; it was set aside, not served."""
+
+    code = "store.damaged"
+
+
+class ModelLeased(StoreError):
+    """A model that processes hold, or that is pinned, cannot be evicted or removed."""
+
+    code = "store.leased"
+
+
+class StoreConflict(StoreError):
+    """Another model of this name and version is there already, or another daemon runs on the same directory."""
+
+    code = "store.conflict"
+
+
+class RemoteAway(StoreError):
+    """The store's remote storage does not answer, or refuses."""
+
+    code = "store.remote"
+
+
 class WireError(LamellaError):
     """A message between driver and worker was cut short or not understood."""
 

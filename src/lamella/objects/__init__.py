@@ -73,7 +73,9 @@ class ObjectStore:
             self._library: Any = import_module("obstore")
             kind = import_module("obstore.store").S3Store
         except ImportError as error:
-            raise ConfigError("channel s3 needs obstore, which is missing", try_="pip install 'lamella[s3]'") from error
+            raise ConfigError(
+                "an object store needs obstore, which is missing", try_="pip install 'lamella[s3]'"
+            ) from error
         if where.endpoint and not os.environ.get("AWS_ACCESS_KEY_ID"):
             raise ConfigError(
                 f"no credentials for {where}", try_="export AWS_ACCESS_KEY_ID=... AWS_SECRET_ACCESS_KEY=..."
@@ -120,6 +122,24 @@ class ObjectStore:
             self._library.put(self._store, f"{prefix}/0", b"")
             self._library.delete(self._store, [f"{prefix}/0"])
         return prefix
+
+    def size(self, key: str) -> int | None:
+        """Bytes of an object; None where there is none."""
+        with self._told():
+            try:
+                return int(self._library.head(self._store, key)["size"])
+            except FileNotFoundError:
+                return None
+
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """Bytes `start` to `end` of an object, fewer where it ends before."""
+        with self._told():
+            return bytes(self._library.get_range(self._store, key, start=start, end=end))
+
+    def write(self, key: str, data: bytes | Path) -> None:
+        """Put an object: bytes, or a file of any size, in parts."""
+        with self._told():
+            self._library.put(self._store, key, data)
 
     def delete(self, keys: Sequence[str]) -> None:
         """Remove objects; those that are not there too."""

@@ -167,6 +167,45 @@ def build_function(
     return function
 
 
+def build_model(graph: Graph, directory: Path, *, threads: int = 1) -> Function:
+    """Write a whole model into `directory` as one optimised function without a plan; its manifest, as `function.json`.
+
+    Args:
+        graph: the model.
+        directory: absent yet.
+        threads: its session's.
+
+    Raises:
+        ModelError: the runtime refuses it.
+        StorageError: the disk is full or refuses.
+    """
+    extractor, end, work = Extractor(graph), len(graph.operators), directory / ".work"
+    try:
+        directory.mkdir(parents=True)
+        best = optimise(extractor.write(0, end, work))
+        size = _lay_out(directory, best, split_weights(extractor.slice(0, end), work))
+    except OSError as error:
+        raise disk_error(error, directory) from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    function = Function(
+        name="whole",
+        kind="packaged",
+        graph="graph.onnx",
+        weights="weights.bin",
+        portable="portable.onnx",
+        inputs=_specs(graph, graph.inputs),
+        outputs=_specs(graph, graph.outputs),
+        threads=threads,
+        prepack=False,
+        machine=this_machine(),
+        sha256={name: sha256(directory / name) for name in ("graph.onnx", "weights.bin", "portable.onnx")},
+        read_bytes=size,
+    )
+    documents.write(directory / "function.json", function)
+    return function
+
+
 def _parameters(codec: FittedCodec, directory: Path) -> FittedFile:
     """Copy the parameters of a learned codec from the cache."""
     source, name = kept(codec.sha256), f"{codec.codec}-{codec.sha256[:16]}.npy"
