@@ -65,4 +65,5 @@ def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[
             progress=move,
             ranges=parse_ranges(asked.range_),
             shards=asked.shards,
+            at_once=asked.at_once,
         )

@@ -105,6 +105,7 @@ def measure(
     progress: Progress = lambda share, what: None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
     shards: bool = False,
+    at_once: int | None = None,
 ) -> Profile:
     """The profile of a model on this machine; measures only what the cache does not hold.
 
@@ -116,6 +117,7 @@ def measure(
         progress: told how far it is.
         ranges: value ranges of integer inputs, by name.
         shards: measure what is worth dividing among shards, too.
+        at_once: how many of them may be busy at a time; this machine's cores by default.
     """
     path = cache_path(graph)
     state = documents.read(path, State, made_by="lamella profile MODEL") if path.exists() else State()
@@ -127,7 +129,7 @@ def measure(
         share = 0.75 if shards and steps else 1.0
         state = run_steps(steps, state, path, lambda done, what: progress(done * share, what))
         if shards:  # what to try depends on the times
-            steps = _shard_steps(graph, state, units, batches, scratch, ranges)
+            steps = _shard_steps(graph, state, units, batches, scratch, ranges, at_once)
             begun = share if share < 1 else 0.0
             state = run_steps(steps, state, path, lambda done, what: progress(begun + done * (1 - begun), what))
     finally:
@@ -189,12 +191,13 @@ def _shard_steps(
     batches: Sequence[int],
     scratch: Path,
     ranges: Mapping[str, tuple[float, float]] | None,
+    at_once: int | None,
 ) -> list[Step]:
     """Shards that are worth trying by the times measured, and are not measured yet."""
     divider = Divider(graph)
     times, packed = (next(t for t in state.timed if t.variant == Variant(1, p, 1)).median_ms for p in (False, True))
     steps = []
-    tried = candidates(divider, units, times)
+    tried = candidates(divider, units, times, at_once)
     names = {one: signature(graph, one, units) for one in tried}
     for batch in sorted(set(batches)):
         borders = Borders(graph, units, batch, ranges)

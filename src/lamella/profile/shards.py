@@ -3,8 +3,9 @@
 MOPAR's test for resource-dominant operators, on units, memory and time apart: a unit dominates when it has more than
 `DOMINANT` of the model's weights or time, or lies two standard deviations above the mean unit. One that dominates
 memory is tried by channels in 2, 4 and 8 shards, alone and with the unit after it (two dense layers need no exchange
-between them). Time is tried where it lies: bands of the image over runs of units that hold all, a half or a quarter of
-what can be computed in bands, and channels of the units that dominate.
+between them). Time is tried where it lies, in 2, 4 and 8 shards but in no more than may be busy at a time: bands of the
+image over runs of units that hold all, a half or a quarter of what can be computed in bands, and channels of the units
+that dominate.
 
 A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
 (where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
@@ -77,13 +78,17 @@ def dominant(values: Sequence[float]) -> list[int]:
     return [i for i, v in enumerate(array.tolist()) if v > bound]
 
 
-def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) -> list[Candidate]:
+def candidates(
+    divider: Divider, units: Sequence[Span], times: Sequence[float], at_once: int | None = None
+) -> list[Candidate]:
     """What to try, of which the operators can be divided.
 
     Args:
         divider: of the model.
         units: spans of operators.
         times: of the units, ms.
+        at_once: how many shards may be busy at a time, which is what dividing time is for; as many as there are cores
+            by default.
     """
     weights = [float(divider.graph.weight_bytes(*span)) for span in units]
     heavy = dominant(weights)
@@ -93,15 +98,15 @@ def candidates(divider: Divider, units: Sequence[Span], times: Sequence[float]) 
             if end <= len(units):
                 ways = _ways(divider, units[begin:end])
                 found += [_longest(divider, units, begin, end, way, count) for way in ways for count in FAN_OUTS]
-    cores = this_machine().cores
-    if cores > 1:
+    lanes = at_once or this_machine().cores
+    for count in sorted({min(2, lanes), *(n for n in FAN_OUTS if n <= lanes)} - {1}):
         long = [u for u, time in enumerate(times) if time >= WORTHWHILE * sum(times) and u not in heavy]
         for unit in long:
-            spans = _around(divider, units, unit, cores)
-            found += [_longest(divider, units, begin, end, "channels", cores) for begin, end in spans]
+            spans = _around(divider, units, unit, count)
+            found += [_longest(divider, units, begin, end, "channels", count) for begin, end in spans]
         for first, last in _tileable(divider, units):
             for a, b in _windows(times, first, last):
-                found.append(Candidate(a, b, ShardSpan(units[a][0], units[b - 1][1], cores, "tiles")))
+                found.append(Candidate(a, b, ShardSpan(units[a][0], units[b - 1][1], count, "tiles")))
     return [c for c in dict.fromkeys(found) if c and _parts(divider, c.span)]
 
 
