@@ -152,6 +152,24 @@ class RemoteAway(StoreError):
     code = "store.remote"
 
 
+class StoreDenied(StoreError):
+    """The store's allow-list does not let this user do that with this model; whether there is one is not said."""
+
+    code = "store.denied"
+
+
+class StoreQuota(StoreError):
+    """A user holds as much of the store as one may: bytes, leases or connections."""
+
+    code = "store.quota"
+
+
+class StoreAway(StoreError):
+    """No daemon of the store answers at this socket, or one that this user has no reason to trust."""
+
+    code = "store.away"
+
+
 class WireError(LamellaError):
     """A message between driver and worker was cut short or not understood."""
 

@@ -103,14 +103,11 @@ class Function(Document, frozen=True, kw_only=True):
         return Codecs({f.tensor: read_linear(f.codec, directory / f.file) for f in self.fitted})
 
 
-def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.InferenceSession:
-    """The session of a function.
+def session_options(kind: Kind, *, threads: int, prepack: bool) -> ort.SessionOptions:
+    """How a function of this kind is opened.
 
     Arena on and memory pattern off: measured on the first two blocks of vgg19, a pattern holds the first run's buffers
     beside its own block (121 MB instead of 99), and without the arena nothing is reused (229 MB, 20 % slower).
-
-    Raises:
-        ModelError: the runtime refuses the file.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -129,6 +126,16 @@ def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.
             if kind == "portable"
             else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         )
+    return options
+
+
+def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.InferenceSession:
+    """The session of a function, by `session_options`.
+
+    Raises:
+        ModelError: the runtime refuses the file.
+    """
+    options = session_options(kind, threads=threads, prepack=prepack)
     try:
         return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # the binding raises Fail, NoSuchFile, InvalidProtobuf, ... without a common base

@@ -120,7 +120,9 @@ def _who(rule: Rule) -> tuple[int | None, int | None]:
         assert rule.group is not None
         return None, (rule.group if isinstance(rule.group, int) else grp.getgrnam(rule.group).gr_gid)
     except KeyError as error:
-        raise ConfigError(f"the allow-list names {rule.user or rule.group!r}, whom this machine does not know") from error
+        raise ConfigError(
+            f"the allow-list names {rule.user or rule.group!r}, whom this machine does not know"
+        ) from error
 
 
 def read_allow_list(path: Path) -> AllowList:
@@ -133,7 +135,9 @@ def read_allow_list(path: Path) -> AllowList:
     try:
         state = path.stat()
         if state.st_mode & 0o022 or state.st_uid not in (0, os.getuid()):
-            raise ConfigError(f"the allow-list {path} can be written by others", try_=f"chmod go-w {path}, as its owner")
+            raise ConfigError(
+                f"the allow-list {path} can be written by others", try_=f"chmod go-w {path}, as its owner"
+            )
         return msgspec.convert(tomllib.loads(path.read_text()), AllowList)
     except OSError as error:
         raise ConfigError(f"cannot read the allow-list {path}: {error.strerror}", try_=hint) from error

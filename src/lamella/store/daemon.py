@@ -1,0 +1,408 @@
+"""The daemon of the store: one thread that decides, a few that wait for disks, and sockets that it never waits for.
+
+Every client is a connection that the loop serves one packet at a time, in turn. What may block is done by `Workers`;
+what a client does not take, and what it does not send, costs the others nothing (`connection`). Who it is the kernel
+says, what it may do the allow-list (`access`), how much it may hold the `ledger`. A lease ends with its connection.
+
+Rejected: asyncio, whose transports hide the packets and descriptors of SEQPACKET; a thread per client, which makes every
+decision a race; a named lease that outlives its socket, which a crash would leak.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import selectors
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from lamella.errors import LamellaError, StoreDenied, StoreQuota, WireError
+from lamella.store import protocol
+from lamella.store.access import Access, peer_of
+from lamella.store.bringing import Bringing
+from lamella.store.connection import Connection
+from lamella.store.following import following
+from lamella.store.incoming import Incoming
+from lamella.store.ledger import Ledger
+from lamella.store.records import Held, ModelRecord
+from lamella.store.report import Report
+from lamella.store.shelves import Shelves
+from lamella.store.sources import Source, Sources
+from lamella.store.workers import Workers
+
+LOAD_THREADS = 4
+GREETING_S = 5.0
+"""How long a connection may take to say what it speaks."""
+TAKING_S = 10.0
+"""How long an answer may lie untaken."""
+TICK_S = 1.0
+ACCEPTS = 64
+"""Connections taken in one turn of the loop."""
+CONNECTIONS = 1024
+"""Of all users together; fewer where the process may not have so many descriptors."""
+
+
+class Daemon:
+    """The store behind a listening socket."""
+
+    def __init__(
+        self,
+        shelves: Shelves,
+        listener: socket.socket,
+        access: Access,
+        root: Path,
+        *,
+        most: int = CONNECTIONS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Serve `shelves`, which only this thread uses from now on; `root` is theirs."""
+        self._shelves, self._listener, self._access, self._root, self._clock = shelves, listener, access, root, clock
+        self._most = most
+        self._begun = clock()
+        self._refused = 0
+        self._stopping = False
+        self._loaders, self._takers = Workers(LOAD_THREADS, "load"), Workers(1, "take")
+        self._bringing = Bringing(shelves, self._loaders)
+        self._sources = Sources(root / "sources.json")
+        self._ledger = Ledger(access.quota)
+        self._connections: set[Connection] = set()
+        self._puts = 0
+        self._poll = selectors.DefaultSelector()
+        self._signalled, self._signal = socket.socketpair()
+        self._signal.setblocking(False)
+        self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._poll.register(self._loaders.wake, selectors.EVENT_READ, self._loaders.finish)
+        self._poll.register(self._takers.wake, selectors.EVENT_READ, self._takers.finish)
+        self._poll.register(self._signalled, selectors.EVENT_READ, self.stop)
+
+    @property
+    def wakeup(self) -> int:
+        """A descriptor to write a byte to that stops the daemon, for `signal.set_wakeup_fd`."""
+        return self._signal.fileno()
+
+    def stop(self) -> None:
+        """End `serve` after this turn."""
+        self._stopping = True
+
+    def serve(self) -> None:
+        """Serve until stopped, then close every connection and the shelves."""
+        tick = self._clock()
+        try:
+            while not self._stopping:
+                for key, _ in self._poll.select(TICK_S):
+                    if isinstance(key.data, Connection):
+                        self._turn(key.data)
+                    else:
+                        key.data()
+                if self._clock() - tick >= TICK_S:
+                    tick = self._clock()
+                    self._overdue(tick)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        for connection in list(self._connections):
+            with suppress(OSError):
+                connection.flush()  # the answer to Stop
+            self._drop(connection)
+        self._poll.close()
+        for end in (self._signalled, self._signal):
+            end.close()
+        self._shelves.close()
+
+    # ------------------------------------------------------------------------------------------------- connections
+
+    def _accept(self) -> None:
+        for _ in range(ACCEPTS):
+            try:
+                sock, _ = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS):
+                    self._poll.unregister(self._listener)  # until the next tick: it would be ready all the time
+                return
+            self._welcome(sock)
+
+    def _welcome(self, sock: socket.socket) -> None:
+        """Take a connection in, or tell it why not."""
+        sock.setblocking(False)
+        try:
+            peer = peer_of(sock)
+            self._ledger.connect(peer.uid, self._most)
+        except (OSError, StoreQuota) as error:
+            self._refused += 1
+            with suppress(OSError):
+                if isinstance(error, StoreQuota):
+                    protocol.send(sock, protocol.encode(protocol.failed(error)))
+            sock.close()
+            return
+        connection = Connection(sock, peer, self._clock())
+        self._connections.add(connection)
+        self._poll.register(sock, selectors.EVENT_READ, connection)
+
+    def _overdue(self, now: float) -> None:
+        """Drop whoever did not greet or does not take its answer; listen again."""
+        for connection in list(self._connections):
+            if (not connection.greeted and now - connection.since > GREETING_S) or (connection.pending and now - connection.since > TAKING_S):
+                self._refuse(connection)
+        with suppress(KeyError):  # it is registered
+            self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def _refuse(self, connection: Connection) -> None:
+        self._refused += 1
+        self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        """Close a connection; its leases end."""
+        if connection.closed:
+            return
+        with suppress(KeyError):
+            self._poll.unregister(connection.sock)
+        connection.close()
+        self._connections.discard(connection)
+        self._ledger.disconnect(connection.peer.uid)
+        for held in connection.held:
+            self._ledger.release(connection.peer.uid, held.record)
+            self._shelves.release(held)
+        connection.held.clear()
+
+    def _turn(self, connection: Connection) -> None:
+        """One packet from a client that is read, or as much as a client takes that is written to."""
+        if connection.closed:  # by something earlier in this turn
+            return
+        if connection.pending:
+            self._flush(connection)
+            return
+        try:
+            packet = protocol.receive(connection.sock, protocol.REQUEST_LIMIT)
+        except BlockingIOError:
+            return
+        except WireError as error:
+            self._reject(connection, error)
+            return
+        except (EOFError, OSError):
+            self._drop(connection)
+            return
+        try:
+            self._hear(connection, packet)
+        except WireError as error:
+            packet.close()
+            self._reject(connection, error)
+
+    def _hear(self, connection: Connection, packet: protocol.Packet) -> None:
+        request = protocol.request(packet.data)
+        if isinstance(request, protocol.Put) and connection.greeted:
+            self._answering(connection, lambda: self._put(connection, request, packet), packet)
+            return
+        if packet.descriptors:
+            raise WireError("descriptors that were not asked for")
+        if not connection.greeted:
+            if request != protocol.Hello(protocol.VERSION):
+                raise WireError(f"the store speaks version {protocol.VERSION} of its protocol", try_="the same lamella")
+            connection.greeted = True
+            return
+        self._answering(connection, lambda: self._do(connection, request))
+
+    def _answering(
+        self, connection: Connection, act: Callable[[], None], packet: protocol.Packet | None = None
+    ) -> None:
+        """Do something that answers now or later, and tell of an error."""
+        connection.busy = True
+        try:
+            act()
+        except WireError:
+            raise
+        except LamellaError as error:
+            if packet:
+                packet.close()
+            self._refused += isinstance(error, StoreDenied | StoreQuota)
+            self._fail(connection, error)
+        else:
+            self._watch(connection)
+
+    def _reject(self, connection: Connection, error: WireError) -> None:
+        """Tell a client that does not speak the protocol why it is left, if it takes it, and leave it."""
+        connection.fail(error)
+        with suppress(OSError):
+            connection.flush()
+        self._refuse(connection)
+
+    def _answer(
+        self, connection: Connection, answer: protocol.Answer, fds: tuple[int, ...] = (), *, own: bool = False
+    ) -> None:
+        """Answer a request, as far as the client takes it now."""
+        connection.busy = False
+        if connection.closed:
+            if own:
+                protocol.close_all(fds)
+            return
+        connection.answer(answer, fds, own=own)
+        connection.since = self._clock()
+        self._flush(connection)
+
+    def _fail(self, connection: Connection, error: LamellaError) -> None:
+        self._answer(connection, protocol.failed(error))
+
+    def _flush(self, connection: Connection) -> None:
+        try:
+            connection.flush()
+        except OSError:
+            self._drop(connection)
+            return
+        self._watch(connection)
+
+    def _watch(self, connection: Connection) -> None:
+        """Watch for what the connection can do next: take an answer, send a request, or nothing while it is served."""
+        if connection.closed:
+            return
+        events = selectors.EVENT_WRITE if connection.pending else 0 if connection.busy else selectors.EVENT_READ
+        key = self._poll.get_map().get(connection.sock)
+        if key is None:
+            if events:
+                self._poll.register(connection.sock, events, connection)
+        elif not events:
+            self._poll.unregister(connection.sock)
+        elif key.events != events:
+            self._poll.modify(connection.sock, events, connection)
+
+    # --------------------------------------------------------------------------------------------------- requests
+
+    def _do(self, connection: Connection, request: protocol.Request) -> None:
+        peer = connection.peer
+        match request:
+            case protocol.Open(model):
+                self._allow(self._access.may_open(peer, model), peer.uid, "open", model)
+                self._bringing.bring(model, partial(self._brought, connection, model))
+            case protocol.Find(source):
+                open_ = (m for m in self._sources.models(source, peer.uid) if self._access.may_open(peer, m))
+                self._answer(connection, protocol.Found(next(open_, "")))
+            case protocol.Pin(model, on):
+                self._allow(self._access.may_put(peer, model), peer.uid, "pin", model)
+                self._pin(connection, model, on)
+            case protocol.Evict(model):
+                self._allow(self._access.may_put(peer, model), peer.uid, "evict", model)
+                self._shelves.evict(model)
+                self._answer(connection, protocol.Done())
+            case protocol.Ask():
+                self._tell(connection)
+            case protocol.Stop():
+                self._allow(self._access.may_administer(peer), peer.uid, "stop", "the store")
+                self._answer(connection, protocol.Done())
+                self.stop()
+            case _:
+                raise WireError(f"{type(request).__name__} is not to be said now")
+
+    def _allow(self, allowed: bool, uid: int, verb: str, model: str) -> None:
+        if not allowed:
+            raise StoreDenied(
+                f"user {uid} may not {verb} {model}", try_="a rule for this user in the store's allow-list (--allow)"
+            )
+
+    def _brought(self, connection: Connection, model: str, error: LamellaError | None) -> None:
+        """Lease a model that is in memory."""
+        if connection.closed:
+            return
+        try:
+            if error:
+                raise error
+            held = self._lease(connection, model)
+        except LamellaError as failed:
+            self._refused += isinstance(failed, StoreQuota)
+            self._fail(connection, failed)
+            return
+        record = msgspec.Raw(msgspec.msgpack.encode(held.record))
+        self._answer(connection, protocol.Opened(record, len(held.descriptors)), held.descriptors)
+        self._prefetch(connection, model)
+
+    def _lease(self, connection: Connection, model: str) -> Held:
+        uid = connection.peer.uid
+        self._ledger.check(uid, self._shelves.record(model), len(connection.held))
+        held = self._shelves.acquire(model)
+        self._ledger.lease(uid, held.record)
+        connection.held.append(held)
+        return held
+
+    def _prefetch(self, connection: Connection, model: str) -> None:
+        """Bring the other stages of a plan whose first one was opened."""
+        for name in following(model, self._shelves.names()):
+            if self._access.may_open(connection.peer, name):
+                self._bringing.bring(name, lambda error: None)  # whoever opens it meets the error
+
+    def _pin(self, connection: Connection, model: str, on: bool) -> None:
+        if not on:
+            self._shelves.unpin(model)
+            self._answer(connection, protocol.Done())
+            return
+
+        def pin(error: LamellaError | None) -> None:
+            try:
+                if error:
+                    raise error
+                self._shelves.pin(model)
+            except LamellaError as failed:
+                self._fail(connection, failed)
+            else:
+                self._answer(connection, protocol.Done())
+
+        self._bringing.bring(model, pin)
+
+    def _tell(self, connection: Connection) -> None:
+        """The status, less what is not the peer's to see, as a file."""
+        peer, all_ = connection.peer, self._access.may_administer(connection.peer)
+        store = self._shelves.status()
+        models = tuple(m for m in store.models if all_ or self._access.may_open(peer, m.name))
+        report = Report(
+            pid=os.getpid(),
+            uptime_s=self._clock() - self._begun,
+            refused=self._refused,
+            users=tuple(u for u in self._ledger.users() if all_ or u.uid == peer.uid),
+            store=msgspec.structs.replace(store, models=models),
+        )
+        fd = os.memfd_create("lamella-status", os.MFD_CLOEXEC)
+        os.write(fd, msgspec.json.encode(report))
+        self._answer(connection, protocol.Told(), (fd,), own=True)
+
+    # --------------------------------------------------------------------------------------------------------- put
+
+    def _put(self, connection: Connection, request: protocol.Put, packet: protocol.Packet) -> None:
+        self._allow(self._access.may_put(connection.peer, request.model), connection.peer.uid, "put", request.model)
+        self._puts += 1
+        place = self._root / "incoming" / f"{os.getpid()}-{self._puts}"
+        incoming = Incoming(place, request.model, request.ids, packet.descriptors)
+        self._takers.start(incoming.copy, partial(self._copied, connection, request, packet, incoming))
+
+    def _copied(
+        self,
+        connection: Connection,
+        request: protocol.Put,
+        packet: protocol.Packet,
+        incoming: Incoming,
+        error: LamellaError | None,
+    ) -> None:
+        packet.close()
+        try:
+            if error:
+                raise error
+            assert incoming.record
+            self._take_in(connection, request, incoming.record, incoming)
+        except LamellaError as failed:
+            self._fail(connection, failed)
+        else:
+            self._answer(connection, protocol.Done())
+        finally:
+            incoming.clear()
+
+    def _take_in(self, connection: Connection, request: protocol.Put, record: ModelRecord, incoming: Incoming) -> None:
+        self._shelves.put(record, incoming.blobs)
+        if request.source:
+            trusted = self._access.may_administer(connection.peer)
+            self._sources.add(
+                Source(sha256=request.source, model=record.name, uid=connection.peer.uid, trusted=trusted)
+            )
