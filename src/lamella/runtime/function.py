@@ -118,15 +118,18 @@ def session_options(kind: Kind, *, threads: int, prepack: bool) -> ort.SessionOp
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if kind in ("packaged", "portable", "reference"):
         options.enable_mem_pattern = False
-        # 4-bit products in full precision: by default their activations are rounded to 8 bits, which breaks law 3
-        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-        options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
-        options.graph_optimization_level = (
-            ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-            if kind == "portable"
-            else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        )
+        as_written(options, kind, prepack=prepack)
     return options
+
+
+def as_written(options: ort.SessionOptions, kind: Kind, *, prepack: bool) -> None:
+    """Have a graph of a package opened as it was written: nothing optimised again, nothing rounded."""
+    # 4-bit products in full precision: by default their activations are rounded to 8 bits, which breaks law 3
+    options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+    options.add_session_config_entry("session.disable_prepacking", "0" if prepack else "1")
+    options.graph_optimization_level = (
+        ort.GraphOptimizationLevel.ORT_ENABLE_ALL if kind == "portable" else ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    )
 
 
 def open_session(path: Path, kind: Kind, *, threads: int, prepack: bool) -> ort.InferenceSession:

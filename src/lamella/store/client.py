@@ -1,9 +1,9 @@
 """The store as a process sees it: sessions on weights that all processes of a host share.
 
-`session("bert@1")` is an `onnxruntime.InferenceSession` whose weights are read-only maps of the store's segments: nothing
-is copied, optimised or prepacked (unless the record says so), so it is there in the time that the graph takes to be
-read. A lease is a connection of its own. It ends when the session and its maps are gone, however that comes, and what is mapped
-stays good if the daemon ends first. Imports the standard library, numpy, onnxruntime and msgspec only.
+`session("bert@1")` is an `onnxruntime.InferenceSession` whose weights are read-only maps of the store's segments:
+nothing is copied, optimised or prepacked (unless the record says so), so it is there in the time that the graph takes
+to be read. A lease is a connection of its own. It ends when the session and its maps are gone, however that comes, and
+what is mapped stays good if the daemon ends first. Imports the standard library, numpy, onnxruntime and msgspec only.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 import onnxruntime as ort
 
-from lamella.errors import StoreAway, StoreDamaged, StoreError, WireError
+from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, WireError
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
@@ -103,7 +103,7 @@ class Connection:
         """Connect to the socket at `path`, by default to the one of `find_socket`.
 
         Raises:
-            StoreAway: nobody listens there, or a user that this one has no reason to trust, at a place that was not named.
+            StoreAway: nobody listens there, or, at a place that was not named, a user whom this one need not trust.
         """
         self.path = path or find_socket()
         self._sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -142,6 +142,14 @@ class Connection:
         Raises:
             StoreError: unknown, denied, beyond a quota, no room for it, or damaged.
         """
+        return Lease(*self.hold(model), self._sock)
+
+    def hold(self, model: str) -> tuple[ModelRecord, tuple[int, ...]]:
+        """Lease a model for as long as the connection is open: its record, and descriptors, which are the caller's.
+
+        Raises:
+            StoreError: as `open`.
+        """
         opened, fds = self._ask(protocol.Open(model), protocol.Opened)
         try:
             while len(fds) < opened.descriptors:
@@ -149,12 +157,12 @@ class Connection:
             record = msgspec.msgpack.decode(opened.record, type=ModelRecord)
             if len(fds) != len(record.blobs):
                 raise WireError(f"{len(fds)} descriptors for {len(record.blobs)} blobs of {model}")
-        except (WireError, StoreError, msgspec.MsgspecError) as error:
+        except (LamellaError, msgspec.MsgspecError) as error:
             protocol.close_all(fds)
             if isinstance(error, msgspec.MsgspecError):
                 raise WireError(f"the store's record of {model} is not understood: {error}") from error
             raise
-        return Lease(record, fds, self._sock)
+        return record, fds
 
     def find(self, source: str) -> str:
         """The model that was made of the file with this SHA-256, or nothing."""
@@ -265,17 +273,16 @@ class StoreSession(ort.InferenceSession):  # type: ignore[misc]
 
     def close(self) -> None:
         """Give the model back. The session answers nothing after this."""
-        self._sess = None
-        self._sess_options = self._sess_options_initial = None
-        self._lease = None
+        self.__dict__.clear()  # what describes inputs keeps the runtime's session, too
+        self._sess = self._lease = None
 
 
 def session(model: str, socket: Path | None = None) -> StoreSession:
     """A session of a model of the store.
 
     Args:
-        model: `name@version`, or `name/function@version`. On a CPU or runtime version that the model was not optimised for
-            its portable variant is opened.
+        model: `name@version`, or `name/function@version`. On a CPU or runtime version that the model was not optimised
+            for its portable variant is opened.
         socket: the daemon's; by default LAMELLA_STORE, else this user's own, else the host's.
 
     Raises:
@@ -289,10 +296,11 @@ def session(model: str, socket: Path | None = None) -> StoreSession:
 def lease_of(model: str, socket: Path | None = None) -> Lease:
     """A lease of the variant of a model that runs on this machine; see `session`."""
     lease = _opened(model, socket)
-    if _fits(lease.record.function) or f"{PORTABLE}@" in model:
+    if _fits(lease.record.function):
         return lease
-    name, _, version = model.rpartition("@")
-    return _opened(f"{name}{PORTABLE}@{version}", socket)
+    name, version = model.rpartition("@")[::2]
+    plan, *function = name.split("/")
+    return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
 
 
 def _opened(model: str, socket: Path | None) -> Lease:

@@ -4,8 +4,8 @@ Every client is a connection that the loop serves one packet at a time, in turn.
 what a client does not take, and what it does not send, costs the others nothing (`connection`). Who it is the kernel
 says, what it may do the allow-list (`access`), how much it may hold the `ledger`. A lease ends with its connection.
 
-Rejected: asyncio, whose transports hide the packets and descriptors of SEQPACKET; a thread per client, which makes every
-decision a race; a named lease that outlives its socket, which a crash would leak.
+Rejected: asyncio, whose transports hide the packets and descriptors of SEQPACKET; a thread per client, which makes
+every decision a race; a named lease that outlives its socket, which a crash would leak.
 """
 
 from __future__ import annotations
@@ -13,18 +13,20 @@ from __future__ import annotations
 import errno
 import os
 import selectors
+import shutil
 import socket
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from lamella.errors import LamellaError, StoreDenied, StoreQuota, WireError
+from lamella.errors import LamellaError, StoreDenied, StoreError, StoreQuota, WireError
 from lamella.store import protocol
-from lamella.store.access import Access, peer_of
+from lamella.store.access import Access, Peer, peer_of
 from lamella.store.bringing import Bringing
 from lamella.store.connection import Connection
 from lamella.store.following import following
@@ -36,6 +38,8 @@ from lamella.store.shelves import Shelves
 from lamella.store.sources import Source, Sources
 from lamella.store.workers import Workers
 
+ARRIVING = "arriving"
+"""Where in the root the files of a put are copied to."""
 LOAD_THREADS = 4
 GREETING_S = 5.0
 """How long a connection may take to say what it speaks."""
@@ -69,6 +73,7 @@ class Daemon:
         self._stopping = False
         self._loaders, self._takers = Workers(LOAD_THREADS, "load"), Workers(1, "take")
         self._bringing = Bringing(shelves, self._loaders)
+        shutil.rmtree(root / ARRIVING, ignore_errors=True)  # of a daemon that was killed
         self._sources = Sources(root / "sources.json")
         self._ledger = Ledger(access.quota)
         self._connections: set[Connection] = set()
@@ -96,15 +101,24 @@ class Daemon:
         try:
             while not self._stopping:
                 for key, _ in self._poll.select(TICK_S):
-                    if isinstance(key.data, Connection):
-                        self._turn(key.data)
-                    else:
-                        key.data()
+                    self._handle(key.data)
                 if self._clock() - tick >= TICK_S:
                     tick = self._clock()
                     self._overdue(tick)
         finally:
             self._end()
+
+    def _handle(self, ready: Connection | Callable[[], None]) -> None:
+        """One event. A bug that it meets is printed and costs its client the connection, not everybody the store."""
+        try:
+            if isinstance(ready, Connection):
+                self._turn(ready)
+            else:
+                ready()
+        except Exception:  # noqa: BLE001 - see above
+            traceback.print_exc()
+            if isinstance(ready, Connection):
+                self._drop(ready)
 
     def _end(self) -> None:
         for connection in list(self._connections):
@@ -150,7 +164,9 @@ class Daemon:
     def _overdue(self, now: float) -> None:
         """Drop whoever did not greet or does not take its answer; listen again."""
         for connection in list(self._connections):
-            if (not connection.greeted and now - connection.since > GREETING_S) or (connection.pending and now - connection.since > TAKING_S):
+            if (not connection.greeted and now - connection.since > GREETING_S) or (
+                connection.pending and now - connection.since > TAKING_S
+            ):
                 self._refuse(connection)
         with suppress(KeyError):  # it is registered
             self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
@@ -374,7 +390,7 @@ class Daemon:
     def _put(self, connection: Connection, request: protocol.Put, packet: protocol.Packet) -> None:
         self._allow(self._access.may_put(connection.peer, request.model), connection.peer.uid, "put", request.model)
         self._puts += 1
-        place = self._root / "incoming" / f"{os.getpid()}-{self._puts}"
+        place = self._root / ARRIVING / str(self._puts)
         incoming = Incoming(place, request.model, request.ids, packet.descriptors)
         self._takers.start(incoming.copy, partial(self._copied, connection, request, packet, incoming))
 
@@ -399,7 +415,15 @@ class Daemon:
         finally:
             incoming.clear()
 
+    def _check_shared(self, peer: Peer, record: ModelRecord, given: Collection[str]) -> None:
+        """Refuse blobs that are not given and only in models that the peer may not open, as if they were not there."""
+        for blob in record.blobs:
+            shared = any(self._access.may_open(peer, name) for name in self._shelves.holders(blob.id))
+            if blob.id not in given and not shared and not self._access.may_administer(peer):
+                raise StoreError(f"blob {blob.id[:12]} is neither given nor in a model that you may open")
+
     def _take_in(self, connection: Connection, request: protocol.Put, record: ModelRecord, incoming: Incoming) -> None:
+        self._check_shared(connection.peer, record, incoming.blobs)
         self._shelves.put(record, incoming.blobs)
         if request.source:
             trusted = self._access.may_administer(connection.peer)

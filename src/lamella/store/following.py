@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from lamella.store.records import PORTABLE
-
 
 def following(model: str, names: Iterable[str]) -> list[str]:
     """The other stages of the plan whose first stage this is, in order; none for any other model."""
@@ -14,9 +12,8 @@ def following(model: str, names: Iterable[str]) -> list[str]:
     version = rest.rpartition("@")[2]
     if not slash:
         return []
-    ending = f"{PORTABLE}@{version}" if f"{PORTABLE}@" in rest else f"@{version}"
-    variants = {n for n in (*names, model) if n.startswith(f"{plan}/") and n.endswith(ending)}
-    stages = sorted((n for n in variants if (f"{PORTABLE}@" in n) == (f"{PORTABLE}@" in rest)), key=_natural)
+    same = {n for n in (*names, model) if n.startswith(f"{plan}/") and n.endswith(f"@{version}")}
+    stages = sorted(same, key=_natural)
     return stages[1:] if stages[0] == model else []
 
 

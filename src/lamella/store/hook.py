@@ -1,10 +1,10 @@
 """Serves an unchanged program's `InferenceSession(path)` from the store, where that makes no difference to its answers.
 
-`lamella store exec` puts `preload/` on the program's path; `install` then changes the class's `__init__`, so that
-its name, its subclasses and `isinstance` stay what they were. A model is known by the SHA-256 of its file. A session goes the
-ordinary way when the model is not known, no daemon answers, or anything is asked for that a model optimised beforehand
-cannot honour: other providers, another optimisation level, initialisers, custom operators, a dump of the optimised
-graph. What options were told by method is remembered as they are told it, since a `SessionOptions` does not say.
+`lamella store exec` puts `preload/` on the program's path; `install` then changes the class's `__init__`, so that its
+name, its subclasses and `isinstance` stay what they were. A model is known by the SHA-256 of its file. A session goes
+the ordinary way when the model is not known, no daemon answers, or anything is asked for that a model optimised
+beforehand cannot honour: other providers, another optimisation level, initialisers, custom operators, a dump of the
+optimised graph. What options were told by method is remembered as they are told it: a `SessionOptions` does not say.
 
 The answers are those of lamella's packaged graph: within law 3 of the file's own, not always the last bit.
 """
@@ -57,8 +57,6 @@ ENTRIES = {
     "session.intra_op_thread_affinities",
 }
 """Config entries that are handed on; any other sends the session the ordinary way."""
-SPINNING = {"session.intra_op.allow_spinning": "1", "session.inter_op.allow_spinning": "1"}
-"""The runtime's defaults, where a packaged function has its own."""
 LARGEST = 2 << 30
 """Bytes of a self-contained ONNX file, by protobuf's limit."""
 
@@ -165,14 +163,15 @@ def _digest(given: Any) -> str:
 
 def _open(ort: Any, original: Callable[..., None], session: Any, lease: Lease, wanted: Any) -> None:
     """Open the store's model with what the program asked for besides."""
-    from lamella.runtime.function import session_options
+    from lamella.runtime.function import as_written
 
     function = lease.record.function
-    options = session_options(function.kind, threads=function.threads, prepack=function.prepack)
+    options = ort.SessionOptions()
+    as_written(options, function.kind, prepack=function.prepack)
     source = wanted if wanted is not None else ort.SessionOptions()
     for name in COPIED:
         setattr(options, name, getattr(source, name))
-    for key, value in {**SPINNING, **_told.get(source, {})}.items():
+    for key, value in _told.get(source, {}).items():
         options.add_session_config_entry(key, value)
     lease.apply(options)
     original(session, lease.graph, options, ["CPUExecutionProvider"], enable_fallback=0)

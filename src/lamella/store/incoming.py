@@ -1,11 +1,13 @@
 """Takes over the files of a put: a copy that nobody else can change, before anything is believed of it.
 
 A descriptor from a client may be of a pipe, a device, or a file that changes or never answers while it is read. So only
-regular files are read, to the length the record says and no further, in a thread of their own; what is hashed later is the copy.
+regular files are read, to the length the record says and no further, in a thread of their own, and hashed on the way: a
+blob that the store has already is not taken from here, and a name alone must not do for having the bytes.
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import stat
@@ -87,7 +89,8 @@ def _regular(fd: int) -> int:
 
 
 def _copy(fd: int, path: Path, size: int) -> None:
-    """Copy a file of exactly `size` bytes, whatever the descriptor's own position."""
+    """Copy a file of exactly `size` bytes whose hash is the copy's name, whatever the descriptor's own position."""
+    hash_ = hashlib.sha256()
     if _regular(fd) != size:
         raise StoreDamaged(f"a blob has {_regular(fd)} bytes, its record says {size}", where=path.name)
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
@@ -97,4 +100,7 @@ def _copy(fd: int, path: Path, size: int) -> None:
             if not data:
                 raise StoreDamaged(f"a blob ended after {done} of {size} bytes", where=path.name)
             file.write(data)
+            hash_.update(data)
             done += len(data)
+    if hash_.hexdigest() != path.name:
+        raise StoreDamaged("a blob is not what its name says", where=path.name, try_="put it again")

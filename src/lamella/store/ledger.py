@@ -28,8 +28,8 @@ class Ledger:
         """
         if self.connections[uid] >= self._quota.connections or self.connections.total() >= most:
             raise StoreQuota(
-                f"user {uid} has {self.connections[uid]} connections to the store of {self._quota.connections}, all users "
-                f"{self.connections.total()} of {most}",
+                f"user {uid} has {self.connections[uid]} connections to the store of {self._quota.connections}, all "
+                f"users {self.connections.total()} of {most}",
                 try_="end a process that uses the store, or raise `connections` in the allow-list's quota",
             )
         self.connections[uid] += 1
@@ -56,8 +56,8 @@ class Ledger:
         most, now = self._quota.leased_mb << 20, self._leased(uid)
         if now + new > most:
             raise StoreQuota(
-                f"user {uid} leases {now / 2**20:.0f} MB of the store, {record.name} would add {new / 2**20:.0f} MB, the "
-                f"quota is {self._quota.leased_mb} MB",
+                f"user {uid} leases {now / 2**20:.0f} MB of the store, {record.name} would add {new / 2**20:.0f} MB, "
+                f"the quota is {self._quota.leased_mb} MB",
                 try_="end a process that uses the store, or raise `leased_mb` in the allow-list's quota",
             )
 

@@ -85,7 +85,7 @@ Request = Hello | Open | Find | Put | Pin | Evict | Ask | Stop
 
 
 class Opened(msgspec.Struct, frozen=True, tag=True):
-    """A lease. Descriptors: the graph, then the segments in the record's order; those that do not fit come with More."""
+    """A lease. Descriptors: the graph, then the segments in the record's order; what does not fit comes with More."""
 
     record: msgspec.Raw
     """The model's record, as msgpack."""

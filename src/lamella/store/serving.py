@@ -22,9 +22,9 @@ OTHERS = 256
 
 
 def serve(shelves: Shelves, root: Path, path: Path, access: Access, ready: Callable[[], None] = lambda: None) -> None:
-    """Serve `shelves`, which lie in `root`, at the socket `path` until SIGTERM, SIGINT or `Stop`; call `ready` when it does.
+    """Serve `shelves`, which lie in `root`, at the socket `path` until SIGTERM, SIGINT or `Stop`; call `ready` first.
 
-    Only where the allow-list names other users is the socket open to them; what it serves to whom is decided by message.
+    The socket is open to others only where the allow-list names some; whom it serves what is decided by request.
 
     Raises:
         StoreConflict: another daemon listens there, or uses the same directory.

@@ -43,7 +43,11 @@ class Workers:
                 then, error = self._ended.get_nowait()
             except Empty:
                 return
-            then(error)
+            try:
+                then(error)
+            except BaseException:  # a bug: the rest is called next time
+                os.eventfd_write(self.wake, 1)
+                raise
 
     def _run(self) -> None:
         while True:

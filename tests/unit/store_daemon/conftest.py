@@ -57,7 +57,8 @@ def _graph(*initializers: TensorProto) -> bytes:
     graph = helper.make_graph(
         [helper.make_node("MatMul", ["x", "w"], ["y"])], "g", [values[0]], [values[1]], initializers
     )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9).SerializeToString()
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    return bytes(made.SerializeToString())
 
 
 def write_whole(path: Path, weights: np.ndarray) -> str:
@@ -77,11 +78,16 @@ class Running:
 
     def __init__(self, directory: Path, allow: str = "") -> None:
         self.directory, self.path = directory, directory / "s" / "store.socket"
-        command = [sys.executable, str(Path(__file__).with_name("fake_shelves.py")), directory / "root", self.path]
+        command = [
+            sys.executable,
+            str(Path(__file__).with_name("serve_slowly.py")),
+            str(directory / "root"),
+            str(self.path),
+        ]
         if allow:
             (directory / "allow.toml").write_text(allow)
             (directory / "allow.toml").chmod(0o600)
-            command.append(directory / "allow.toml")
+            command.append(str(directory / "allow.toml"))
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
         assert self._process.stdout
         assert self._process.stdout.readline() == b"serving\n"

@@ -1,7 +1,7 @@
 """Found by `site` before the program starts: waits for onnxruntime to be imported, and hooks it then.
 
-A program that never imports onnxruntime pays for this file alone, and for no import. Whatever `sitecustomize` the program
-would have found without us is run as well.
+A program that never imports onnxruntime pays for this file alone, and for no import. Whatever `sitecustomize` the
+program would have found without us is run as well.
 """
 
 import sys
@@ -46,5 +46,5 @@ def _run_hidden() -> None:
         spec.loader.exec_module(module_from_spec(spec))
 
 
-sys.meta_path.insert(0, _Watch())  # type: ignore[arg-type]
+sys.meta_path.insert(0, _Watch())
 _run_hidden()

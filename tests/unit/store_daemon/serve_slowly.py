@@ -1,0 +1,34 @@
+"""A daemon whose loads take a while, so that others are served meanwhile: `serve_slowly.py ROOT SOCKET [ALLOW]`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+from lamella.store import shelves
+from lamella.store.access import Access, read_allow_list
+from lamella.store.records import Settings
+from lamella.store.serving import serve
+
+LOAD_S = 0.15
+
+
+class SlowLoad(shelves.Load):
+    """The store's own, later, and written down."""
+
+    def run(self) -> None:
+        with Path(sys.argv[1]).with_name("loads").open("a") as file:
+            file.write(f"{self.id}\n")
+        time.sleep(LOAD_S)
+        super().run()
+
+
+if __name__ == "__main__":
+    root, path = map(Path, sys.argv[1:3])
+    rules = read_allow_list(Path(sys.argv[3])) if sys.argv[3:] else None
+    os.umask(0o077)
+    shelves.Load = SlowLoad  # type: ignore[misc]
+    made = shelves.Shelves(Settings(root=root))
+    serve(made, root, path, Access(rules), lambda: print("serving", flush=True))

@@ -1,0 +1,169 @@
+"""Clients that lie, flood, stall and die: the daemon and its other clients go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+import msgspec
+import pytest
+
+from lamella.errors import StoreAway, StoreQuota, WireError
+from lamella.store import protocol
+from lamella.store.client import session
+from lamella.store.protocol import Hello, Open, encode
+from tests.unit.store_daemon.conftest import Running, environment, until
+
+
+@contextmanager
+def raw(daemon: Running, *packets: bytes, fds: tuple[int, ...] = ()) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as sock:
+        sock.settimeout(10)
+        sock.connect(str(daemon.path))
+        for packet in packets:
+            protocol.send(sock, packet, fds if packet is packets[-1] else ())
+        yield sock
+
+
+HELLO = encode(Hello(protocol.VERSION))
+WRONG = {
+    "garbage": b"\xff" * 100,
+    "empty map": b"\x80",
+    "half a message": encode(Open("m@1"))[:-2],
+    "a length of 4 GB": b"\xdb\xff\xff\xff\xffabc",
+    "an array of 4 G": b"\xdd\xff\xff\xff\xff",
+    "nested without end": b"\x91" * 60_000,
+    "beyond the limit": b"x" * (protocol.REQUEST_LIMIT + 1),
+    "a name beyond the limit": msgspec.msgpack.encode({"type": "Open", "model": "m" * 300}),
+    "an answer": encode(protocol.Found("m@1")),
+    "an unknown field": msgspec.msgpack.encode({"type": "Stop", "now": True}),
+    "a second hello": HELLO,
+}
+
+
+@pytest.mark.parametrize("greeted", [False, True])
+def test_what_is_no_request_ends_its_connection_and_no_other(daemon: Running, greeted: bool) -> None:
+    daemon.put("m@1")
+    opened = session("m@1", daemon.path)
+    before = daemon.descriptors()
+    for name, packet in WRONG.items():
+        if name == "a second hello" and not greeted:
+            continue
+        with raw(daemon, *([HELLO] if greeted else []), packet) as sock:
+            try:
+                answer = protocol.answer(sock.recv(protocol.ANSWER_LIMIT))
+            except ConnectionResetError:
+                continue
+            assert isinstance(answer, protocol.Failed), name
+            assert answer.code == "wire", name
+            assert sock.recv(1) == b"", name
+    until(lambda: daemon.descriptors() == before)
+    assert daemon.leases() == 1
+    opened.close()
+
+
+def test_descriptors_that_nobody_asked_for_are_closed(daemon: Running) -> None:
+    before = daemon.descriptors()
+    with open("/dev/null") as null:
+        many = (null.fileno(),) * protocol.DESCRIPTORS
+        for packets in ([HELLO, encode(Open("m@1"))], [b"junk"], [HELLO, encode(protocol.Put("m@1", ("0" * 64,)))]):
+            with raw(daemon, *packets, fds=many) as sock:
+                assert isinstance(protocol.answer(sock.recv(protocol.ANSWER_LIMIT)), protocol.Failed)
+    until(lambda: daemon.descriptors() == before)
+
+
+def test_a_put_of_something_that_is_no_file_is_refused(daemon: Running) -> None:
+    ends = os.pipe()
+    try:
+        with raw(daemon, HELLO, encode(protocol.Put("m@1", ())), fds=(ends[0],)) as sock:
+            answer = protocol.answer(sock.recv(protocol.ANSWER_LIMIT))
+        assert isinstance(answer, protocol.Failed)
+        assert "regular file" in answer.message
+    finally:
+        protocol.close_all(ends)
+
+
+def test_who_never_reads_holds_one_answer_and_stalls_nobody(daemon: Running) -> None:
+    daemon.put("m@1")
+    with raw(daemon, HELLO) as sock:
+        sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            while True:
+                protocol.send(sock, encode(protocol.Ask()))
+        for _ in range(20):
+            session("m@1", daemon.path).close()
+    until(lambda: daemon.leases() == 0)
+
+
+def test_a_thousand_connections_are_bounded_and_the_others_go_on(start: Callable[..., Running]) -> None:
+    daemon = start("[quota]\nconnections = 40\n")
+    daemon.put("m@1")
+    with ExitStack() as stack, daemon.connect() as good:
+        for _ in range(1000):
+            stack.enter_context(raw(daemon))
+        with pytest.raises((StoreQuota, StoreAway), match="connections|does not answer"):
+            session("m@1", daemon.path)
+        lease = good.open("m@1")
+        assert lease.segments
+        assert daemon.descriptors() < 100
+    until(lambda: daemon.leases() == 0)
+
+
+def test_leases_beyond_the_quota_are_refused_with_the_numbers(start: Callable[..., Running]) -> None:
+    daemon = start("[quota]\nleased_mb = 0\nleases = 1\n")
+    daemon.put("m@1")
+    with pytest.raises(StoreQuota, match="quota is 0 MB"):
+        session("m@1", daemon.path)
+
+
+def test_another_version_of_the_protocol_is_told_so(daemon: Running) -> None:
+    with raw(daemon, encode(Hello(99))) as sock:
+        answer = protocol.answer(sock.recv(protocol.ANSWER_LIMIT))
+    assert isinstance(answer, protocol.Failed)
+    assert isinstance(protocol.raised(answer), WireError)
+    assert f"version {protocol.VERSION}" in answer.message
+
+
+CLIENT = """
+import sys, numpy as np
+from pathlib import Path
+from lamella.store.client import session
+opened = [session("m@1", Path(sys.argv[1])) for _ in range(3)]
+print("ready", flush=True)
+while True:
+    opened[0].run(None, {"x": np.ones((1, 256), np.float32)})
+"""
+
+
+def test_clients_killed_under_load_leave_no_lease_and_no_descriptor(daemon: Running) -> None:
+    daemon.put("m@1")
+    session("m@1", daemon.path).close()
+    until(lambda: daemon.leases() == 0)
+    before = daemon.descriptors()
+    clients = [
+        subprocess.Popen([sys.executable, "-c", CLIENT, str(daemon.path)], stdout=subprocess.PIPE, env=environment())
+        for _ in range(2)
+    ]
+    for client in clients:
+        assert client.stdout
+        assert client.stdout.readline() == b"ready\n"
+    assert daemon.leases() == 6
+    for client in clients:
+        client.send_signal(signal.SIGKILL)
+        client.communicate()
+    until(lambda: daemon.leases() == 0)
+    until(lambda: daemon.descriptors() == before)
+
+
+def test_a_client_that_leaves_while_its_model_is_loaded_takes_no_lease(daemon: Running) -> None:
+    daemon.put("m@1")
+    before = daemon.descriptors()
+    with raw(daemon, HELLO, encode(Open("m@1"))):
+        pass
+    until(lambda: daemon.descriptors() > before)  # the model is in memory
+    until(lambda: daemon.leases() == 0)

@@ -1,0 +1,153 @@
+"""Two users of one machine: each gets what the allow-list opens to it, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from lamella.errors import ConfigError, StoreDenied, StoreError
+from lamella.store import protocol
+from lamella.store.access import Access, AllowList, Peer, Rule, read_allow_list
+from lamella.store.client import Connection, session
+from lamella.store.records import ModelRecord
+from tests.unit.store_daemon.conftest import Running, make
+
+NOBODY = "nobody"
+RULES = """
+[[allow]]
+user = "nobody"
+open = ["open@*"]
+put = ["theirs@*"]
+"""
+
+
+@pytest.fixture
+def shared(start: Callable[..., Running], tmp_path: Path) -> Iterator[Running]:
+    """A daemon that another user may reach; pytest's own directories are opened for passing through."""
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    changed = [p for p in (tmp_path, *tmp_path.parents) if p.stat().st_uid == 0 and not p.stat().st_mode & 0o001]
+    modes = [p.stat().st_mode for p in changed]
+    for path in changed:
+        path.chmod(path.stat().st_mode | 0o011)
+    yield start(RULES)
+    for path, mode in zip(changed, modes, strict=True):
+        path.chmod(mode & 0o7777)
+
+
+def as_nobody(act: Callable[[], None]) -> None:
+    """Do something in a child that is another user; what it asserts is asserted here."""
+    account = pwd.getpwnam(NOBODY)
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setgroups([])
+            os.setgid(account.pw_gid)
+            os.setuid(account.pw_uid)
+            act()
+            os._exit(0)
+        except BaseException:  # noqa: BLE001 - whatever it was, the parent is told
+            traceback.print_exc(file=sys.stderr)
+        finally:
+            os._exit(1)
+    assert os.waitpid(pid, 0)[1] == 0
+
+
+def test_a_user_opens_what_the_list_opens_and_learns_nothing_of_the_rest(shared: Running) -> None:
+    shared.put("open@1", seed=1)
+    secret = shared.put("secret@1", seed=2)
+
+    def act() -> None:
+        lease = Connection(shared.path).open("open@1")
+        for name in ("secret@1", "nothing@1"):
+            with pytest.raises(StoreDenied, match="may not open"):
+                session(name, shared.path)
+        with Connection(shared.path) as connection:
+            report = connection.status()
+            assert [m.name for m in report.store.models] == ["open@1"]
+            assert [u.uid for u in report.users] == [os.getuid()]
+        for denied in (Connection.stop, lambda c: c.evict("open@1"), lambda c: c.pin("open@1")):
+            with Connection(shared.path) as connection, pytest.raises(StoreDenied):
+                denied(connection)
+        for path in (shared.directory / "root", shared.path.parent):
+            with pytest.raises(PermissionError):
+                os.listdir(path)
+        assert lease.segments
+
+    as_nobody(act)
+    assert shared.path.stat().st_mode & 0o777 == 0o666
+    assert shared.path.parent.stat().st_mode & 0o777 == 0o711
+    assert secret.record.name == "secret@1"
+
+
+def test_naming_a_blob_is_not_having_it(shared: Running, tmp_path: Path) -> None:
+    secret = shared.put("secret@1", seed=2)
+    theft = msgspec.structs.replace(secret.record, name="theirs@1")
+
+    def act() -> None:
+        with Connection(shared.path) as connection, pytest.raises(StoreError, match="neither given nor"):
+            connection.put(theft, {})
+        with Connection(shared.path) as connection, pytest.raises(StoreDenied):
+            connection.put(msgspec.structs.replace(theft, name="secret@2"), {})
+        made = make(Path("/tmp") / f"theirs-{os.getpid()}", "theirs@1", seed=3)
+        try:
+            wrong = dict.fromkeys(secret.blobs, made.blobs[made.record.graph.id])
+            with Connection(shared.path) as connection, pytest.raises(StoreError):
+                connection.put(theft, wrong)
+            with Connection(shared.path) as connection:
+                connection.put(made.record, made.blobs, "0" * 64)
+                assert connection.find("0" * 64) == ""  # put, yet not to be opened: the list says so
+        finally:
+            for path in made.blobs.values():
+                path.unlink()
+            path.parent.rmdir()
+
+    as_nobody(act)
+    with shared.connect() as connection:
+        assert connection.find("0" * 64) == ""  # another user's word
+
+
+def test_what_a_user_got_cannot_be_written_by_any_way(shared: Running) -> None:
+    shared.put("open@1", seed=1)
+
+    def act() -> None:
+        with Connection(shared.path) as connection:
+            record, fds = connection.hold("open@1")
+            for fd in fds:
+                with pytest.raises(OSError):  # noqa: PT011 - EBADF here, EPERM or EACCES below
+                    os.write(fd, b"x")
+                with pytest.raises(OSError):  # noqa: PT011
+                    os.close(os.open(f"/proc/self/fd/{fd}", os.O_RDWR))
+                with pytest.raises(OSError):  # noqa: PT011
+                    os.ftruncate(fd, 0)
+            assert isinstance(record, ModelRecord)
+            protocol.close_all(fds)
+
+    as_nobody(act)
+
+
+def test_a_list_names_users_and_groups_that_exist(tmp_path: Path) -> None:
+    access = Access(AllowList((Rule(group=77, open=("a@*",)), Rule(user=5, administer=True))), own_uid=1000)
+    member, chief, stranger = Peer(1, 9, frozenset({77})), Peer(1, 5, frozenset()), Peer(1, 9, frozenset())
+    assert access.shared
+    assert [access.may_open(p, "a@1") for p in (member, chief, stranger)] == [True, True, False]
+    assert [access.may_put(p, "a@1") for p in (member, chief, stranger)] == [False, True, False]
+    assert [access.may_administer(Peer(1, uid, frozenset())) for uid in (0, 1000, 9)] == [True, True, False]
+    for rule in (Rule(), Rule(user="no such user"), Rule(user=1, group=1)):
+        with pytest.raises(ConfigError):
+            Access(AllowList((rule,)))
+    path = tmp_path / "allow.toml"
+    path.write_text("[[allow]]\nuser = 5\nopens = ['*']\n")
+    path.chmod(0o600)
+    with pytest.raises(ConfigError, match="opens"):
+        read_allow_list(path)
+    path.chmod(0o622)
+    with pytest.raises(ConfigError, match="written by others"):
+        read_allow_list(path)
