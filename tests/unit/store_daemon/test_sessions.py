@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -161,53 +161,61 @@ APP = """
 import onnxruntime as ort, numpy as np, sys
 class Own(ort.InferenceSession):
     pass
-options = ort.SessionOptions()
-if len(sys.argv) > 2:
-    eval(sys.argv[2])
-session = Own(sys.argv[1], options)
-np.save(sys.argv[1] + ".npy", session.run(None, {"x": np.ones((1, 256), np.float32)})[0])
-sys.modules.get("lamella.store.hook")
-served = session._model_path is None
-print("served" if served else "ordinary", isinstance(session, ort.InferenceSession), session.get_providers())
+for asks in sys.argv[2:]:
+    options = ort.SessionOptions()
+    eval(asks)
+    session = Own(sys.argv[1], options)
+    np.save(sys.argv[1] + ".npy", session.run(None, {"x": np.ones((1, 256), np.float32)})[0])
+    assert isinstance(session, ort.InferenceSession)
+    print("served" if session._model_path is None else "ordinary", *session.get_providers())
 """
+ASKS = {
+    "options": "served",
+    "setattr(options, 'intra_op_num_threads', 2)": "served",
+    "options.add_session_config_entry('session.intra_op.allow_spinning', '0')": "served",
+    "options.add_session_config_entry('session.disable_prepacking', '1')": "ordinary",
+    "setattr(options, 'graph_optimization_level', ort.GraphOptimizationLevel.ORT_DISABLE_ALL)": "ordinary",
+    "options.add_free_dimension_override_by_name('n', 1)": "ordinary",
+}
+EXEC = [sys.executable, "-c", "from lamella.cli import main; main()", "store", "exec"]
 
 
-@pytest.mark.parametrize(
-    ("asks", "how"),
-    [
-        ("", "served"),
-        ("setattr(options, 'intra_op_num_threads', 2)", "served"),
-        ("options.add_session_config_entry('session.intra_op.allow_spinning', '0')", "served"),
-        ("options.add_session_config_entry('session.disable_prepacking', '1')", "ordinary"),
-        ("setattr(options, 'graph_optimization_level', ort.GraphOptimizationLevel.ORT_DISABLE_ALL)", "ordinary"),
-        ("options.add_free_dimension_override_by_name('n', 1)", "ordinary"),
-    ],
-)
-def test_an_unchanged_program_is_served_where_it_asks_for_nothing_else(
-    daemon: Running, tmp_path: Path, asks: str, how: str
+def program(directory: Path, model: Path, asks: Iterable[str], **variables: str) -> str:
+    """What the program prints that knows nothing of the store."""
+    (directory / "app.py").write_text(APP)
+    command = [*EXEC, sys.executable, str(directory / "app.py"), str(model), *asks]
+    env = {**environment(), **variables, "LAMELLA_CACHE": str(directory / "cache")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_an_unchanged_program_is_served_where_it_asks_for_nothing_else(daemon: Running, tmp_path: Path) -> None:
+    made = make(tmp_path / "made", "m@1")
+    model = tmp_path / "model.onnx"
+    daemon.put("m@1", source=write_whole(model, made.weights))
+    printed = program(tmp_path, model, ASKS, LAMELLA_STORE=str(daemon.path))
+    assert printed.splitlines() == [f"{how} CPUExecutionProvider" for how in ASKS.values()]
+    np.testing.assert_allclose(np.load(f"{model}.npy"), X @ made.weights, rtol=1e-4, atol=1e-4)
+    assert len(list((tmp_path / "cache" / "sources").iterdir())) == 1  # hashed once
+
+
+def test_a_program_whose_file_changed_or_that_finds_no_daemon_goes_its_ordinary_way(
+    daemon: Running, tmp_path: Path
 ) -> None:
     made = make(tmp_path / "made", "m@1")
     model = tmp_path / "model.onnx"
     daemon.put("m@1", source=write_whole(model, made.weights))
-    (tmp_path / "app.py").write_text(APP)
-    env = {**environment(), "LAMELLA_STORE": str(daemon.path)}
-    run = [sys.executable, "-c", "from lamella.cli import main; main()", "store", "exec"]
-    program = [sys.executable, str(tmp_path / "app.py"), str(model), *filter(None, [asks])]
-    done = subprocess.run([*run, *program], env=env, capture_output=True, text=True, check=False)
-    assert done.stderr == ""
-    assert done.stdout == f"{how} True ['CPUExecutionProvider']\n"
-    np.testing.assert_allclose(np.load(f"{model}.npy"), X @ made.weights, rtol=1e-4, atol=1e-4)
+    write_whole(model, made.weights + 1)
+    (tmp_path / "sitecustomize.py").write_text("print('the program has its own')")
+    path = os.pathsep.join([str(tmp_path), environment()["PYTHONPATH"]])
+    for socket in (daemon.path, tmp_path / "none"):
+        printed = program(tmp_path, model, ["options"], LAMELLA_STORE=str(socket), PYTHONPATH=path)
+        assert printed.splitlines()[-2:] == ["the program has its own", "ordinary CPUExecutionProvider"]
+    np.testing.assert_allclose(np.load(f"{model}.npy"), X @ (made.weights + 1), rtol=1e-4, atol=1e-4)
 
 
-def test_an_unchanged_program_runs_without_a_daemon_too(tmp_path: Path) -> None:
-    made = make(tmp_path / "made", "m@1")
-    model = tmp_path / "model.onnx"
-    write_whole(model, made.weights)
-    (tmp_path / "app.py").write_text(APP)
-    (tmp_path / "sitecustomize.py").write_text("import sys; sys.stdout.write('mine ')")
-    env = environment()
-    env = {**env, "LAMELLA_STORE": str(tmp_path / "none"), "PYTHONPATH": f"{tmp_path}{os.pathsep}{env['PYTHONPATH']}"}
-    run = [sys.executable, "-c", "from lamella.cli import main; main()", "store", "exec"]
-    program = [sys.executable, str(tmp_path / "app.py"), str(model)]
-    done = subprocess.run([*run, *program], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout.endswith("mine ordinary True ['CPUExecutionProvider']\n")
+def test_the_hook_waits_for_onnxruntime(tmp_path: Path) -> None:
+    check = "import sys; print(any(m.partition('.')[0] in ('lamella', 'onnxruntime', 'msgspec') for m in sys.modules))"
+    done = subprocess.run([*EXEC, sys.executable, "-c", check], env=environment(), capture_output=True, check=True)
+    assert done.stdout == b"False\n"

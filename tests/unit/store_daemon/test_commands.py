@@ -1,0 +1,73 @@
+"""The verbs of `lamella store`, against a real daemon."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from lamella.cli.app import run
+from lamella.store.client import session
+from tests.unit.store_daemon.conftest import SIDE, environment, make, write_whole
+
+
+@pytest.fixture
+def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    path = tmp_path / "store.socket"
+    monkeypatch.setenv("LAMELLA_STORE", str(path))
+    serve = ["store", "serve", "--root", str(tmp_path / "root"), "--memory-mb", "64", "--policy", "lfu"]
+    command = [sys.executable, "-c", "from lamella.cli import main; main()", *serve]
+    with subprocess.Popen(command, env={**environment(), "LAMELLA_STORE": str(path)}, stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout
+        assert daemon.stdout.readline().decode() == f"serving at {path}\n"
+        yield path
+        daemon.terminate()
+        assert daemon.wait(10) == 0
+
+
+def told(capsys: pytest.CaptureFixture[str], *words: object) -> Any:
+    assert run([*map(str, words), "--json"]) == 0, capsys.readouterr().err
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_file_is_put_pinned_opened_evicted_and_told_of(
+    socket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tmp_path / "net.onnx"
+    write_whole(model, make(tmp_path / "made", "m@1").weights)
+    assert told(capsys, "store", "put", model, "net@1")["models"] == ["net@1", "net.portable@1"]
+    assert run(["store", "put", str(model), "net@1"]) == 0  # the same again is nothing new
+    assert run(["store", "put", str(model), "net"]) == 2
+    assert run(["store", "put", str(model.with_name("none.onnx")), "net@2"]) == 2
+    capsys.readouterr()
+    x = np.random.default_rng(0).standard_normal((1, SIDE)).astype(np.float32)
+    expected = ort.InferenceSession(model).run(None, {"x": x})[0]
+    with_store = session("net@1", socket)
+    np.testing.assert_allclose(with_store.run(None, {"x": x})[0], expected, atol=1e-4 * np.ptp(expected))
+    told(capsys, "store", "pin", "net@1")
+    report = told(capsys, "store", "status")
+    assert report["store"]["policy"] == "lfu"
+    (net,) = [m for m in report["store"]["models"] if m["name"] == "net@1"]
+    assert (net["leases"], net["pinned"]) == (1, True)
+    assert run(["store", "status"]) == 0
+    assert "net.portable@1" in capsys.readouterr().out
+    with_store.close()
+    told(capsys, "store", "pin", "net@1", "--off")
+    told(capsys, "store", "evict", "net@1")
+    assert run(["store", "evict", "none@1"]) != 0
+    assert "none@1" in capsys.readouterr().err
+
+
+def test_without_a_daemon_a_command_says_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["store", "status", "--socket", str(tmp_path / "none")]) == 1
+    assert "lamella store serve" in capsys.readouterr().err
+    assert run(["store", "exec"]) == 2
+    assert run(["store", "exec", "no-such-program"]) == 2
+    assert run(["store"]) == 0
