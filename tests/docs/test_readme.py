@@ -2,15 +2,22 @@
 
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
-requests. Blocks fenced as `text` are not run: other programs, and errors shown on purpose.
+requests. `store serve` and `store exec`, which stay or become another program, are processes of their own, and the
+files net.onnx and app.py are there. Blocks fenced as `text` are not run: other programs, and errors shown on purpose.
 """
 
 import re
 import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from lamella.cli.app import run
 
@@ -38,6 +45,33 @@ def with_tiny_model(words: list[str]) -> list[str]:
     return changed
 
 
+LAMELLA = [sys.executable, "-c", "from lamella.cli import main; main()"]
+APP = """
+import numpy as np, onnxruntime as ort
+session = ort.InferenceSession("net.onnx")
+session.run(None, {"x": np.ones((1, 4), np.float32)})
+assert session._model_path is None, "not from the store"
+"""
+
+
+@contextmanager
+def serving(words: list[str]) -> Iterator[None]:
+    """A daemon of the store, until it ends by itself or the page does."""
+    with subprocess.Popen([*LAMELLA, *words], stdout=subprocess.PIPE) as daemon:
+        assert daemon.stdout
+        assert daemon.stdout.readline().startswith(b"serving"), words
+        yield
+        daemon.terminate()
+
+
+def write_program() -> None:
+    """net.onnx, a model, and app.py, a program that knows nothing of the store."""
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 4]) for n in "xy"]
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "net", values[:1], values[1:])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "net.onnx")
+    Path("app.py").write_text(APP)
+
+
 PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if commands(p)]
 
 
@@ -58,6 +92,13 @@ def test_every_command_of_a_page_runs(
     monkeypatch.chdir(tmp_path)
     np.savez("x.npz", x=np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32))
     np.savez("data.npz", x=np.random.default_rng(1).standard_normal((8, 3, 32, 32)).astype(np.float32))
-    for words in commands(page):
-        if words[0] not in NOT_RUN:
-            assert run(with_tiny_model(words)) == 0, (" ".join(words), capsys.readouterr().err)
+    monkeypatch.setenv("LAMELLA_STORE", str(tmp_path / "store.socket"))
+    write_program()
+    with ExitStack() as daemons:
+        for words in commands(page):
+            if words[:2] == ["store", "serve"]:
+                daemons.enter_context(serving([*words, "--root", str(tmp_path / "store")]))
+            elif words[:3] == ["store", "exec", "python"]:
+                subprocess.run([*LAMELLA, *words[:2], sys.executable, *words[3:]], check=True)
+            elif words[0] not in NOT_RUN:
+                assert run(with_tiny_model(words)) == 0, (" ".join(words), capsys.readouterr().err)
