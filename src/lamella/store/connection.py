@@ -1,7 +1,7 @@
 """One client of the daemon: its socket, what it leases, and the answer that it has not taken yet.
 
-A connection is read only when it has nothing to take and nothing is being done for it. So the most that one client can
-make the daemon hold is one answer, and packets it sends meanwhile wait in the kernel, at its own charge.
+A connection is read only when it has nothing to take and nothing is being done for it, and a request that comes before
+the last answer was received ends it (`daemon`). So the most that one client can have held for it is one answer.
 """
 
 from __future__ import annotations

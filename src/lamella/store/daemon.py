@@ -214,6 +214,8 @@ class Daemon:
 
     def _hear(self, connection: Connection, packet: protocol.Packet) -> None:
         request = protocol.request(packet.data)
+        if protocol.untaken(connection.sock):  # else a client could have hundreds of answers lie in the kernel
+            raise WireError("a request before the last answer was taken")
         if isinstance(request, protocol.Put) and connection.greeted:
             self._answering(connection, lambda: self._put(connection, request, packet), packet)
             return

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import array
 import contextlib
+import fcntl
 import os
 import socket
+import struct
+import termios
 from collections.abc import Iterable, Sequence
 from typing import Annotated, NamedTuple
 
@@ -218,6 +221,11 @@ def _rights(level: int, kind: int, data: bytes) -> Iterable[int]:
     if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
         fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
     return fds
+
+
+def untaken(sock: socket.socket) -> bool:
+    """Whether something that was sent has not been received yet."""
+    return bool(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
 
 
 def failed(error: LamellaError) -> Failed:

@@ -88,16 +88,25 @@ def test_a_put_of_something_that_is_no_file_is_refused(daemon: Running) -> None:
         protocol.close_all(ends)
 
 
-def test_who_never_reads_holds_one_answer_and_stalls_nobody(daemon: Running) -> None:
+def test_who_asks_again_without_reading_is_left(daemon: Running) -> None:
     daemon.put("m@1")
-    with raw(daemon, HELLO) as sock:
-        sock.setblocking(False)
-        with suppress(BlockingIOError):
-            while True:
-                protocol.send(sock, encode(protocol.Ask()))
+    with raw(daemon, HELLO) as sock, suppress(BrokenPipeError, ConnectionResetError):
+        while True:
+            protocol.send(sock, encode(protocol.Ask()))
+    with daemon.connect() as connection:
+        assert connection.status().refused == 1
+
+
+def test_who_never_reads_stalls_nobody(daemon: Running) -> None:
+    daemon.put("m@1")
+    before = daemon.descriptors()
+    with ExitStack() as stack:
+        for request in (protocol.Ask(), Open("m@1")) * 20:
+            stack.enter_context(raw(daemon, HELLO, encode(request)))
         for _ in range(20):
             session("m@1", daemon.path).close()
     until(lambda: daemon.leases() == 0)
+    until(lambda: daemon.descriptors() <= before + 2)  # those of the model in memory
 
 
 def test_a_thousand_connections_are_bounded_and_the_others_go_on(start: Callable[..., Running]) -> None:
