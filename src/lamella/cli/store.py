@@ -131,9 +131,11 @@ def exec_(
     """Run a program whose `InferenceSession`s are served from the store where the model is known."""
     if not command:
         raise ConfigError("no program to run", try_="lamella store exec python app.py")
-    source = Path(client.__file__).parents[2]  # where another Python of the same environment finds lamella too
     before = os.environ.get("PYTHONPATH")
-    paths = [str(PRELOAD), *([before] if before else []), str(source)]
+    paths = [
+        str(PRELOAD),
+        *([before] if before else []),
+    ]  # not where lamella lies: another environment has its own numpy
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     if socket:
         environment[client.SOCKET] = str(socket.absolute())
