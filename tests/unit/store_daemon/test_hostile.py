@@ -7,17 +7,26 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
 
 import msgspec
+import numpy as np
 import pytest
 
 from lamella.errors import StoreAway, StoreQuota, WireError
 from lamella.store import protocol
-from lamella.store.client import session
+from lamella.store.access import Access
+from lamella.store.client import Connection, session
+from lamella.store.daemon import GREETING_S, Daemon
 from lamella.store.protocol import Hello, Open, encode
-from tests.unit.store_daemon.conftest import Running, environment, until
+from lamella.store.records import Settings
+from lamella.store.serving import listening
+from lamella.store.shelves import Shelves
+from tests.unit.store_daemon.conftest import SIDE, Running, environment, until
 
 
 @contextmanager
@@ -141,7 +150,9 @@ def test_another_version_of_the_protocol_is_told_so(daemon: Running) -> None:
 CLIENT = """
 import sys, numpy as np
 from pathlib import Path
-from lamella.store.client import session
+from lamella.store.access import Access
+from lamella.store.client import Connection, session
+from lamella.store.daemon import GREETING_S, Daemon
 opened = [session("m@1", Path(sys.argv[1])) for _ in range(3)]
 print("ready", flush=True)
 while True:
@@ -176,3 +187,75 @@ def test_a_client_that_leaves_while_its_model_is_loaded_takes_no_lease(daemon: R
         pass
     until(lambda: daemon.descriptors() > before)  # the model is in memory
     until(lambda: daemon.leases() == 0)
+
+
+def test_a_daemon_killed_under_load_leaves_every_client_with_right_answers(start: Callable[..., Running]) -> None:
+    first = start()
+    made = first.put("m@1")
+    x = np.ones((1, SIDE), np.float32)
+    stop = threading.Event()
+
+    answers: list[float] = []
+
+    def load() -> None:
+        while not stop.is_set():
+            try:
+                opened = session("m@1", first.path)
+            except StoreAway:
+                continue
+            (answer,) = opened.run(None, {"x": x})
+            answers.append(float(np.abs(answer - x @ made.weights).max()))
+            opened.close()
+
+    with ThreadPoolExecutor(3) as pool:
+        clients = [pool.submit(load) for _ in range(3)]
+        daemon = first
+        for _ in range(2):
+            seen = len(answers)
+            until(lambda: len(answers) > seen + 20)  # noqa: B023 - called at once
+            daemon.end(signal.SIGKILL)
+            daemon = start()
+        stop.set()
+        for client in clients:
+            client.result(10)
+    assert max(answers) < 1e-4
+    until(lambda: daemon.leases() == 0)
+
+
+def test_a_thousand_leases_taken_and_dropped_leave_nothing(daemon: Running) -> None:
+    daemon.put("m@1")
+    with daemon.connect() as connection:
+        connection.pin("m@1")
+    until(lambda: daemon.leases() == 0)
+    before, own = daemon.descriptors(), len(os.listdir("/proc/self/fd"))
+    for _ in range(500):
+        with daemon.connect() as connection:
+            protocol.close_all(connection.hold("m@1")[1])
+        with raw(daemon, HELLO, encode(Open("m@1"))):
+            pass  # gone before the answer
+    until(lambda: daemon.leases() == 0)
+    until(lambda: daemon.descriptors() <= before)
+    assert len(os.listdir("/proc/self/fd")) == own
+
+
+def test_who_says_nothing_is_left_after_a_while(tmp_path: Path) -> None:
+    now = [0.0]
+    path = tmp_path / "store.socket"
+    with listening(path, shared=False) as listener:
+        daemon = Daemon(
+            Shelves(Settings(root=tmp_path / "r")), listener, Access(), tmp_path / "r", clock=lambda: now[0]
+        )
+        thread = threading.Thread(target=daemon.serve)
+        thread.start()
+        with Connection(path) as good, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
+            silent.settimeout(10)
+            silent.connect(str(path))
+            assert good.status().users[0].connections == 2
+            now[0] += GREETING_S + 1
+            assert silent.recv(1) == b""
+            report = good.status()
+            assert (report.users[0].connections, report.refused) == (1, 1)
+            good.stop()
+        thread.join(10)
+    assert not thread.is_alive()
+    assert not path.exists()
