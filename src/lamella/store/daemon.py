@@ -32,6 +32,7 @@ from lamella.store.connection import Connection
 from lamella.store.following import following
 from lamella.store.incoming import Incoming
 from lamella.store.ledger import Ledger
+from lamella.store.puts import Put
 from lamella.store.records import Held, ModelRecord
 from lamella.store.report import Report
 from lamella.store.shelves import Shelves
@@ -409,13 +410,13 @@ class Daemon:
             if error:
                 raise error
             assert incoming.record
-            self._take_in(connection, request, incoming.record, incoming)
+            self._check_shared(connection.peer, incoming.record, incoming.blobs)
+            put = self._shelves.plan_put(incoming.record, incoming.blobs)
         except LamellaError as failed:
-            self._fail(connection, failed)
-        else:
-            self._answer(connection, protocol.Done())
-        finally:
             incoming.clear()
+            self._fail(connection, failed)
+            return
+        self._takers.start(put.run, partial(self._taken, connection, request, put, incoming))
 
     def _check_shared(self, peer: Peer, record: ModelRecord, given: Collection[str]) -> None:
         """Refuse blobs that are not given and only in models that the peer may not open, as if they were not there."""
@@ -424,11 +425,25 @@ class Daemon:
             if blob.id not in given and not shared and not self._access.may_administer(peer):
                 raise StoreError(f"blob {blob.id[:12]} is neither given nor in a model that you may open")
 
-    def _take_in(self, connection: Connection, request: protocol.Put, record: ModelRecord, incoming: Incoming) -> None:
-        self._check_shared(connection.peer, record, incoming.blobs)
-        self._shelves.put(record, incoming.blobs)
-        if request.source:
-            trusted = self._access.may_administer(connection.peer)
-            self._sources.add(
-                Source(sha256=request.source, model=record.name, uid=connection.peer.uid, trusted=trusted)
-            )
+    def _taken(
+        self,
+        connection: Connection,
+        request: protocol.Put,
+        put: Put,
+        incoming: Incoming,
+        error: LamellaError | None,
+    ) -> None:
+        """Make a put that ran part of the store."""
+        incoming.clear()
+        try:
+            if error:
+                self._shelves.abandon_put(put)
+                raise error
+            self._shelves.commit_put(put)
+            if request.source:
+                uid, trusted = connection.peer.uid, self._access.may_administer(connection.peer)
+                self._sources.add(Source(sha256=request.source, model=put.record.name, uid=uid, trusted=trusted))
+        except LamellaError as failed:
+            self._fail(connection, failed)
+        else:
+            self._answer(connection, protocol.Done())
