@@ -116,6 +116,14 @@ def evict(name: str, *, socket: Socket = None, json: Json = False) -> None:
 
 
 @store.command
+def remove(name: str, *, socket: Socket = None, json: Json = False) -> None:
+    """Take a model that nobody leases out of memory and off the disk."""
+    with client.connect(socket) as connection:
+        connection.evict(name, disk=True)
+    _done(name, "removed", json)
+
+
+@store.command
 def stop(*, socket: Socket = None, json: Json = False) -> None:
     """End the daemon. Processes go on with what they have mapped."""
     with client.connect(socket) as connection:

@@ -186,9 +186,13 @@ class Connection:
         """Keep a model in memory, or no longer."""
         self._ask(protocol.Pin(model, on), protocol.Done)
 
-    def evict(self, model: str) -> None:
-        """Drop a model from memory."""
-        self._ask(protocol.Evict(model), protocol.Done)
+    def evict(self, model: str, *, disk: bool = False) -> None:
+        """Drop a model from memory, or from the disk too.
+
+        Raises:
+            ModelLeased: somebody holds it.
+        """
+        self._ask(protocol.Evict(model, disk), protocol.Done)
 
     def status(self) -> Report:
         """The status, as far as it is this user's to see."""

@@ -305,9 +305,9 @@ class Daemon:
             case protocol.Pin(model, on):
                 self._allow(self._access.may_put(peer, model), peer.uid, "pin", model)
                 self._pin(connection, model, on)
-            case protocol.Evict(model):
+            case protocol.Evict(model, disk):
                 self._allow(self._access.may_put(peer, model), peer.uid, "evict", model)
-                self._shelves.evict(model)
+                (self._shelves.remove if disk else self._shelves.evict)(model)
                 self._answer(connection, protocol.Done())
             case protocol.Ask():
                 self._tell(connection)

@@ -71,9 +71,10 @@ class Pin(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
 
 
 class Evict(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
-    """Drop a model from memory."""
+    """Drop a model from memory, or from the disk too."""
 
     model: Name
+    disk: bool = False
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):

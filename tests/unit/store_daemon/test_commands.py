@@ -61,6 +61,9 @@ def test_a_file_is_put_pinned_opened_evicted_and_told_of(
     with_store.close()
     told(capsys, "store", "pin", "net@1", "--off")
     told(capsys, "store", "evict", "net@1")
+    told(capsys, "store", "remove", "net.portable@1")
+    left = [m["name"] for m in told(capsys, "store", "status")["store"]["models"]]
+    assert left == ["net@1"]
     assert run(["store", "evict", "none@1"]) != 0
     assert "none@1" in capsys.readouterr().err
 
