@@ -127,9 +127,12 @@ class Daemon:
                 connection.flush()  # the answer to Stop
             self._drop(connection)
         self._poll.close()
-        for end in (self._signalled, self._signal):
-            end.close()
         self._shelves.close()
+
+    def close(self) -> None:
+        """Close what signals are heard by; after they are no longer sent there."""
+        self._signalled.close()
+        self._signal.close()
 
     # ------------------------------------------------------------------------------------------------- connections
 

@@ -32,11 +32,16 @@ def serve(shelves: Shelves, root: Path, path: Path, access: Access, ready: Calla
     """
     os.umask(0o077)
     most = min(CONNECTIONS, (_raise_limit() - OTHERS) // 2)
-    with listening(path, shared=access.shared) as listener:
+    with _signals() as came, listening(path, shared=access.shared) as listener:
         daemon = Daemon(shelves, listener, access, root, most=most)
-        with _stopped_by_signals(daemon):
-            ready()
-            daemon.serve()
+        signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
+        try:
+            if not came:  # else it was told to end before it could hear
+                ready()
+                daemon.serve()
+        finally:
+            signal.set_wakeup_fd(-1)
+            daemon.close()
 
 
 @contextmanager
@@ -100,14 +105,13 @@ def _raise_limit() -> int:
 
 
 @contextmanager
-def _stopped_by_signals(daemon: Daemon) -> Iterator[None]:
-    """SIGTERM and SIGINT end the daemon's loop, by a byte that it reads: no exception in the middle of a decision."""
+def _signals() -> Iterator[list[int]]:
+    """SIGTERM and SIGINT that came, held until all is put away; the loop hears of them by a byte that it reads."""
+    came: list[int] = []
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda number, frame: None) for number in numbers]
-    wakeup = signal.set_wakeup_fd(daemon.wakeup, warn_on_full_buffer=False)
+    before = [signal.signal(number, lambda number, frame: came.append(number)) for number in numbers]
     try:
-        yield
+        yield came
     finally:
-        signal.set_wakeup_fd(wakeup)
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)

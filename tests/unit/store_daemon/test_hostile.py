@@ -257,5 +257,6 @@ def test_who_says_nothing_is_left_after_a_while(tmp_path: Path) -> None:
             assert (report.users[0].connections, report.refused) == (1, 1)
             good.stop()
         thread.join(10)
+        daemon.close()
     assert not thread.is_alive()
     assert not path.exists()
