@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.twelve import MODELS, PLANNERS, RESULTS, Results, answer, load
+from benchmarks.twelve import BASES, MODELS, PLANNERS, RESULTS, Results, answer, compared, load, means
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.report import staircase_svg
 
@@ -44,6 +44,16 @@ def table(results: Results) -> str:
     for name, record in own.items():
         cells = [*_own(by_planner(record)), *(answer(results, name, cloud) for cloud in clouds)]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    found = compared(own)
+    if found:
+        plain, alone = (means(found, base) for base in BASES)
+        divided = sum(plans["mopar"].stages > 1 for plans in found)
+        lines += [
+            "",
+            f"Geometric means of {plain.models} models, {divided} of them divided: cost **{plain.cheaper:.2f}x** below "
+            f"`ort` and **{alone.cheaper:.2f}x** below `single`, p50 **{plain.p50:.3f}** of that of `ort`; resource "
+            f"efficiency {plain.points:+.0f} points, {plain.relative:+.0%}.",
+        ]
     lines += [
         "",
         "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per GB-second, "

@@ -16,6 +16,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import msgspec
 
@@ -146,25 +147,58 @@ def _geometric(values: Sequence[float]) -> float:
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
+class Means(NamedTuple):
+    """`mopar` against a baseline over several models."""
+
+    models: int
+    cheaper: float
+    """How many times, geometric mean."""
+    p50: float
+    """Of the baseline's, geometric mean."""
+    slower: int
+    """Models that got slower beyond the 95 % intervals."""
+    points: float
+    """Of resource efficiency, percent points more on average,"""
+    relative: float
+    """and relative."""
+
+
+Plans = dict[str, PlanRecord]
+
+
+def compared(records: Mapping[str, Comparison]) -> list[Plans]:
+    """The plans of each model by planner, where there are those to compare."""
+    found = [{p.planner: p for p in r.plans} for r in records.values()]
+    found = [plans for plans in found if {*BASES, "mopar"} <= plans.keys()]
+    # where the answer is one function it is the very plan of `single`: what sets them apart in a run is luck
+    return [{**plans, "mopar": plans["single"]} if plans["mopar"].stages == 1 else plans for plans in found]
+
+
+def means(found: Sequence[Plans], base: str) -> Means:
+    """`mopar` against a baseline."""
+    pairs = [(p["mopar"], p[base]) for p in found]
+    return Means(
+        models=len(pairs),
+        cheaper=_geometric([b.cost_usd_per_million / a.cost_usd_per_million for a, b in pairs]),
+        p50=_geometric([a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs]),
+        slower=sum(a.latency_ms.p50_low > b.latency_ms.p50_high for a, b in pairs),
+        points=sum(100 * (a.efficiency.billed - b.efficiency.billed) for a, b in pairs) / len(pairs),
+        relative=sum(a.efficiency.billed / b.efficiency.billed - 1 for a, b in pairs) / len(pairs),
+    )
+
+
 def summary(records: Mapping[str, Comparison]) -> list[str]:
     """What the table of one platform says."""
-    found = [{p.planner: p for p in r.plans} for r in records.values()]
-    found = [plans for plans in found if {"ort", "single", "mopar"} <= plans.keys()]
-    # where the answer is one function it is the very plan of `single`: what sets them apart in a run is luck
-    found = [{**plans, "mopar": plans["single"]} if plans["mopar"].stages == 1 else plans for plans in found]
+    found = compared(records)
     if not found:
         return []
     lines = []
     for base in BASES:
-        ratio = _geometric([p[base].cost_usd_per_million / p["mopar"].cost_usd_per_million for p in found])
-        points = [100 * (p["mopar"].efficiency.billed - p[base].efficiency.billed) for p in found]
-        relative = [p["mopar"].efficiency.billed / p[base].efficiency.billed - 1 for p in found]
-        slower = sum(p["mopar"].latency_ms.p50_low > p[base].latency_ms.p50_high for p in found)
-        p50 = _geometric([p["mopar"].latency_ms.p50 / p[base].latency_ms.p50 for p in found])
+        m = means(found, base)
         lines.append(
-            f"- to `{base}`: cost **{ratio:.2f}x** lower, p50 **{p50:.3f}** of it ({slower} of {len(found)} models got "
-            f"slower beyond the 95 % intervals), resource efficiency {sum(points) / len(points):+.1f} points, "
-            f"{sum(relative) / len(relative):+.0%} relative on average."
+            f"- to `{base}`: cost **{m.cheaper:.2f}x** lower, p50 **{m.p50:.3f}** of it ({m.slower} of {m.models} "
+            f"models got slower beyond the 95 % intervals), resource efficiency {m.points:+.1f} points, "
+            f"{m.relative:+.0%} relative on average."
         )
     errors = [_errors(plan) for plans in found for name, plan in plans.items() if not name.startswith("ort")]
     divided = [_errors(p["mopar"]) for p in found if p["mopar"].stages > 1]

@@ -75,6 +75,8 @@ class Ready(msgspec.Struct, frozen=True, tag=True):
     mapped: float
     opened: float
     warmed: float
+    shared: bool = False
+    """Whether its weights are the store's."""
 
 
 class Done(msgspec.Struct, frozen=True, tag=True):

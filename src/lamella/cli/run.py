@@ -35,6 +35,8 @@ class RunRecord(msgspec.Struct, frozen=True):
     start: Start
     cold_split_ms: dict[str, dict[str, float]]
     """Of each function's start: spawn, imports, map, session, first_run."""
+    shared: tuple[str, ...]
+    """Functions whose weights are the store's."""
     stage_ms: dict[str, float]
     outputs: dict[str, tuple[int, ...]]
 
@@ -46,6 +48,9 @@ def run(
     output: Annotated[Path | None, Parameter(name="--output", help="Where to write the outputs, .npz.")] = None,
     channel: Annotated[Channel | None, Parameter(help="How tensors travel; the plan's way by default.")] = None,
     start: StartName = "fresh",
+    store: Annotated[
+        bool, Parameter(name="--store", negative="--no-store", help="Weights from the store, where a daemon has them.")
+    ] = True,
     s3_endpoint: S3Endpoint = None,
     s3_bucket: S3Bucket = None,
     timeout_s: Annotated[float | None, Parameter(help="Per function, s; the platform's by default.")] = None,
@@ -57,13 +62,14 @@ def run(
     with (
         _package(plan) as directory,
         on_cores(1) as cpus,
-        _deployed(directory, channel, bucket(s3_bucket, s3_endpoint), timeout_s, start) as deployment,
+        _deployed(directory, channel, bucket(s3_bucket, s3_endpoint), timeout_s, start, store) as deployment,
     ):
         if all(f.threads == 1 for f in deployment.functions):
             deployment.pin(cpus)
         answer = deployment.infer(feeds)
         limiter = deployment.limiter
         names = [f.name for f in deployment.functions]
+        shared = tuple(n for n in names if deployment.instances[n].shared)
         splits = {n: i.cold._asdict() for n, i in deployment.instances.items() if i.cold}
     if output:
         write_arrays(output, answer.outputs)
@@ -75,6 +81,7 @@ def run(
         cold_ms=answer.cold_ms,
         start=start,
         cold_split_ms=splits,
+        shared=shared,
         stage_ms={n: s.run_ms for n, s in zip(names, answer.stages, strict=True)},
         outputs={n: a.shape for n, a in answer.outputs.items()},
     )
@@ -89,13 +96,18 @@ def run(
     )
     for name, split in splits.items():
         parts = ", ".join(f"{phase.replace('_', ' ')} {ms:.1f}" for phase, ms in split.items())
-        print(f"start of {name} ({start}), ms: {parts}")
+        print(f"start of {name} ({start}{', weights from the store' * (name in shared)}), ms: {parts}")
     for name, array in answer.outputs.items():
         print(f"output {name}: {array.dtype} {list(array.shape)}" + (f" -> {output}" if output else ""))
 
 
 def _deployed(
-    directory: Path, channel: Channel | None, objects: Bucket | None, timeout_s: float | None, start: Start
+    directory: Path,
+    channel: Channel | None,
+    objects: Bucket | None,
+    timeout_s: float | None,
+    start: Start,
+    store: bool,
 ) -> Deployment:
     """The package under its platform's rules; says so where its figures come from another machine."""
     _, read = read_sealed(directory)
@@ -112,6 +124,7 @@ def _deployed(
         timeout_s=timeout_s or rules.limits.timeout_s.value,
         period_ms=int(rules.cpu.period_ms.value),
         start=start,
+        shared=None if store else False,
     )
 
 

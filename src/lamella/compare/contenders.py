@@ -104,6 +104,7 @@ def deployed(
         timeout_s=on.platform.limits.timeout_s.value,
         cpus=on.everywhere if plan.functions[0].kind == "default" else frozenset(sorted(on.cpus)[-cores_of(plan) :]),
         freezable=True,
+        shared=False,  # costs are those of functions that hold all their weights
     ) as deployment:
         (cold_ms, cold), settled = _settle(deployment, package, allocation, on.platform, inputs)
         yield Contender(plan, deployment, settled, cold_ms, cold)

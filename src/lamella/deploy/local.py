@@ -18,6 +18,7 @@ from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
 from lamella.runtime.starts import Start
 from lamella.runtime.tensors import CHANNELS, Channel, Store
+from lamella.store.client import find_socket
 
 
 class Serving(TypedDict, total=False):
@@ -31,6 +32,7 @@ class Serving(TypedDict, total=False):
     freezable: bool
     store: Store | None
     start: Start
+    program: str
 
 
 class Deployment(Chain):
@@ -43,6 +45,7 @@ class Deployment(Chain):
         limiter: Limiter | None = None,
         sizes: Mapping[str, Size] | None = None,
         objects: Bucket | None = None,
+        shared: bool | None = None,
         **serving: Unpack[Serving],
     ) -> None:
         """Check the package, every byte of it, and prepare; instances start with the first request.
@@ -52,6 +55,8 @@ class Deployment(Chain):
             limiter: how limits are enforced; the best this machine has by default.
             sizes: per function, in place of the plan's.
             objects: for channel `s3`; the one that the environment names by default.
+            shared: whether functions that a store's daemon has take their weights from it; by default where one
+                listens. The others, and all of them when it is away, open their own files.
             serving: as of `Chain`; the channel is the plan's by default, shared memory where that is emulated.
 
         Raises:
@@ -68,6 +73,8 @@ class Deployment(Chain):
         if serving["channel"] == "s3" and not serving.get("store"):
             where = objects or bucket(None, None)
             serving["store"] = ObjectStore(where) if where else None
+        if shared if shared is not None else find_socket().exists():
+            serving["program"] = "lamella.store"
         super().__init__(
             functions,
             self.plan.model.outputs,

@@ -23,7 +23,7 @@ from lamella.machine import this_machine
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
 from lamella.runtime.lanes import makespan
-from lamella.runtime.starts import STARTS, Start, starters
+from lamella.runtime.starts import PROGRAM, STARTS, Start, starters
 from lamella.runtime.tensors import Call, Channel, Store, Tensors, carrier, coded_tensors
 
 START_S = 120.0
@@ -78,6 +78,7 @@ class Chain:
         codecs: Sequence[str] = (),
         store: Store | None = None,
         start: Start = "fresh",
+        program: str = PROGRAM,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -104,6 +105,7 @@ class Chain:
                 has only imported the runtime; or forked from one that holds the function's session
                 (`forked-session`), whose instances share its memory, address layout and secrets. Zygotes are
                 started here, and waited for.
+            program: the package whose `worker` and `zygote` they run.
 
         Raises:
             ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store; or a zygote
@@ -143,7 +145,7 @@ class Chain:
         )
         if start not in STARTS:
             raise ConfigError(f"start {start!r} is none of {', '.join(STARTS)}")
-        self._starters = starters(start, self._directories)
+        self._starters = starters(start, self._directories, program)
 
     def __enter__(self) -> Self:
         return self

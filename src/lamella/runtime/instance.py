@@ -135,6 +135,8 @@ class Instance:
         self.events: deque[tuple[float, State]] = deque(maxlen=256)
         self.segments: set[int] = set()
         self.cold: ColdStart | None = None
+        self.shared = False
+        """Whether its weights are the store's; known when it is ready."""
         self.url = ""
         self._timeout_s = -1.0
         self._sent = 0.0
@@ -200,6 +202,7 @@ class Instance:
         self._enter(State.IMPORTING, message.started)
         self._enter(State.MAPPING, message.imported)
         self._enter(State.READY, message.warmed)
+        self.shared = message.shared
         marks = [self.spawned, message.started, message.imported, message.mapped, message.opened, message.warmed]
         self.cold = ColdStart(*((b - a) * 1000 for a, b in pairwise(marks)))
         return self.cold

@@ -33,6 +33,8 @@ from lamella.runtime import orders
 Start = Literal["fresh", "zygote", "forked-session"]
 STARTS: tuple[Start, ...] = get_args(Start)
 
+PROGRAM = "lamella.runtime"
+"""Whose `worker` and `zygote` functions run in, unless a deployment has others."""
 HOLDING_S = 300.0
 """For a zygote to import, and to open what it holds."""
 FORKED_S = 10.0
@@ -108,10 +110,14 @@ class Spawned:
 class Fresh:
     """Starts an interpreter for every worker, as platforms do."""
 
+    def __init__(self, program: str = PROGRAM) -> None:
+        """`program` is the package whose `worker` runs."""
+        self._program = program
+
     def spawn(self, order: orders.Order, handed: Descriptors, group: Group) -> Spawned:
         """See `Starter.spawn`."""
         passed = [handed.control, handed.stream]
-        argv = [sys.executable, "-m", "lamella.runtime.worker", *map(str, passed), order.directory, order.channel]
+        argv = [sys.executable, "-m", f"{self._program}.worker", *map(str, passed), order.directory, order.channel]
         if handed.listener:
             passed.append(handed.listener.fileno())
             argv.append(str(handed.listener.fileno()))
@@ -180,13 +186,14 @@ class Forking:
     Closing it ends the zygote and every worker that it has forked and that is left.
     """
 
-    def __init__(self, held: Path | None = None, user: tuple[int, int] | None = None) -> None:
+    def __init__(self, held: Path | None = None, user: tuple[int, int] | None = None, program: str = PROGRAM) -> None:
         """Start the zygote and wait for it.
 
         Args:
             held: directory of a function that the zygote opens, and that every worker is then forked with. It takes a
                 session of one thread.
             user: numbers of the user and group that workers become, where this process may change its own.
+            program: the package whose `zygote` runs.
 
         Raises:
             ConfigError: this system has no pidfds (Linux 5.3), or the zygote more threads than one.
@@ -197,7 +204,7 @@ class Forking:
             os.close(os.pidfd_open(os.getpid()))
         except (AttributeError, OSError) as error:
             raise ConfigError(f"a zygote needs pidfds, Linux 5.3 or newer: {error}", try_="--start fresh") from error
-        self._held, self._user = held and held.absolute(), user
+        self._held, self._user, self._program = held and held.absolute(), user, program
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._sock: socket.socket | None = None
@@ -215,7 +222,7 @@ class Forking:
         try:
             with theirs:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-m", "lamella.runtime.zygote", str(theirs.fileno()), str(self._held or "")],
+                    [sys.executable, "-m", f"{self._program}.zygote", str(theirs.fileno()), str(self._held or "")],
                     pass_fds=[theirs.fileno()],
                     stdin=subprocess.DEVNULL,
                     env=environment(),
@@ -306,20 +313,20 @@ class Forking:
                 self._process.wait()
 
 
-def starters(start: Start, functions: Mapping[str, Path]) -> dict[str, Starter]:
+def starters(start: Start, functions: Mapping[str, Path], program: str = PROGRAM) -> dict[str, Starter]:
     """Who starts each function's instances, by its name; with one zygote for all, or one for each that it holds.
 
     Raises:
         ConfigError, ModelError, InstanceCrashed: as `Forking` does; none is left running.
     """
     if start == "fresh":
-        return dict.fromkeys(functions, Fresh())
+        return dict.fromkeys(functions, Fresh(program))
     if start == "zygote":
-        return dict.fromkeys(functions, Forking())
+        return dict.fromkeys(functions, Forking(program=program))
     with contextlib.ExitStack() as undo:
         made: dict[str, Starter] = {}
         for name, directory in functions.items():
-            made[name] = forking = Forking(directory)
+            made[name] = forking = Forking(directory, program=program)
             undo.callback(forking.close)
         undo.pop_all()
         return made

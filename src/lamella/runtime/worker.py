@@ -19,9 +19,9 @@ import select  # noqa: E402
 import signal  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any, NoReturn  # noqa: E402
+from typing import Any, NamedTuple, NoReturn  # noqa: E402
 
 import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
@@ -31,7 +31,7 @@ from lamella.channels import messages as wire  # noqa: E402
 from lamella.channels.segments import Segment  # noqa: E402
 from lamella.errors import LamellaError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
-from lamella.runtime.function import Function, open_session  # noqa: E402
+from lamella.runtime.function import Function, Kind, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
 from lamella.units import DIE_WITH_PARENT  # noqa: E402
 
@@ -52,13 +52,47 @@ if __name__ == "__main__":
 IMPORTED = time.monotonic()
 
 
+class Opened(NamedTuple):
+    """A function's session, and where its weights are."""
+
+    session: ort.InferenceSession
+    kind: Kind
+    mapped: float
+    """When the weights were at hand, CLOCK_MONOTONIC seconds."""
+    weights: Path | None = None
+    """The file that is mapped; None where the graph holds them, or somebody else."""
+    shared: bool = False
+    """Whether they are the store's."""
+
+
+Opener = Callable[[Path, Function], Opened]
+"""Opens the function of a directory."""
+
+
+def open_files(directory: Path, function: Function) -> Opened:
+    """Open the function's own files: the optimised graph where it is good for this machine, else the portable one.
+
+    The weights are read from disk in one sequential request instead of a fault per page.
+    """
+    portable = bool(function.portable) and not this_machine().runs(function.machine)
+    kind: Kind = "portable" if portable else function.kind
+    weights = directory / function.weights if function.weights else None
+    if weights and weights.is_file():
+        fd = os.open(weights, os.O_RDONLY)
+        os.posix_fadvise(fd, 0, 0 if portable else function.read_bytes, os.POSIX_FADV_WILLNEED)
+        os.close(fd)
+    mapped = time.monotonic()
+    graph = directory / (function.portable if portable else function.graph)
+    return Opened(open_session(graph, kind, threads=function.threads, prepack=function.prepack), kind, mapped, weights)
+
+
 class Worker:
     """State of an instance: its session, the segments it has mapped, its counters at load."""
 
     _sock: socket.socket
     _stream: socket.socket
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, opener: Opener = open_files) -> None:
         """Open the function in `directory`; `connect` comes before the first request."""
         self._last = b""
         self._bound: tuple[ort.IOBinding, tuple[wire.TensorRef, ...]] | None = None
@@ -67,12 +101,10 @@ class Worker:
         self._floor = read_counters()
         self._function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
         self._codecs = self._function.codecs(directory)
-        self._graph, kind = self._choose(directory)
-        self._weights = directory / self._function.weights if self._function.weights else None
-        self._map_weights()
-        self.mapped = time.monotonic()
-        self._session = open_session(self._graph, kind, threads=self._function.threads, prepack=self._function.prepack)
-        self._in_place = kind in ("packaged", "portable")
+        found = opener(directory, self._function)
+        self._session, self._weights = found.session, found.weights
+        self.mapped, self.shared = found.mapped, found.shared
+        self._in_place = found.kind in ("packaged", "portable")
         self._loaded = read_counters()
         if self._weights:
             populate(self._weights)
@@ -85,21 +117,6 @@ class Worker:
             from lamella.channels.objects import Objects
 
             self._objects = Objects()
-
-    def _choose(self, directory: Path) -> tuple[Path, Any]:
-        """The optimised graph where it is good for this machine, else the portable one."""
-        function = self._function
-        if function.portable and not this_machine().runs(function.machine):
-            return directory / function.portable, "portable"
-        return directory / function.graph, function.kind
-
-    def _map_weights(self) -> None:
-        """Start reading the weights from disk: one sequential request instead of a fault per page."""
-        if self._weights and self._weights.is_file():
-            fd = os.open(self._weights, os.O_RDONLY)
-            size = self._function.read_bytes if self._graph.name == self._function.graph else 0
-            os.posix_fadvise(fd, 0, size, os.POSIX_FADV_WILLNEED)
-            os.close(fd)
 
     @property
     def function(self) -> Function:
@@ -283,6 +300,7 @@ def work(
     started: float,
     imported: float,
     held: Worker | None = None,
+    opener: Opener = open_files,
 ) -> NoReturn:
     """Open the function, say so, and answer until the driver wants no more: the whole life of an instance.
 
@@ -295,6 +313,7 @@ def work(
         started: when this process began, CLOCK_MONOTONIC seconds.
         imported: when it had imported all it needs.
         held: a function that was open, and warm, before this process was forked.
+        opener: how a function is opened.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     if os.environ.get(DIE_WITH_PARENT):
@@ -302,7 +321,7 @@ def work(
     _thread.start_new_thread(_end_with, (sock,))
     try:
         try:
-            worker = held or Worker(directory)
+            worker = held or Worker(directory, opener)
             worker.connect(sock, stream, channel)
             mapped, opened = (imported, time.monotonic()) if held else (worker.mapped, worker.opened)
             if not held:
@@ -310,7 +329,7 @@ def work(
         except LamellaError as error:
             wire.send(sock, wire.Failed(error.code, str(error)))
             sys.exit(1)
-        wire.send(sock, wire.Ready(started, imported, mapped, opened, time.monotonic()))
+        wire.send(sock, wire.Ready(started, imported, mapped, opened, time.monotonic(), worker.shared))
         if channel == "http":
             from lamella.runtime import posts
 
@@ -322,11 +341,11 @@ def work(
     os._exit(0)  # nothing to flush; tearing a session down costs tens of milliseconds
 
 
-def main() -> None:
+def main(opener: Opener = open_files, *, started: float = STARTED, imported: float = IMPORTED) -> None:
     """Serve on the descriptors and directory given on the command line."""
     control, stream, directory, channel, listener = [*sys.argv[1:], "-1"][:5]
     sockets = socket.socket(fileno=int(control)), socket.socket(fileno=int(stream))
-    work(*sockets, Path(directory), channel, int(listener), started=STARTED, imported=IMPORTED)
+    work(*sockets, Path(directory), channel, int(listener), started=started, imported=imported, opener=opener)
 
 
 if __name__ == "__main__":

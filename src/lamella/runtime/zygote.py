@@ -63,9 +63,9 @@ class Child(NamedTuple):
 class Zygote:
     """Its driver's socket, the function it may hold, and its children by pidfd."""
 
-    def __init__(self, sock: socket.socket, held: worker.Worker | None) -> None:
-        """`held` is forked with every worker."""
-        self._sock, self._held = sock, held
+    def __init__(self, sock: socket.socket, held: worker.Worker | None, opener: worker.Opener) -> None:
+        """`held` is forked with every worker; `opener` is how the others open their function."""
+        self._sock, self._held, self._opener = sock, held, opener
         self._children: dict[int, Child] = {}
         self._poll = select.poll()
         self._poll.register(sock, select.POLLIN)
@@ -110,7 +110,7 @@ class Zygote:
         except OSError:
             return
         if pid == 0:
-            become(order, fds, self._held)
+            become(order, fds, self._held, self._opener)
         pidfd = os.pidfd_open(pid)
         report = socket.socket(fileno=os.dup(fds[0]))
         self._children[pidfd] = Child(pid, report)
@@ -127,7 +127,7 @@ class Zygote:
             child.report.send(orders.encode(orders.Ended(os.waitstatus_to_exitcode(status))))
 
 
-def become(order: orders.Order, fds: list[int], held: worker.Worker | None) -> NoReturn:
+def become(order: orders.Order, fds: list[int], held: worker.Worker | None, opener: worker.Opener) -> NoReturn:
     """Be the worker that was ordered; in the child, right after the fork. Never returns into the zygote's frames."""
     code = 1
     try:
@@ -149,6 +149,7 @@ def become(order: orders.Order, fds: list[int], held: worker.Worker | None) -> N
             started=started,
             imported=imported,
             held=held,
+            opener=opener,
         )
     except SystemExit as leaving:
         code = leaving.code if isinstance(leaving.code, int) else 1
@@ -217,13 +218,13 @@ def _practise() -> None:
     session.run(None, {"x": np.zeros(1, np.float32)})
 
 
-def prepare(directory: str) -> worker.Worker | None:
+def prepare(directory: str, opener: worker.Opener = worker.open_files) -> worker.Worker | None:
     """The function to hold, open and warm, if any; ConfigError where forking it would not be safe."""
     this_machine()  # asked by every worker, the same for all
     _practise()
     held = None
     if directory:
-        held = worker.Worker(Path(directory))
+        held = worker.Worker(Path(directory), opener)
         held.warm_up()
     if threads() != 1:
         holding = f" with function {held.function.name} open" if held else ""
@@ -233,17 +234,17 @@ def prepare(directory: str) -> worker.Worker | None:
     return held
 
 
-def main() -> None:
+def main(opener: worker.Opener = worker.open_files) -> None:
     """Fork on orders that come over the descriptor given on the command line."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
-        held = prepare(*sys.argv[2:3] or [""])
+        held = prepare(*sys.argv[2:3] or [""], opener)
     except LamellaError as error:
         sock.send(orders.encode(orders.Refused(error.code, str(error))))
         sys.exit(1)
     sock.send(orders.encode(orders.Holding()))
-    Zygote(sock, held).serve()
+    Zygote(sock, held, opener).serve()
 
 
 if __name__ == "__main__":

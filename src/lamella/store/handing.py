@@ -20,7 +20,9 @@ from lamella.runtime.function import Function
 from lamella.scratch import scratch
 from lamella.store import protocol
 from lamella.store.client import Connection
+from lamella.store.opening import function_of
 from lamella.store.putting import prepare
+from lamella.store.records import ModelRecord
 
 
 def hand_over(source: Path, name: str, socket: Path | None = None) -> list[str]:
@@ -38,7 +40,7 @@ def hand_over(source: Path, name: str, socket: Path | None = None) -> list[str]:
     with scratch("store-put") as space, _known(plain, socket) as known:
         made = prepare(source, plain, version, space, known)
         for each in made:
-            digest = _source(source, each.record.function) if each.record.name == name else None
+            digest = _source(source, each.record, name)
             with Connection(socket) as connection:
                 connection.put(each.record, each.blobs, digest)
     return [each.record.name for each in made]
@@ -64,10 +66,15 @@ def _known(name: str, socket: Path | None) -> Iterator[dict[str, Path]]:
         yield found
 
 
-def _source(path: Path, function: Function) -> str | None:
-    """The hash of a file that the model may stand in for: nothing outside it, inputs and outputs as the model's."""
-    if not path.is_file():
-        return None
+def _source(path: Path, record: ModelRecord, name: str) -> str | None:
+    """The hash of what the model may stand in for: a packaged function's manifest, or a file that is all of a model."""
+    if path.is_dir():
+        return function_of(path / record.function.name) if record.function.kind == "packaged" else None
+    return _file(path, record.function) if record.name == name else None
+
+
+def _file(path: Path, function: Function) -> str | None:
+    """The hash of a file with nothing outside it, whose inputs and outputs are the model's."""
     try:
         graph = onnx.load(path, load_external_data=False).graph
     except (DecodeError, OSError):
