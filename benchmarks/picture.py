@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.twelve import BASES, MODELS, PLANNERS, RESULTS, Results, answer, compared, load, means
+from benchmarks.twelve import BASES, MODELS, PLANNERS, RESULTS, Results, answer, compared, load, means, nodes
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.report import staircase_svg
 
@@ -52,7 +52,8 @@ def table(results: Results) -> str:
             "",
             f"Geometric means of {plain.models} models, {divided} of them divided: cost **{plain.cheaper:.2f}x** below "
             f"`ort` and **{alone.cheaper:.2f}x** below `single`, p50 **{plain.p50:.3f}** of that of `ort`; resource "
-            f"efficiency {plain.points:+.0f} points, {plain.relative:+.0%}.",
+            f"efficiency {plain.points:+.0f} points, {plain.relative:+.0%}. "
+            + "".join(f"{line[0].upper()}{line[1:]}" for line in nodes(found)),
         ]
     lines += [
         "",

@@ -215,7 +215,20 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
         and plans["mopar"].cost_low > plans["single"].cost_high
     ]
     lines.append(f"- dearer than `single` beyond the intervals: {', '.join(dearer) or 'none'}.")
-    return lines
+    return [*lines, *(f"- {line}" for line in nodes(found))]
+
+
+def nodes(found: Sequence[Plans]) -> list[str]:
+    """What nodes that are paid by the hour answer, where the platform's functions have some."""
+    pairs = [(a.packing, b.packing) for p in found if (a := p["mopar"]).packing and (b := p["single"]).packing]
+    if not pairs:
+        return []
+    ratios = [a.requests_per_hour / b.requests_per_hour for a, b in pairs if a and b]
+    bound = sum(a.bound == "vcpu" for a, _ in pairs if a)
+    return [
+        f"requests that a node paid by the hour answers: {min(ratios):.2f} to {max(ratios):.2f} of `single`'s, "
+        f"geometric mean {_geometric(ratios):.2f}; it runs out of vCPU first for {bound} of {len(pairs)} models."
+    ]
 
 
 def ablations(records: Mapping[str, Comparison], planners: Sequence[str]) -> list[str]:
@@ -224,13 +237,13 @@ def ablations(records: Mapping[str, Comparison], planners: Sequence[str]) -> lis
     for name in ABLATIONS:
         found = [plans for r in records.values() if "mopar" in (plans := {p.planner: p for p in r.plans})]
         pairs = [(plans[name], plans["mopar"]) for plans in found if name in plans]
-        if pairs and name in planners:
-            costs = [a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs]
-            p50 = [a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs]
+        if found and name in planners:
             same = [1.0] * (len(found) - len(pairs))
+            costs = [a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs] + same
+            p50 = [a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs] + same
             lines.append(
-                f"| {name.removeprefix('mopar-no-')} | {len(found)} | {len(pairs)} | {_geometric(costs + same):.2f}x "
-                f"| {max(costs):.2f}x | {_geometric(p50 + same):.3f} |"
+                f"| {name.removeprefix('mopar-no-')} | {len(found)} | {len(pairs)} | {_geometric(costs):.2f}x "
+                f"| {max(costs):.2f}x | {_geometric(p50):.3f} |"
             )
     return lines
 

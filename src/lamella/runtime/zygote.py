@@ -239,7 +239,7 @@ def main(opener: worker.Opener = worker.open_files) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     sock = socket.socket(fileno=int(sys.argv[1]))
     try:
-        held = prepare(*sys.argv[2:3] or [""], opener)
+        held = prepare(sys.argv[2] if sys.argv[2:] else "", opener)
     except LamellaError as error:
         sock.send(orders.encode(orders.Refused(error.code, str(error))))
         sys.exit(1)

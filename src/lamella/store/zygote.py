@@ -1,4 +1,4 @@
-"""A zygote whose workers may open their functions from the store: `python -m lamella.store.zygote`, as of the runtime's.
+"""A zygote whose workers may open functions from the store: `python -m lamella.store.zygote`, as of the runtime's.
 
 Each of them asks the daemon for itself, as the user it has become, and holds its own lease.
 """

@@ -1,9 +1,8 @@
-"""Functions of a deployment on the store's weights: the same answers, in every way to start, and without a daemon too."""
+"""Functions of a deployment on the store's weights: the same answers, however they start, and without a daemon too."""
 
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +15,8 @@ from lamella.graph.requests import request
 from lamella.runtime.starts import STARTS, Start
 from lamella.store.client import SOCKET
 from lamella.store.handing import hand_over
-from tests.unit.store_daemon.conftest import Running
 from tests.faults import packages
+from tests.unit.store_daemon.conftest import Running
 
 Feeds = dict[str, np.ndarray]
 
@@ -43,8 +42,8 @@ def expected(package: Path, feeds: Feeds) -> Feeds:
         return deployment.infer(feeds).outputs
 
 
-def served(package: Path, feeds: Feeds, start: Start = "fresh", shared: bool | None = None) -> tuple[Feeds, list[bool]]:
-    with Deployment(package, start=start, shared=shared) as deployment:
+def served(package: Path, feeds: Feeds, shared: bool | None = None) -> tuple[Feeds, list[bool]]:
+    with Deployment(package, shared=shared) as deployment:
         outputs = deployment.infer(feeds).outputs
         return outputs, [i.shared for i in deployment.instances.values()]
 
@@ -62,11 +61,11 @@ def put(daemon: Running, package: Path, monkeypatch: pytest.MonkeyPatch) -> Runn
     return daemon
 
 
-@pytest.mark.parametrize("start", STARTS)
+@pytest.mark.parametrize("way", STARTS)
 def test_functions_take_their_weights_from_the_store(
-    put: Running, package: Path, feeds: Feeds, expected: Feeds, start: Start
+    put: Running, package: Path, feeds: Feeds, expected: Feeds, way: Start
 ) -> None:
-    with Deployment(package, start=start) as deployment:
+    with Deployment(package, start=way) as deployment:
         same(deployment.infer(feeds).outputs, expected)
         assert [i.shared for i in deployment.instances.values()] == [True] * 3
         assert put.leases() >= 3
@@ -102,7 +101,7 @@ def test_a_daemon_that_goes_harms_no_function_and_is_done_without_from_then_on(
 
 
 def test_a_function_changed_since_it_was_put_is_another_one(
-    put: Running, cnn: Graph, feeds: Feeds, tmp_path: Path, start: Callable[..., Running]
+    put: Running, cnn: Graph, feeds: Feeds, tmp_path: Path
 ) -> None:
     other = packages.package(cnn, tmp_path / "other", (4,))
     _, shared = served(other, feeds)
