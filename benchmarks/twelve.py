@@ -220,11 +220,12 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
 
 def nodes(found: Sequence[Plans]) -> list[str]:
     """What nodes that are paid by the hour answer, where the platform's functions have some."""
-    pairs = [(a.packing, b.packing) for p in found if (a := p["mopar"]).packing and (b := p["single"]).packing]
+    packed = [(p["mopar"].packing, p["single"].packing) for p in found]
+    pairs = [(a, b) for a, b in packed if a and b]
     if not pairs:
         return []
-    ratios = [a.requests_per_hour / b.requests_per_hour for a, b in pairs if a and b]
-    bound = sum(a.bound == "vcpu" for a, _ in pairs if a)
+    ratios = [a.requests_per_hour / b.requests_per_hour for a, b in pairs]
+    bound = sum(a.bound == "vcpu" for a, _ in pairs)
     return [
         f"requests that a node paid by the hour answers: {min(ratios):.2f} to {max(ratios):.2f} of `single`'s, "
         f"geometric mean {_geometric(ratios):.2f}; it runs out of vCPU first for {bound} of {len(pairs)} models."

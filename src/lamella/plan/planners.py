@@ -319,9 +319,11 @@ def _lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
     more = candidate.cost_usd / chosen.cost_usd - 1
     if more > 0.0005:
         return f"{more:.1%} dearer"
-    if more < -NEAR:
-        return f"{-more:.1%} cheaper, less than the {WORTH:.0%} that a division has to save without an SLO"
     slower = candidate.latency_ms - chosen.latency_ms
+    if more < -NEAR:
+        if len(chosen.choices) == 1:
+            return f"{-more:.1%} cheaper, less than the {WORTH:.0%} that a division has to save without an SLO"
+        return f"{-more:.1%} cheaper, {slower:.1f} ms slower: not worth it, a percent for a percent"
     return f"as cheap, {slower:.1f} ms slower" if slower > 0 else "as cheap, with more functions"
 
 
