@@ -105,9 +105,9 @@ class ModelStatus(msgspec.Struct, frozen=True):
     leases: int
     pinned: bool
     hits: int
-    """Leases that found everything in memory."""
+    """Leases for which nothing had to be loaded since the one before."""
     loads: int
-    """Leases and prefetches that had to load something."""
+    """How often something of it was brought into memory."""
 
 
 class Status(Document, frozen=True, kw_only=True):

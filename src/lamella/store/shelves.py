@@ -58,6 +58,8 @@ class Shelves:
         self._leases: dict[int, tuple[Held, list[Resident]]] = {}
         self._pinned: set[str] = set()
         self._hits: Counter[str] = Counter()
+        self._brought: set[str] = set()
+        """Models for which something was loaded since their last lease."""
         self._loaded: Counter[str] = Counter()
         self._damaged = 0
         self._bad_remotely: set[str] = set()
@@ -196,7 +198,7 @@ class Shelves:
                     f"no room on disk for {wanted} bytes: the budget is {self._disk.budget}, {self._disk.used} are used"
                     + ("" if self._remote else ", and without remote storage nothing may leave"),
                     where=str(self._disk.root),
-                    try_="lamella store remove a model, or a larger --disk",
+                    try_="lamella store remove a model, or a larger --disk-mb",
                 )
             candidates.remove(victim)
             if self._remote and self._remote.has(SegmentRef(victim.id, victim.bytes)):
@@ -235,6 +237,9 @@ class Shelves:
         missing = [b for b in blobs if b.id not in self._memory.residents]
         new = [b for b in missing if b.id not in self._loads]
         self._memory.promise(new, {b.id for b in blobs} | self._pinned_ids(), self._clock())
+        if new:
+            self._loaded[name] += 1
+            self._brought.add(name)
         for blob in new:
             self._loads[blob.id] = Load(blob, self._memory.backing, self._disk, self._remote, self._clock)
         return [self._loads[b.id] for b in missing]
@@ -281,7 +286,6 @@ class Shelves:
     def prefetch(self, name: str) -> None:
         """Load a model without leasing it; raises what `acquire` does."""
         loads = self.plan_load(name)
-        self._loaded[name] += bool(loads)
         try:
             for load in loads:
                 load.run()
@@ -302,9 +306,9 @@ class Shelves:
             StoreDamaged: no tier has it whole.
             RemoteAway: it is in remote storage only, and nobody answers.
         """
-        before = self._loaded[name]
         self.prefetch(name)
-        self._hits[name] += self._loaded[name] == before
+        self._hits[name] += name not in self._brought
+        self._brought.discard(name)
         record = self.record(name)
         residents = self._memory.lease((b.id for b in record.blobs), self._clock())
         held = Held(name, record, tuple(r.descriptor for r in residents))
@@ -359,6 +363,7 @@ class Shelves:
         self._disk.forget(name)
         self._drop_unused(b.id for b in record.blobs)
         del self._hits[name], self._loaded[name]
+        self._brought.discard(name)
 
     def _check_idle(self, name: str, record: ModelRecord) -> None:
         if count := self._leased()[name]:

@@ -87,7 +87,7 @@ def test_several_threads_run_one_load_once(opened: Open, tmp_path: Path) -> None
     assert shelves.plan_load("one@1") == []
     held = shelves.acquire("one@1")
     assert read(held)[1] == A
-    assert shelves.status().models[0].hits == 1
+    assert shelves.status().models[0].loads == 1
 
 
 def test_an_abandoned_load_gives_its_room_back_however_far_it_came(opened: Open, tmp_path: Path) -> None:

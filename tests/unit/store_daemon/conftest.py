@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -131,16 +132,19 @@ def until(condition: Callable[[], bool], seconds: float = 10) -> None:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+def start() -> Iterator[Callable[..., Running]]:
+    """Daemons in a directory that other users may pass, unlike pytest's, which it closes whenever it begins."""
     running: list[Running] = []
+    with tempfile.TemporaryDirectory(prefix="lamella-test-") as directory:
+        Path(directory).chmod(0o711)
 
-    def begin(allow: str = "") -> Running:
-        running.append(Running(tmp_path, allow))
-        return running[-1]
+        def begin(allow: str = "") -> Running:
+            running.append(Running(Path(directory), allow))
+            return running[-1]
 
-    yield begin
-    for each in running:
-        each.end(signal.SIGKILL)
+        yield begin
+        for each in running:
+            each.end(signal.SIGKILL)
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import os
 import pwd
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -29,17 +29,11 @@ put = ["theirs@*"]
 
 
 @pytest.fixture
-def shared(start: Callable[..., Running], tmp_path: Path) -> Iterator[Running]:
-    """A daemon that another user may reach; pytest's own directories are opened for passing through."""
+def shared(start: Callable[..., Running]) -> Running:
+    """A daemon that another user may reach."""
     if os.getuid() != 0:
         pytest.skip("only root can become another user")
-    changed = [p for p in (tmp_path, *tmp_path.parents) if p.stat().st_uid == 0 and not p.stat().st_mode & 0o001]
-    modes = [p.stat().st_mode for p in changed]
-    for path in changed:
-        path.chmod(path.stat().st_mode | 0o011)
-    yield start(RULES)
-    for path, mode in zip(changed, modes, strict=True):
-        path.chmod(mode & 0o7777)
+    return start(RULES)
 
 
 def as_nobody(act: Callable[[], None]) -> None:
