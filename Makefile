@@ -56,6 +56,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python benchmarks/start.py
 	$(BIN)/python benchmarks/blocked.py
+	$(BIN)/python -m benchmarks.many_models
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/python docs/make_schemas.py

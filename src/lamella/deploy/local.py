@@ -16,7 +16,7 @@ from lamella.plan.document import Plan
 from lamella.platforms import Platform, platform
 from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
-from lamella.runtime.starts import Start
+from lamella.runtime.starts import Start, Starter
 from lamella.runtime.tensors import CHANNELS, Channel, Store
 from lamella.store.client import find_socket
 
@@ -33,6 +33,7 @@ class Serving(TypedDict, total=False):
     store: Store | None
     start: Start
     program: str
+    starter: Starter | None
 
 
 class Deployment(Chain):
@@ -46,9 +47,10 @@ class Deployment(Chain):
         sizes: Mapping[str, Size] | None = None,
         objects: Bucket | None = None,
         shared: bool | None = None,
+        check_weights: bool = True,
         **serving: Unpack[Serving],
     ) -> None:
-        """Check the package, every byte of it, and prepare; instances start with the first request.
+        """Check the package and prepare; instances start with the first request.
 
         Args:
             package: a directory written by `lamella package`.
@@ -57,13 +59,15 @@ class Deployment(Chain):
             objects: for channel `s3`; the one that the environment names by default.
             shared: whether functions that a store's daemon has take their weights from it; by default where one
                 listens. The others, and all of them when it is away, open their own files.
+            check_weights: every byte is read and hashed; without it only the documents are, which is enough where the
+                store gives the weights, for it has hashed them.
             serving: as of `Chain`; the channel is the plan's by default, shared memory where that is emulated.
 
         Raises:
             PackageError: damaged or incomplete.
             ConfigError: the channel is `s3`, and no bucket is named or obstore missing.
         """
-        self.manifest, self.plan = verify(package)
+        self.manifest, self.plan = verify(package, weights=check_weights)
         functions = [
             (msgspec.json.decode((package / name / "function.json").read_bytes(), type=Function), package / name)
             for name in self.manifest.functions

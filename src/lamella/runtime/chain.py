@@ -23,7 +23,7 @@ from lamella.machine import this_machine
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart, Instance, State
 from lamella.runtime.lanes import makespan
-from lamella.runtime.starts import PROGRAM, STARTS, Start, starters
+from lamella.runtime.starts import PROGRAM, STARTS, Start, Starter, starters
 from lamella.runtime.tensors import Call, Channel, Store, Tensors, carrier, coded_tensors
 
 START_S = 120.0
@@ -79,6 +79,7 @@ class Chain:
         store: Store | None = None,
         start: Start = "fresh",
         program: str = PROGRAM,
+        starter: Starter | None = None,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -106,6 +107,7 @@ class Chain:
                 (`forked-session`), whose instances share its memory, address layout and secrets. Zygotes are
                 started here, and waited for.
             program: the package whose `worker` and `zygote` they run.
+            starter: makes the processes of several chains, in place of `start` and `program`; its owner closes it.
 
         Raises:
             ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store; or a zygote
@@ -145,7 +147,8 @@ class Chain:
         )
         if start not in STARTS:
             raise ConfigError(f"start {start!r} is none of {', '.join(STARTS)}")
-        self._starters = starters(start, self._directories, program)
+        self._own = {} if starter else starters(start, self._directories, program)
+        self._starters = dict.fromkeys(self._directories, starter) if starter else self._own
 
     def __enter__(self) -> Self:
         return self
@@ -255,7 +258,7 @@ class Chain:
     def close(self) -> None:
         """Stop everything and free the segments."""
         self.scale_to_zero()
-        for starter in self._starters.values():
+        for starter in self._own.values():
             starter.close()
         self._carrier.close()
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lamella.limits.memory import major_faults, peak_rss_mb
+from lamella.limits.memory import major_faults, peak_rss_mb, private_mb
 
 ME = os.getpid()
-READERS = [peak_rss_mb, major_faults]
+READERS = [peak_rss_mb, major_faults, private_mb]
 
 
 def test_the_peak_remembers_what_was_given_back() -> None:
@@ -21,6 +21,22 @@ def test_the_peak_remembers_what_was_given_back() -> None:
         assert process.stdout is not None
         process.stdout.readline()
         assert 64 < peak_rss_mb(process.pid) < 128
+        process.communicate(b"\n")
+
+
+def test_pages_of_a_file_that_nobody_else_maps_are_private_but_clean(tmp_path: Path) -> None:
+    file = tmp_path / "mapped"
+    file.write_bytes(bytes(32 << 20))
+    touch = (
+        "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ);"
+        "sum(m[::4096]); b = bytearray(b'x') * (16 << 20); print(flush=True); input()"
+    )
+    argv = [sys.executable, "-c", touch, str(file)]
+    with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert 16 < private_mb(process.pid, clean=False) < 32
+        assert 48 < private_mb(process.pid) < 80
         process.communicate(b"\n")
 
 

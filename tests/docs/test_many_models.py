@@ -1,0 +1,87 @@
+"""The benchmark of many models: its chance is what it says, and its page comes from the results alone."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from benchmarks import many_models
+from benchmarks.many_models_inside import Asked, Model, difference
+from lamella.zoo.draft import Seeded
+
+
+@given(st.integers(1, 100), st.floats(0.0, 3.0))
+def test_the_kth_most_popular_model_has_a_share_of_one_over_k_to_the_skew(models: int, skew: float) -> None:
+    shares = many_models.shares(models, skew)
+    assert shares.sum() == pytest.approx(1.0)
+    assert shares / shares[0] == pytest.approx(np.arange(1, models + 1) ** -skew)
+
+
+def test_a_trace_is_its_seed_and_its_most_popular_model_is_asked_for_most() -> None:
+    asked, ranked = many_models.trace(12, 1.0, 20_000, seed=4)
+    assert (asked, ranked) == many_models.trace(12, 1.0, 20_000, seed=4)
+    assert asked != many_models.trace(12, 1.0, 20_000, seed=5)[0]
+    assert sorted(ranked) == list(range(12))
+    found = np.array([Counter(asked)[k] for k in ranked]) / len(asked)
+    assert found == pytest.approx(many_models.shares(12, 1.0), abs=0.02)
+
+
+def test_tuned_variants_differ_in_their_last_layers_only() -> None:
+    one, other = (many_models.MIXES["tuned"][0].build(f"tuned-{k}").weights for k in (1, 2))
+    own = [a for a, b in zip(one, other, strict=True) if isinstance(a, Seeded) and a != b]
+    assert {weight.name.split(".")[0] for weight in own} == {"layer10", "layer11", "last_hidden_state"}
+    share = sum(np.prod(w.shape) for w in own) / sum(np.prod(w.shape) for w in one if isinstance(w, Seeded))
+    assert 0.1 < share < 0.2
+
+
+def test_every_system_gets_the_same_requests_and_cold_the_first_of_them() -> None:
+    model = Model("m", "m.onnx", "m", "m.npz", "m.npy", 100 << 20, 300.0)
+    mix = many_models.Mix((model,) * 8, "store", 30.0, 800 << 20)
+    sizes = many_models.Sizes(warm=5, asked=20, cold=7)
+    windows = {
+        kind: many_models.window(mix, kind, 1.0, 3, sizes, "page-cache", Path("x")) for kind in many_models.SYSTEMS
+    }
+    assert {w.limit_mb for w in windows.values()} == {200}
+    assert {w.asked for kind, w in windows.items() if kind != "cold"} == {windows["keep-alive"].asked}
+    assert windows["cold"].asked == windows["keep-alive"].asked[:7]
+    assert set(windows["keep-alive"].warm) == set(range(8)), "each model once, at least"
+
+
+def window(cold_ms: float, hits: int, misses: int) -> dict[str, Any]:
+    asked = [Asked(0, 10.0, 10.0, False)] * hits + [Asked(1, cold_ms, cold_ms, True)] * misses
+    rows = [[a.model, a.ms, a.busy_ms, a.cold] for a in asked]
+    counts = {"evictions": misses, "store_evictions": 0, "alive": 2, "peak_mb": 99.0, "oom_kills": 0}
+    return {"asked": rows, "error": 1e-6, **counts}
+
+
+def test_the_page_says_rates_ratios_and_hits() -> None:
+    entry = {
+        "mix": "small", "skew": 1.0, "seed": 1, "date": "2026-01-02", "cpu": "a CPU", "models": 8, "mb": 800.0,
+        "stored_mb": 810.0, "limit_mb": 200, "share": 0.25, "backing": "page-cache", "limits": "cgroup-v1", "rounds": 2,
+        "systems": {
+            "cold": [window(200.0, 0, 10)] * 2,
+            "keep-alive": [window(110.0, 5, 5)] * 2,
+            "lamella-lru": [window(30.0, 5, 5)] * 2,
+        },
+    }  # fmt: skip
+    text = many_models.page({"small, skew 1": entry})
+    rows = {cells[1]: cells for cells in (re.split(r" ?\| ?", line) for line in text.splitlines()) if len(cells) > 9}
+    assert rows["cold"][2] == "5.00"
+    assert rows["keep-alive"][2:6:2] == ["16.67", "3.3x"]
+    assert rows["lamella-lru"][2] == "50.00"
+    assert rows["lamella-lru"][4:6] == ["10.0x", "3.0x"]
+    assert rows["lamella-lru"][8] == "50%"
+    assert "limit 200 MB, 25% of the files, cgroup-v1" in text
+
+
+def test_an_answer_is_compared_over_its_range_and_by_its_shape() -> None:
+    right = np.array([0.0, 4.0])
+    assert difference(np.array([0.0, 3.0]), right) == 0.25
+    assert difference(np.zeros(3), right) == float("inf")
