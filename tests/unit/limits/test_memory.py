@@ -26,7 +26,9 @@ def test_the_peak_remembers_what_was_given_back() -> None:
 
 def test_pages_of_a_file_that_nobody_else_maps_are_private_but_clean(tmp_path: Path) -> None:
     file = tmp_path / "mapped"
-    file.write_bytes(bytes(32 << 20))
+    with file.open("wb") as out:
+        out.write(bytes(32 << 20))
+        os.fsync(out.fileno())  # pages that are not on disk yet are dirty
     touch = (
         "import mmap, sys; f = open(sys.argv[1]); m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ);"
         "sum(m[::4096]); b = bytearray(b'x') * (16 << 20); print(flush=True); input()"
