@@ -35,13 +35,13 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
-from benchmarks.many_models_inside import COLD, KEEP_ALIVE, OURS, Model, Plain, Seen, Window, difference
+from benchmarks.many_models_inside import COLD, KEEP_ALIVE, KERNEL, OURS, Model, Plain, Seen, Window, difference
 from lamella.compare.rounds import interval
 from lamella.deploy.local import Deployment
 from lamella.graph.load import import_model
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
-from lamella.limits.memory import peak_rss_mb, private_mb
+from lamella.limits.memory import anonymous_mb, peak_rss_mb, private_mb
 from lamella.limits.pagecache import evict
 from lamella.limits.procfs import read_proc
 from lamella.limits.unlimited import Unlimited
@@ -58,7 +58,7 @@ from lamella.zoo.draft import Blueprint, Seeded
 from lamella.zoo.spec import InputSpec
 
 RESULTS = Path(__file__).parent / "results" / "many_models.json"
-SYSTEMS = (COLD, KEEP_ALIVE, *(OURS + policy for policy in ("lru", "lfu", "cost-aware")))
+SYSTEMS = (COLD, KEEP_ALIVE, *(OURS + policy for policy in ("lru", "lfu", "cost-aware", KERNEL)))
 SHARE = 0.25
 """Of the models' file sizes, the memory of everything."""
 TARGETS = {COLD: 8.0, KEEP_ALIVE: 2.0}
@@ -201,7 +201,7 @@ def _instance_mb(model: Model) -> float:
     served = Deployment(package, limiter=Unlimited("one look"), shared=True, check_weights=False, start="zygote")
     with served:
         served.infer(dict(np.load(model.inputs)))
-        return sum(private_mb(i.pid, clean=False) for i in served.instances.values())
+        return sum(anonymous_mb(i.pid) for i in served.instances.values())
 
 
 def _tell_apart(models: Sequence[Model]) -> None:
@@ -336,8 +336,8 @@ def page(stored: Mapping[str, Any]) -> str:
         lines += [f"## {entry['mix']}, skew {entry['skew']:g}", ""]
         lines += [
             f"{entry['models']} models, {entry['mb']:.0f} MB as files and {entry['stored_mb']:.0f} MB in the store "
-            f"(backing {entry['backing']}); limit {entry['limit_mb']} MB, {entry['share']:.0%} of the files, {entry['limits']}. {entry['rounds']} windows "
-            f"of each system.",
+            f"(backing {entry['backing']}); limit {entry['limit_mb']} MB, {entry['share']:.0%} of the files, {entry['limits']}. "
+            f"{entry['rounds']} windows of each system.",
             "",
             *table(entry),
             "",
@@ -366,7 +366,8 @@ def measure(name: str, skews: Sequence[float], place: Path, options: argparse.Na
         yield {
             "mix": name, "skew": skew, "seed": options.seed, "date": today, "cpu": this_machine().cpu,
             "models": len(mix.models), "mb": sum(m.bytes for m in mix.models) / (1 << 20),
-            "stored_mb": mix.stored_bytes / (1 << 20), "limit_mb": limit_mb(mix, sizes.share), "share": sizes.share, "backing": options.backing,
+            "stored_mb": mix.stored_bytes / (1 << 20), "limit_mb": limit_mb(mix, sizes.share), "share": sizes.share,
+            "backing": options.backing,
             "limits": str(limiter.mode) if limiter.enforced else f"NOT enforced: {limiter.reason}",
             "rounds": len(systems[kinds[0]]), "systems": systems,
         }  # fmt: skip

@@ -5,7 +5,9 @@ one program, so that they pay for the same imports, and all they start is in its
 
 - `cold`: a fresh Python for every request, a plain `InferenceSession` on the self-contained file (TrIMS's baseline);
 - `keep-alive`: the same workers, kept alive as many as fit and evicted by `deploy.keeping`, least recently used first;
-- `lamella-lru`, `-lfu`, `-cost-aware`: `deploy.host` over a store's daemon with that policy.
+- `lamella-lru`, `-lfu`, `-cost-aware`: `deploy.host` over a store's daemon with that policy;
+- `lamella-kernel`: the same without a budget of the store's. Its segments are pages of files, and the kernel drops those
+  used longest ago, whoever maps them: instances outlive their weights, and read back what was dropped.
 """
 
 from __future__ import annotations
@@ -30,11 +32,13 @@ from lamella.limits.unlimited import Unlimited
 from lamella.runtime.starts import environment
 from lamella.store.client import SOCKET, Connection
 
-COLD, KEEP_ALIVE, OURS = "cold", "keep-alive", "lamella-"
+COLD, KEEP_ALIVE, OURS, KERNEL = "cold", "keep-alive", "lamella-", "kernel"
 SLACK_MB = 40
 """Left free of every system's budgets: pages of files that are being read, and of the kernel."""
-DAEMON_MB, ZYGOTE_MB = 45, 30
-"""What they hold beside weights; measured 30 and 18."""
+DAEMON_MB, ZYGOTE_MB = 60, 25
+"""What they hold beside weights; the daemon was seen with 57."""
+UNBUDGETED = 0.3
+"""Of the memory, at most, for what instances hold themselves where weights have no budget."""
 TOLERANCE = 1e-4
 """Law 3's, over the range of the output."""
 PLAIN = """
@@ -146,6 +150,10 @@ class Plain:
         )
         self.pid = self._process.pid
 
+    @property
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
     def ask(self) -> np.ndarray:
         assert self._process.stdin
         assert self._process.stdout
@@ -197,6 +205,9 @@ class KeptAlive:
     def ask(self, k: int) -> Given:
         model = self._models[k]
         worker = self._workers.get(model.name)
+        if worker and not worker.lives:  # the kernel killed it at the limit
+            self._leave(model.name)
+            worker = None
         if worker:
             self._keeping.use(model.name)
             return Given(worker.ask(), time.monotonic(), cold=False)
@@ -228,7 +239,9 @@ class Ours:
         self._inputs = {name: dict(np.load(m.inputs)) for name, m in zip(self._names, window.models, strict=True)}
         free = window.limit_mb - private_mb(os.getpid()) - DAEMON_MB - ZYGOTE_MB - SLACK_MB
         model_mb = sum(m.bytes for m in window.models) / len(window.models) / (1 << 20)
-        instances_mb = free * window.instance_mb / (window.instance_mb + model_mb)
+        self._policy = window.system.removeprefix(OURS)
+        part = UNBUDGETED if self._policy == KERNEL else window.instance_mb / (window.instance_mb + model_mb)
+        instances_mb = free * part
         self._sockets = tempfile.TemporaryDirectory()  # a short path: those of sockets are limited
         with ExitStack() as undo:
             undo.callback(self._sockets.cleanup)
@@ -244,8 +257,9 @@ class Ours:
         """The daemon, when it listens."""
         socket = f"{self._sockets.name}/store.socket"
         os.environ[SOCKET] = socket
-        command = ["store", "serve", "--root", window.root, "--socket", socket, "--memory-mb", str(memory_mb)]
-        command += ["--policy", window.system.removeprefix(OURS), "--backing", window.backing]
+        command = ["store", "serve", "--root", window.root, "--socket", socket, "--backing", window.backing]
+        if self._policy != KERNEL:
+            command += ["--memory-mb", str(memory_mb), "--policy", self._policy]
         daemon = subprocess.Popen(
             [sys.executable, "-c", "from lamella.cli import main; main()", *command], stdout=subprocess.PIPE
         )

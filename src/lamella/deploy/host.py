@@ -27,7 +27,7 @@ from lamella.deploy.keeping import Keeping
 from lamella.deploy.local import Deployment
 from lamella.errors import ConfigError, StoreAway, StoreDenied, StoreFull, StoreQuota, UnknownModel
 from lamella.limits import Limiter, detect
-from lamella.limits.memory import private_mb
+from lamella.limits.memory import anonymous_mb, private_mb
 from lamella.package import verify
 from lamella.runtime.chain import Answer
 from lamella.runtime.instance import State
@@ -218,7 +218,7 @@ class Host:
 
     def _weigh(self, name: str, deployment: Deployment) -> None:
         """Take down what a package's instances hold after an answer, and let others leave where that is too much."""
-        held = sum(private_mb(i.pid, clean=not i.shared) for i in deployment.instances.values())
+        held = sum((anonymous_mb if i.shared else private_mb)(i.pid) for i in deployment.instances.values())
         self._known_mb[name] = held
         self._keeping.use(name, held)
         self._make_room(name, 0.0)

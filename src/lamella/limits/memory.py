@@ -24,15 +24,19 @@ def major_faults(pid: int) -> int:
     return int(stat_field(pid, _MAJOR_FAULTS))
 
 
-def private_mb(pid: int, *, clean: bool = True) -> float:
-    """What would be free if the process ended: pages that only it maps, in MiB.
+def private_mb(pid: int) -> float:
+    """Pages that only this process maps, of files and of shared memory too."""
+    return _rollup_mb(pid, "Private_Dirty") + _rollup_mb(pid, "Private_Clean")
 
-    Args:
-        pid: the process.
-        clean: whether pages of files count that no one else maps; what a page cache, or a store, holds anyway does not.
-    """
-    fields = dict(line.split(":", 1) for line in read_proc(pid, "smaps_rollup").splitlines()[1:])
-    keys = ("Private_Dirty", "Private_Clean") if clean else ("Private_Dirty",)
-    if not all(key in fields for key in keys):  # of a zombie
+
+def anonymous_mb(pid: int) -> float:
+    """Its own memory, nothing mapped; of pages that a fork left to several processes (Pss) its part."""
+    return _rollup_mb(pid, "Pss_Anon")
+
+
+def _rollup_mb(pid: int, field: str) -> float:
+    lines = (line.partition(":") for line in read_proc(pid, "smaps_rollup").splitlines())
+    values = {key: value.split() for key, _, value in lines}
+    if field not in values:  # of a zombie
         raise ProcessLookupError(f"process {pid} holds no memory any more")
-    return sum(int(fields[key].split()[0]) for key in keys) / 1024
+    return int(values[field][0]) / 1024

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from lamella.limits.memory import major_faults, peak_rss_mb, private_mb
+from lamella.limits.memory import anonymous_mb, major_faults, peak_rss_mb, private_mb
 
 ME = os.getpid()
-READERS = [peak_rss_mb, major_faults, private_mb]
+READERS = [peak_rss_mb, major_faults, private_mb, anonymous_mb]
 
 
 def test_the_peak_remembers_what_was_given_back() -> None:
@@ -24,7 +24,7 @@ def test_the_peak_remembers_what_was_given_back() -> None:
         process.communicate(b"\n")
 
 
-def test_pages_of_a_file_that_nobody_else_maps_are_private_but_clean(tmp_path: Path) -> None:
+def test_pages_of_a_file_that_nobody_else_maps_are_private_but_not_anonymous(tmp_path: Path) -> None:
     file = tmp_path / "mapped"
     with file.open("wb") as out:
         out.write(bytes(32 << 20))
@@ -37,7 +37,7 @@ def test_pages_of_a_file_that_nobody_else_maps_are_private_but_clean(tmp_path: P
     with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         process.stdout.readline()
-        assert 16 < private_mb(process.pid, clean=False) < 32
+        assert 16 < anonymous_mb(process.pid) < 32
         assert 48 < private_mb(process.pid) < 80
         process.communicate(b"\n")
 
