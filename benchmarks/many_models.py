@@ -140,7 +140,9 @@ def make(name: str, count: int, place: Path) -> Mix:
     """The mix with so many models: files, packages, and a store that has them; nothing where it is there already."""
     kept = place / "mix.json"
     if kept.exists():
-        return msgspec.json.decode(kept.read_bytes(), type=Mix)
+        mix = msgspec.json.decode(kept.read_bytes(), type=Mix)
+        if len(mix.models) == count:
+            return mix
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
     families = MIXES[name]
@@ -336,8 +338,10 @@ def page(stored: Mapping[str, Any]) -> str:
         lines += [f"## {entry['mix']}, skew {entry['skew']:g}", ""]
         lines += [
             f"{entry['models']} models, {entry['mb']:.0f} MB as files and {entry['stored_mb']:.0f} MB in the store "
-            f"(backing {entry['backing']}); limit {entry['limit_mb']} MB, {entry['share']:.0%} of the files, {entry['limits']}. "
-            f"{entry['rounds']} windows of each system.",
+            f"(backing {entry['backing']}); limit {entry['limit_mb']} MB, {entry['share']:.0%} of the files, "
+            f"{entry['limits']}. "
+            f"{entry['rounds']} windows of each system."
+            + (" **A short run to see that it works, not a measurement.**" if entry["quick"] else ""),
             "",
             *table(entry),
             "",

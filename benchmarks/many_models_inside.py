@@ -6,8 +6,8 @@ one program, so that they pay for the same imports, and all they start is in its
 - `cold`: a fresh Python for every request, a plain `InferenceSession` on the self-contained file (TrIMS's baseline);
 - `keep-alive`: the same workers, kept alive as many as fit and evicted by `deploy.keeping`, least recently used first;
 - `lamella-lru`, `-lfu`, `-cost-aware`: `deploy.host` over a store's daemon with that policy;
-- `lamella-kernel`: the same without a budget of the store's. Its segments are pages of files, and the kernel drops those
-  used longest ago, whoever maps them: instances outlive their weights, and read back what was dropped.
+- `lamella-kernel`: the same without a budget of the store's. Segments are pages of files: the kernel drops
+  those used longest ago, whoever maps them, so instances outlive their weights, and read back what was dropped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ from lamella.store.client import SOCKET, Connection
 
 COLD, KEEP_ALIVE, OURS, KERNEL = "cold", "keep-alive", "lamella-", "kernel"
 SLACK_MB = 40
-"""Left free of every system's budgets: pages of files that are being read, and of the kernel."""
+"""Left free by our budgets: pages of the kernel, and of files that are being read."""
+LOAD_SLACK_MB = 120
+"""The same for plain sessions, whose loads read whole files: with 40 the kernel killed idle workers meanwhile."""
+HEADROOM = 1.25
+"""Of instances over what one was seen to hold."""
 DAEMON_MB, ZYGOTE_MB = 60, 25
 """What they hold beside weights; the daemon was seen with 57."""
 UNBUDGETED = 0.3
@@ -198,7 +202,7 @@ class KeptAlive:
 
     def __init__(self, window: Window) -> None:
         self._models = window.models
-        self._keeping = Keeping(window.limit_mb - private_mb(os.getpid()) - SLACK_MB)
+        self._keeping = Keeping(window.limit_mb - private_mb(os.getpid()) - LOAD_SLACK_MB)
         self._workers: dict[str, Plain] = {}
         self._evicted = 0
 
@@ -240,7 +244,8 @@ class Ours:
         free = window.limit_mb - private_mb(os.getpid()) - DAEMON_MB - ZYGOTE_MB - SLACK_MB
         model_mb = sum(m.bytes for m in window.models) / len(window.models) / (1 << 20)
         self._policy = window.system.removeprefix(OURS)
-        part = UNBUDGETED if self._policy == KERNEL else window.instance_mb / (window.instance_mb + model_mb)
+        instance_mb = HEADROOM * window.instance_mb
+        part = UNBUDGETED if self._policy == KERNEL else instance_mb / (instance_mb + model_mb)
         instances_mb = free * part
         self._sockets = tempfile.TemporaryDirectory()  # a short path: those of sockets are limited
         with ExitStack() as undo:

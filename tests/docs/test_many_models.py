@@ -64,7 +64,8 @@ def window(cold_ms: float, hits: int, misses: int) -> dict[str, Any]:
 def test_the_page_says_rates_ratios_and_hits() -> None:
     entry = {
         "mix": "small", "skew": 1.0, "seed": 1, "date": "2026-01-02", "cpu": "a CPU", "models": 8, "mb": 800.0,
-        "stored_mb": 810.0, "limit_mb": 200, "share": 0.25, "backing": "page-cache", "limits": "cgroup-v1", "rounds": 2,
+        "stored_mb": 810.0, "limit_mb": 200, "share": 0.25,
+        "quick": False, "backing": "page-cache", "limits": "cgroup-v1", "rounds": 2,
         "systems": {
             "cold": [window(200.0, 0, 10)] * 2,
             "keep-alive": [window(110.0, 5, 5)] * 2,

@@ -195,7 +195,7 @@ class Host:
             return False
 
     def _hold(self, model: str, connection: Connection) -> bool:
-        """Lease a model, idle instances stopped as far as it takes; False where it would not fit without them either."""
+        """Lease a model, idle instances stopped as far as it takes; False where even that is too little."""
         while True:
             try:
                 protocol.close_all(connection.hold(model)[1])
