@@ -371,6 +371,7 @@ def measure(name: str, skews: Sequence[float], place: Path, options: argparse.Na
             "mix": name, "skew": skew, "seed": options.seed, "date": today, "cpu": this_machine().cpu,
             "models": len(mix.models), "mb": sum(m.bytes for m in mix.models) / (1 << 20),
             "stored_mb": mix.stored_bytes / (1 << 20), "limit_mb": limit_mb(mix, sizes.share), "share": sizes.share,
+            "quick": options.quick,
             "backing": options.backing,
             "limits": str(limiter.mode) if limiter.enforced else f"NOT enforced: {limiter.reason}",
             "rounds": len(systems[kinds[0]]), "systems": systems,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -196,3 +197,19 @@ def test_it_refuses_what_makes_no_sense(made: dict[str, Path]) -> None:
         Host(made, memory_mb=0)
     with Host(made, memory_mb=100, limiter=UNLIMITED) as host, pytest.raises(ConfigError, match="no package 'z'"):
         host.infer("z", {})
+
+
+def test_the_guides_host_answers(
+    made: dict[str, Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(SOCKET, str(tmp_path / "nobody"))
+    monkeypatch.chdir(tmp_path)
+    Path("package").symlink_to(made["a"])
+    np.savez("x.npz", x=np.ones((1, SIDE), np.float32))
+    guide = (Path(__file__).resolve().parents[3] / "docs" / "guide.md").read_text()
+    (block,) = [b for b in re.findall(r"^```python\n(.*?)^```", guide, re.M | re.S) if "Host(" in b]
+    exec(compile(block, "guide", "exec"), {})
+    assert capsys.readouterr().out.endswith("('one',) 0\n")
