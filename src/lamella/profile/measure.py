@@ -35,8 +35,10 @@ from lamella.profile.document import (
     Saving,
     Timing,
     Unit,
+    UnitMemory,
     Variant,
 )
+from lamella.profile.probes import COPIES_MB
 from lamella.profile.shards import PACKED, SHARDS_VERSION, candidates, signature
 from lamella.profile.steps import (
     Borders,
@@ -205,7 +207,8 @@ def _shard_steps(
             alike = [one for one in tried if names[one] == name]
             first, last, span = alike[0]
             quicker = sum(packed[first:last]) <= PACKED * sum(times[first:last])
-            for prepack in (False, True) if quicker else (False,):
+            copies = any(_copies(state.memory[str(span[0])]) for span in units[first:last])
+            for prepack in (False, True) if quicker and copies else (False,):
                 key = f"{SHARDS_VERSION}-{batch}-{name}{'-prepacked' * prepack}"
                 if {(a.first, a.last) for a in alike} == {(s.first, s.last) for s in state.shards.get(key, ())}:
                     continue
@@ -214,6 +217,12 @@ def _shard_steps(
                 run = partial(take_shards, divider, units, alike, borders, space, batch, prepack, key)
                 steps.append(Step(what, 0.5 + 0.6 * span.shards, run))
     return steps
+
+
+def _copies(memory: Sequence[UnitMemory]) -> bool:
+    """Whether prepacking does anything to a unit."""
+    off, on = (next(m.private_mb for m in memory if m.prepack == prepack) for prepack in (False, True))
+    return on > off + COPIES_MB
 
 
 def _lacks_memory(state: State, span: Span, batch: int, limiter: Limiter) -> bool:
