@@ -197,9 +197,9 @@ def page(result: Result) -> str:
         f"{machine.memory_mb} MB, onnxruntime {machine.onnxruntime}; segments in {result.backing}. Baseline (a) is a "
         "plain `InferenceSession` on the self-contained file in a fresh process, (b) the same with external data, both "
         "with pages cached and every default but the threads (one, unless said). Ours are packages made with `--favour "
-        "start` in a real daemon. All ways of a model take turns in one run; ratios are of medians, with 95 % intervals "
-        "of rounds; a known load before and after each round rejects noisy ones. No session sends telemetry. Weights "
-        "are random: time and memory do not depend on them. A model in two slices is two processes, started at once.",
+        "start` in a real daemon. All ways of a model take turns in one run; ratios are of medians, with 95 % "
+        "intervals of rounds; a known load before and after each round rejects noisy ones. No session sends telemetry. "
+        "Weights are random: time and memory do not depend on them. A model in two slices is two processes, started at once.",
         "",
         "## What was asked, and what was found",
         "",
