@@ -199,7 +199,8 @@ def page(result: Result) -> str:
         "with pages cached and every default but the threads (one, unless said). Ours are packages made with `--favour "
         "start` in a real daemon. All ways of a model take turns in one run; ratios are of medians, with 95 % "
         "intervals of rounds; a known load before and after each round rejects noisy ones. No session sends telemetry. "
-        "Weights are random: time and memory do not depend on them. A model in two slices is two processes, started at once.",
+        "Weights are random: time and memory do not depend on them. A model in two slices is two processes, "
+        "started at once.",
         "",
         "## What was asked, and what was found",
         "",
