@@ -54,7 +54,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/main_job.py $(ARGS)
 	$(BIN)/python benchmarks/twelve.py
 	$(BIN)/python benchmarks/codecs.py
-	$(BIN)/python benchmarks/start.py
+	$(BIN)/python -m benchmarks.store
 	$(BIN)/python benchmarks/blocked.py
 	$(BIN)/python -m benchmarks.many_models
 

@@ -1,24 +1,20 @@
 """How long the store takes to hand over a model's descriptors, alone and beside clients that misbehave.
 
-A daemon of its own, a small model of 1, 8 and 64 blobs' descriptors, one process: open, receive, close, some thousand
-times. Quiet and hostile rounds take turns, so that their ratio holds on a noisy machine. The claim: at most 0.5 ms in
-the median.
+Small models of 1, 8 and 64 blobs, one process: open, receive, close, hundreds of times a round. Quiet and hostile
+rounds take turns, so that their ratio holds on a noisy machine. A part of `benchmarks/store.py`.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import os
 import socket
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.store_table import HandedOver
 from lamella.machine import this_machine
 from lamella.runtime.function import Function
 from lamella.store import protocol
@@ -27,40 +23,21 @@ from lamella.store.records import ModelRecord, SegmentRef
 
 BLOBS = (1, 8, 64)
 HOSTILE = 150
-CLAIM_MS = 0.5
 
 
-def main() -> int:
-    """Print a table; 0 where the quiet medians keep the claim."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--opens", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=3)
-    given = parser.parse_args()
-    with tempfile.TemporaryDirectory() as place, ExitStack() as stack:
-        path = Path(place) / "store.socket"
-        command = ["store", "serve", "--root", f"{place}/root", "--socket", str(path)]
-        daemon = stack.enter_context(
-            subprocess.Popen(
-                [sys.executable, "-c", "from lamella.cli import main; main()", *command], stdout=subprocess.PIPE
-            )
-        )
-        stack.callback(daemon.terminate)
-        assert daemon.stdout
-        daemon.stdout.readline()
-        worst = 0.0
-        print("descriptors  quiet ms (median, p99)  beside hostile clients")
-        for count in BLOBS:
-            put(path, Path(place), count)
-            quiet, hostile = [], []
-            for _ in range(given.rounds):
-                quiet += opens(path, count, given.opens)
-                with ExitStack() as bad:
-                    misbehave(path, bad)
-                    hostile += opens(path, count, given.opens)
-            worst = max(worst, statistics.median(quiet))
-            print(f"{count + 1:11}  {figures(quiet):>22}  {figures(hostile):>22}")
-    print(f"the claim of {CLAIM_MS} ms is {'kept' if worst <= CLAIM_MS else 'NOT kept'}: {worst:.3f} ms at worst")
-    return int(worst > CLAIM_MS)
+def handed_over(path: Path, place: Path, rounds: int, times: int) -> list[HandedOver]:
+    """Of the daemon at `path`; models are made in `place`."""
+    found = []
+    for count in BLOBS:
+        put(path, place, count)
+        alone, hostile = [], []
+        for _ in range(rounds):
+            alone.append(statistics.median(opens(path, count, times)))
+            with ExitStack() as bad:
+                misbehave(path, bad)
+                hostile.append(statistics.median(opens(path, count, times)))
+        found.append(HandedOver(count + 1, tuple(alone), tuple(hostile)))
+    return found
 
 
 def put(path: Path, place: Path, count: int) -> None:
@@ -103,12 +80,3 @@ def misbehave(path: Path, stack: ExitStack) -> None:
         elif k % 3 == 2:
             protocol.send(sock, protocol.encode(protocol.Hello(protocol.VERSION)))
             protocol.send(sock, protocol.encode(protocol.Ask()))
-
-
-def figures(times: list[float]) -> str:
-    """The median and the 99th percentile."""
-    return f"{statistics.median(times):.3f}, {statistics.quantiles(times, n=100)[98]:.3f}"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,17 +9,18 @@ for; `reference` is the graph unoptimised, which law 3 compares with.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import msgspec
 import onnxruntime as ort
 
-from lamella.codecs import Codecs
-from lamella.codecs.linear import read_linear
 from lamella.documents import Document
 from lamella.errors import ModelError, PackageError
 from lamella.machine import Machine
 from lamella.units import Dim, dim_at
+
+if TYPE_CHECKING:
+    from lamella.codecs import Codecs
 
 Kind = Literal["packaged", "portable", "plain", "default", "reference"]
 Layout = Literal["plain", "prepacked", "blocked"]
@@ -100,6 +101,9 @@ class Function(Document, frozen=True, kw_only=True):
         Raises:
             CodecError: a file is missing or damaged.
         """
+        from lamella.codecs import Codecs  # here, because a client of the store needs none
+        from lamella.codecs.linear import read_linear
+
         return Codecs({f.tensor: read_linear(f.codec, directory / f.file) for f in self.fitted})
 
 
@@ -107,7 +111,9 @@ def session_options(kind: Kind, *, threads: int, prepack: bool) -> ort.SessionOp
     """How a function of this kind is opened.
 
     Arena on and memory pattern off: measured on the first two blocks of vgg19, a pattern holds the first run's buffers
-    beside its own block (121 MB instead of 99), and without the arena nothing is reused (229 MB, 20 % slower).
+    beside its own block (121 MB instead of 99), and without the arena nothing is reused (229 MB, 20 % slower). Planning
+    which tensor takes whose buffer is off, too: it takes time that grows with the square of the graph, two thirds of
+    what bert-base's session takes, and saves nothing that the arena, to which every tensor is given back, has not.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3
@@ -117,7 +123,7 @@ def session_options(kind: Kind, *, threads: int, prepack: bool) -> ort.SessionOp
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     if kind in ("packaged", "portable", "reference"):
-        options.enable_mem_pattern = False
+        options.enable_mem_pattern = options.enable_mem_reuse = False
         as_written(options, kind, prepack=prepack)
     return options
 

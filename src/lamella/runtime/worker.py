@@ -27,6 +27,7 @@ import msgspec  # noqa: E402
 import numpy as np  # noqa: E402
 import onnxruntime as ort  # noqa: E402
 
+import lamella.codecs  # noqa: E402, F401 - a function's own ask for it, and a zygote's workers shall find it here
 from lamella.channels import messages as wire  # noqa: E402
 from lamella.channels.segments import Segment  # noqa: E402
 from lamella.errors import LamellaError  # noqa: E402

@@ -20,28 +20,17 @@ import fnmatch
 import grp
 import os
 import pwd
-import socket
-import struct
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated
 
 import msgspec
 
 from lamella.errors import ConfigError
+from lamella.store.peer import Peer
 
-SO_PEERGROUPS = 59  # not in the socket module; Linux 4.13
-GROUP_BYTES = 1024  # as much as getsockopt gives in Python: 256 groups
 Bound = Annotated[int, msgspec.Meta(ge=0)]
-
-
-class Peer(NamedTuple):
-    """Who is at the other end of a socket, by the kernel's word."""
-
-    pid: int
-    uid: int
-    groups: frozenset[int]
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -143,18 +132,3 @@ def read_allow_list(path: Path) -> AllowList:
         raise ConfigError(f"cannot read the allow-list {path}: {error.strerror}", try_=hint) from error
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not an allow-list: {error}", try_=hint) from error
-
-
-def peer_of(sock: socket.socket) -> Peer:
-    """Who connected, as the kernel saw it then.
-
-    Raises:
-        OSError: the connection is lost.
-    """
-    ucred = struct.Struct("3i")
-    pid, uid, gid = ucred.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, ucred.size))
-    try:
-        data = sock.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, GROUP_BYTES)
-    except OSError:  # an older kernel, or more groups: the first one alone
-        data = b""
-    return Peer(pid, uid & 0xFFFFFFFF, frozenset({gid, *struct.unpack(f"{len(data) // 4}I", data)}))

@@ -25,7 +25,7 @@ from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, Wi
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
-from lamella.store.access import peer_of
+from lamella.store.peer import peer_of
 from lamella.store.records import PORTABLE, ModelRecord
 from lamella.store.report import Report
 

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from lamella.errors import LamellaError
 from lamella.store import protocol
-from lamella.store.access import Peer
+from lamella.store.peer import Peer
 
 
 class Outgoing(NamedTuple):

@@ -26,12 +26,13 @@ import msgspec
 
 from lamella.errors import LamellaError, StoreDenied, StoreError, StoreQuota, WireError
 from lamella.store import protocol
-from lamella.store.access import Access, Peer, peer_of
+from lamella.store.access import Access
 from lamella.store.bringing import Bringing
 from lamella.store.connection import Connection
 from lamella.store.following import following
 from lamella.store.incoming import Incoming
 from lamella.store.ledger import Ledger
+from lamella.store.peer import Peer, peer_of
 from lamella.store.puts import Put
 from lamella.store.records import Held, ModelRecord
 from lamella.store.report import Report

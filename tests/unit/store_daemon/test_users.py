@@ -14,8 +14,9 @@ import pytest
 
 from lamella.errors import ConfigError, StoreDenied, StoreError
 from lamella.store import protocol
-from lamella.store.access import Access, AllowList, Peer, Rule, read_allow_list
+from lamella.store.access import Access, AllowList, Rule, read_allow_list
 from lamella.store.client import Connection, session
+from lamella.store.peer import Peer
 from lamella.store.records import ModelRecord
 from tests.unit.store_daemon.conftest import Running, make
 
