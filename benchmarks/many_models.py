@@ -39,7 +39,7 @@ from benchmarks.many_models_inside import COLD, KEEP_ALIVE, KERNEL, OURS, Model,
 from lamella.compare.rounds import interval
 from lamella.deploy.local import Deployment
 from lamella.graph.load import import_model
-from lamella.graph.requests import request
+from lamella.graph.requests import request, write_arrays
 from lamella.limits import Limiter, detect
 from lamella.limits.memory import anonymous_mb, peak_rss_mb, private_mb
 from lamella.limits.pagecache import evict
@@ -122,8 +122,9 @@ class Mix(msgspec.Struct, frozen=True):
 
 def shares(models: int, skew: float) -> np.ndarray:
     """How likely the k-th most popular model is asked for (Zipf): 1 / k^skew, normalised."""
-    weights = np.arange(1, models + 1, dtype=float) ** -skew
-    return weights / weights.sum()
+    weights: np.ndarray = np.arange(1, models + 1, dtype=float) ** -skew
+    share: np.ndarray = weights / weights.sum()
+    return share
 
 
 def trace(models: int, skew: float, requests: int, seed: int) -> tuple[list[int], list[int]]:
@@ -167,7 +168,7 @@ def _model(family: Family, variant: int, place: Path) -> Model:
     with file.open("wb") as out:
         out.writelines([made.SerializeToString()] if isinstance(made, ModelProto) else made.stream())
     graph = import_model(str(file), known=family.inputs)
-    np.savez(place / f"{name}.npz", **request(graph, np.random.default_rng(0)))
+    write_arrays(place / f"{name}.npz", request(graph, np.random.default_rng(0)))
     plan = plan_by_hand(graph, [], platform("openfaas"), given=str(file))
     build(plan, graph, package, favour="start")
     shutil.rmtree(graph.directory)
