@@ -120,12 +120,12 @@ def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan
     """The planner's plan where stages may be divided; None where there is none, or where a join turns out too large."""
     try:
         decision = planner(name).decide(model, request)
+        divided = {(c.first, c.last, c.span) for c in decision.chosen.choices if c.span}
+        if divided and model.codes_less:  # hops at the ends of other candidates may be encoded after all
+            model = model.with_shards(divided)
+            decision = planner(name).decide(model, request)
     except InfeasiblePlan:
         return None
-    divided = {(c.first, c.last, c.span) for c in decision.chosen.choices if c.span}
-    if divided and model.codes_less:  # hops at the ends of other candidates may be encoded after all
-        model = model.with_shards(divided)
-        decision = planner(name).decide(model, request)
     plan = document(model, decision, name, given, request)
     return plan if _keeps(plan, request, model.platform) else None
 

@@ -27,8 +27,6 @@ BAND = 0.05
 """Without an SLO latency counts, too: of the plans within this share of the least cost that of least cost x latency."""
 WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
-
-
 LOOK = 1.25
 """Divisions that cost this much more than the single function are not looked at."""
 
