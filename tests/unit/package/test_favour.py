@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import ModelProto, TensorProto, helper
 
+from lamella.cli.package import told
 from lamella.deploy.local import Deployment
 from lamella.errors import LamellaError
 from lamella.graph.blocked import DOMAIN, block
@@ -119,6 +120,64 @@ def test_without_a_favour_a_package_is_what_it_was(bert: Graph, tmp_path: Path) 
     build(plan_of(bert, []), bert, tmp_path / "p")
     assert function(tmp_path / "p").layouts is None
     assert convolutions(tmp_path / "p") == 0
+
+
+def laid_out(plan: Plan, *ways: Layout) -> Plan:
+    functions = (msgspec.structs.replace(f, layout=way) for f, way in zip(plan.functions, ways, strict=True))
+    return msgspec.structs.replace(plan, functions=tuple(functions))
+
+
+@needs_blocks
+def test_a_function_that_is_planned_blocked_is_what_favouring_a_start_makes_of_it(bert: Graph, tmp_path: Path) -> None:
+    build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "planned", timer=QUICKEST)
+    build(prepacking(plan_of(bert, [])), bert, tmp_path / "favoured", favour="start", timer=QUICKEST)
+    for file in ("graph.onnx", "weights.bin", "portable.onnx"):
+        planned, favoured = (tmp_path / way / "stage-1" / file for way in ("planned", "favoured"))
+        assert planned.read_bytes() == favoured.read_bytes()
+    found = layouts(tmp_path / "planned")
+    assert (found.favour, found.blocked, found.refused) == ("", 12, "")
+    assert not function(tmp_path / "planned").prepack
+
+
+@needs_blocks
+def test_each_function_has_the_layout_of_the_plan(bert: Graph, tmp_path: Path) -> None:
+    plan = laid_out(plan_of(bert, [12, 40]), "prepacked", "blocked", "plain")
+    build(plan, bert, tmp_path / "p", timer=QUICKEST)
+    verify(tmp_path / "p")
+    names = [f.name for f in plan.functions]
+    made = [function(tmp_path / "p", n) for n in names]
+    assert [f.prepack for f in made] == [True, False, False]
+    assert [bool(f.layouts) for f in made] == [False, True, False]
+    assert [convolutions(tmp_path / "p", n) > 0 for n in names] == [False, True, False]
+    assert layouts(tmp_path / "p", "stage-2").refused == ""  # so it was asked with what the first one gives
+    with Deployment(tmp_path / "p") as deployment:
+        feeds = request(bert, np.random.default_rng(3), 2)
+        whole = answer(Extractor(bert), [], feeds, tmp_path / "slices")
+        assert worst_share(deployment.infer(feeds).outputs, whole) < 1e-4
+
+
+@needs_blocks
+def test_a_planned_layout_that_answers_otherwise_is_refused_and_ships_plain(
+    bert: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamella.package.favour.block", lambda: 24 - block())
+    build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
+    found = layouts(tmp_path / "p")
+    assert "blocked as planned: refused, plain instead: answers differ by" in told(found)
+    assert not function(tmp_path / "p").prepack
+    assert convolutions(tmp_path / "p") == 0
+
+
+def test_a_cpu_without_blocks_ships_plain_and_says_so(
+    bert: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lamella.package.favour.block", lambda: 0)
+    build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
+    assert not function(tmp_path / "p").prepack
+    assert convolutions(tmp_path / "p") == 0
+    assert told(layouts(tmp_path / "p")) == (
+        "blocked as planned: not on this CPU, whose runtime has no blocked layout; plain instead"
+    )
 
 
 @needs_blocks
