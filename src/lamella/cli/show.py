@@ -13,10 +13,7 @@ from rich.table import Table
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.compare.table import NODE_COLUMNS, Column, columns
 from lamella.plan.document import Plan
-from lamella.profile.document import Profile, Variant
-from lamella.runtime.function import Layout
-
-SHORT: dict[Layout, str] = {"plain": "", "prepacked": "+pack", "blocked": "+block"}
+from lamella.profile.document import Profile, Timing, Variant
 
 
 def console() -> Console:
@@ -55,9 +52,8 @@ def show_profile(profile: Profile) -> None:
         f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
-    run = {t.variant for unit in profile.units for t in unit.times if not t.shared}
-    variants = [v for v in profile.variants if v.batch == 1 and v in run]
-    names = [f"ms {v.threads}t{SHORT[v.layout]}" for v in variants]
+    variants = [v for v in profile.variants if v.batch == 1]
+    counts = sorted({v.threads for v in variants})
     rows = []
     cuts = [*profile.cuts, None]
     for i, (unit, cut) in enumerate(zip(profile.units, cuts, strict=True)):
@@ -72,7 +68,7 @@ def show_profile(profile: Profile) -> None:
                 megabytes(unit.weight_bytes),
                 f"{on.private_mb - off.private_mb:.0f}" if on.private_mb - off.private_mb > 0.5 else "",
                 f"{off.live_mb:.1f}",
-                *("" if times[v].shared else f"{times[v].median_ms:.2f}" for v in variants),
+                *(_by_layout([times[v] for v in variants if v.threads == count]) for count in counts),
                 f"{times[variants[0]].p95_ms:.2f}",
                 *(f"{q.throttled_ms:.1f}" for q in unit.quotas),
                 megabytes(cut.bytes) if cut else "",
@@ -88,7 +84,7 @@ def show_profile(profile: Profile) -> None:
                 "weights MB",
                 "prepacked MB",
                 "live MB",
-                *names,
+                *(f"ms {count}t" for count in counts),
                 "p95",
                 *(f"ms {q.vcpu:g} vCPU" for q in profile.units[0].quotas),
                 "cut MB",
@@ -97,8 +93,7 @@ def show_profile(profile: Profile) -> None:
             rows,
         )
     )
-    if any(times.shared for unit in profile.units for times in unit.times if times.variant in variants):
-        out.print("ms +block is empty where no product runs blocked: such a unit is the plain one in that layout")
+    out.print("ms: weights plain / prepacked / blocked, where some product of the unit would be")
     batches = sorted({v.batch for v in profile.variants})
     if len(batches) > 1:
         totals = []
@@ -107,6 +102,11 @@ def show_profile(profile: Profile) -> None:
             total = sum(u.times[k].median_ms for u in profile.units) - sum(c.savings[k].ms for c in profile.cuts)
             totals.append(f"{b}: {total:.1f} ms ({total / b:.1f} a row)")
         out.print("one thread, by batch: " + ", ".join(totals))
+
+
+def _by_layout(times: Sequence[Timing]) -> str:
+    """Of a unit, in each layout that is its own."""
+    return " / ".join(f"{t.median_ms:.2f}" for t in times if not t.shared)
 
 
 def _parts(plan: Plan) -> str:

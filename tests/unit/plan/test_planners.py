@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from itertools import combinations, pairwise, product
 
 import pytest
@@ -16,6 +17,7 @@ from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR
 from lamella.plan.simplify import merge_similar
+from lamella.runtime.function import Layout
 from tests.unit.plan.synthetic import CHAINS, PLATFORMS, VCPUS, Made, model_of
 
 HEAVY_TAIL = (
@@ -128,6 +130,35 @@ def test_mopar_keeps_one_function_where_no_division_pays() -> None:
     decision = Mopar().decide(model_of((Made(weights_mb=1, time_ms=0.5), Made(weights_mb=1, time_ms=0.5))), Request())
     assert len(decision.chosen.choices) == 1
     assert decision.why.startswith("one function")
+
+
+@pytest.mark.parametrize("name", ["single", "mopar", "uniform-2"])
+@pytest.mark.parametrize(
+    ("packed", "blocked", "layout"), [(1.2, 1.3, "blocked"), (1.3, 1.1, "prepacked"), (0.9, 0.9, "plain")]
+)
+def test_planners_take_the_layout_that_is_cheapest(name: str, packed: float, blocked: float, layout: Layout) -> None:
+    units = (Made(time_ms=50.0, packed_mb=0.6, packed_speedup=packed, blocked_speedup=blocked),) * 2
+    chosen = planner(name).decide(model_of(units), Request()).chosen
+    assert {c.layout for c in chosen.choices} == {layout}
+
+
+def test_a_slice_in_which_nothing_runs_blocked_is_never_called_blocked() -> None:
+    units = (Made(blocked_speedup=2.0, time_ms=100.0), Made(weights_mb=300.0, time_ms=90.0))
+    chosen = planner("uniform-2").decide(model_of(units), Request()).chosen
+    assert [c.layout for c in chosen.choices] == ["blocked", "plain"]
+
+
+@given(CHAINS, PLATFORMS, SLOS)
+def test_knowing_the_blocked_layout_never_worsens_the_optimum(
+    units: tuple[Made, ...], where: str, slo: float | None
+) -> None:
+    bare = tuple(replace(u, blocked_speedup=0.0) for u in units)
+    try:
+        least = Single().decide(model_of(bare, where), Request(slo)).chosen
+    except InfeasiblePlan:
+        return
+    chosen = Single().decide(model_of(units, where), Request(slo)).chosen
+    assert chosen.cost_usd <= least.cost_usd * (1 + NEAR)
 
 
 def test_every_loser_says_why_it_lost() -> None:

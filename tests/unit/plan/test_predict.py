@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import pytest
@@ -178,3 +179,15 @@ def test_a_hop_is_what_was_measured_and_on_lambda_the_catalogue_s_besides() -> N
 def test_what_crosses_must_fit_the_payload_in_base64() -> None:
     for cut_mb, fits in ((4.5, True), (4.51, False)):
         assert model_of((Made(out_mb=cut_mb), Made()), "aws-lambda").fits_payload(1) is fits
+
+
+def test_a_weight_that_is_read_blocked_and_plain_is_in_memory_twice() -> None:
+    units = (Made(weights_mb=40.0), *[Made(weights_mb=40.0, blocked_speedup=2.0)] * 2)
+    model = model_of(units)
+    graph = model.graph
+    tied = tuple(replace(op, weights=("w0",)) for op in graph.operators)
+    tied_model = SliceModel(replace(graph, operators=tied), model.profile, model.platform, model.request)
+    plain, blocked = (tied_model.memory_mb(0, 3, layout=way)[0] for way in ("plain", "blocked"))
+    assert blocked - plain == pytest.approx(40.0)  # once plain for the first unit, once blocked for the other two
+    pair = [tied_model.memory_mb(1, 3, layout=way)[0] for way in ("plain", "blocked")]
+    assert pair[0] == pytest.approx(pair[1])
