@@ -12,6 +12,7 @@ from lamella.cli.options import Json, progress
 from lamella.cli.show import print_json
 from lamella.graph.load import import_model
 from lamella.package import Favour, build
+from lamella.package.build import refusal
 from lamella.plan.document import read_plan
 from lamella.plan.laws import check
 from lamella.platforms import platform
@@ -51,10 +52,8 @@ def package(
 def told(layouts: Layouts) -> str:
     """What became of a function's products, in a line."""
     asked = f"favouring {layouts.favour}" if layouts.favour else "blocked as planned"
-    if layouts.refused:
-        return f"{asked}: refused, {'as planned' if layouts.favour else 'plain'} instead: {layouts.refused}"
-    if not layouts.block:
-        return f"{asked}: not on this CPU, whose runtime has no blocked layout; plain instead"
+    if why := refusal(layouts):
+        return f"{asked}: refused, {'as planned' if layouts.favour else 'plain'} instead: {why}"
     kinds = {"blocked": layouts.blocked, "prepacked": layouts.prepacked, "plain": layouts.plain}
     parts = [f"{count} {kind}" for kind, count in kinds.items() if count] or ["nothing to choose"]
     if layouts.slower:

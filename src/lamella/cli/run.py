@@ -138,5 +138,7 @@ def _package(plan: Path) -> Iterator[Path]:
     graph = import_model(read.model.given, read.model.shapes)
     with scratch("run") as space:
         with progress("package") as move:
-            build(read, graph, space / "package", move)
+            made = build(read, graph, space / "package", move)
+        for name, why in made.refused.items():
+            print(f"note: {name} is planned blocked and runs plain: {why}", file=sys.stderr)
         yield space / "package"

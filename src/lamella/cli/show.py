@@ -203,5 +203,7 @@ def show_comparison(record: Comparison) -> None:
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")
+        for name, why in p.refused.items():
+            out.print(f"{p.planner}: {name} is planned blocked and ran plain: {why}", markup=False)
     for name, why in record.failed.items():
         out.print(f"{name}: failed. {why}", markup=False)

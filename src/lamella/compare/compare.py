@@ -141,6 +141,7 @@ def compare(
                 faults=c.faults() - faults[name],
                 peak_mb=c.peak_mb(),
                 enforced=limiter.enforced,
+                refused=packages[name].refused,
             )
             for name, c in contenders.items()
             if name in rounds.samples

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -50,6 +50,8 @@ class Seen:
     """Major faults during the rounds."""
     peak_mb: float
     enforced: bool
+    refused: Mapping[str, str] = field(default_factory=dict)
+    """Functions that are planned blocked and ran plain, and why."""
 
 
 def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, platform: Platform) -> PlanRecord:
@@ -120,6 +122,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         rounds_rejected=rounds.rejected,
         rounds_noisy_kept=rounds.noisy_kept,
         at_once=plan.at_once,
+        refused=dict(seen.refused),
     )
 
 

@@ -142,6 +142,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Of `rounds` those that were noisy too, kept when too many had been rejected: the figures carry their noise."""
     at_once: tuple[int, ...] = ()
     """For each stage how many of its shards were busy at a time."""
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    """Functions that are planned blocked and ran plain, and why."""
 
 
 class Comparison(Document, frozen=True, kw_only=True):

@@ -88,10 +88,12 @@ def _write(
     extractor = Extractor(plan.graph(graph))
     decides = favour or any(f.layout == "blocked" for f in plan.functions)
     favouring = Favouring(extractor.graph, favour, plan.batch, timer) if decides else None
-    hashes = {}
+    hashes, refused = {}, {}
     for k, function in enumerate(plan.functions):
         progress(k / len(plan.functions), function.name)
-        build_function(extractor, function, directory / function.name, fitted=plan.fitted, favouring=favouring)
+        made = build_function(extractor, function, directory / function.name, fitted=plan.fitted, favouring=favouring)
+        if why := made.layouts and refusal(made.layouts):
+            refused[function.name] = why
         hashes[function.name] = sha256(directory / function.name / "function.json")
     documents.write(directory / PLAN, plan)
     manifest = Manifest(
@@ -103,10 +105,16 @@ def _write(
         machine=this_machine(),
         sha256=hashes,
         plan_sha256=sha256(directory / PLAN),
+        refused=refused,
     )
     documents.write(directory / MANIFEST, manifest)
     seal(directory)
     return manifest
+
+
+def refusal(layouts: Layouts) -> str:
+    """Why products that were to be blocked are not; empty where they are, or where times speak against it."""
+    return layouts.refused or ("" if layouts.block else "the runtime has no blocked layout on this CPU")
 
 
 def _check_free(directory: Path) -> None:

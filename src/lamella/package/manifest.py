@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from lamella.documents import Document
 from lamella.machine import Machine
 
@@ -22,3 +24,5 @@ class Manifest(Document, frozen=True, kw_only=True):
     """Hash of each `function.json`, by function."""
     plan_sha256: str
     """Hash of `plan.json`."""
+    refused: dict[str, str] = msgspec.field(default_factory=dict)
+    """Functions whose products were to be blocked, and why they are not."""

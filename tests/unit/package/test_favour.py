@@ -161,8 +161,9 @@ def test_a_planned_layout_that_answers_otherwise_is_refused_and_ships_plain(
     bert: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lamella.package.favour.block", lambda: 24 - block())
-    build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
+    made = build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
     found = layouts(tmp_path / "p")
+    assert made.refused == {"stage-1": found.refused}
     assert "blocked as planned: refused, plain instead: answers differ by" in told(found)
     assert not function(tmp_path / "p").prepack
     assert convolutions(tmp_path / "p") == 0
@@ -172,12 +173,12 @@ def test_a_cpu_without_blocks_ships_plain_and_says_so(
     bert: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lamella.package.favour.block", lambda: 0)
-    build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
+    made = build(laid_out(plan_of(bert, []), "blocked"), bert, tmp_path / "p", timer=QUICKEST)
     assert not function(tmp_path / "p").prepack
     assert convolutions(tmp_path / "p") == 0
-    assert told(layouts(tmp_path / "p")) == (
-        "blocked as planned: not on this CPU, whose runtime has no blocked layout; plain instead"
-    )
+    why = "the runtime has no blocked layout on this CPU"
+    assert made.refused == {"stage-1": why}
+    assert told(layouts(tmp_path / "p")) == f"blocked as planned: refused, plain instead: {why}"
 
 
 @needs_blocks
