@@ -118,11 +118,11 @@ def _functions(
         live = graph.live_bytes(*stage.ranges[0], model.batch) / MB
         alone = join_alone(model, join, live)
         reason = "joins the parts of the stage before it; no function after it could"
-        return [_function(alone, graph, f"{name}-join", number, stage.ranges[0], reason)]
+        return [_function(model, alone, graph, f"{name}-join", number, stage.ranges[0], reason)]
     if not choice.shards:
         grown = behind(model, join, choice) if join else choice
         assert grown, "planned where no size holds it"
-        return [_function(grown, graph, name, number, stage.ranges[0], why(model, grown))]
+        return [_function(model, grown, graph, name, number, stage.ranges[0], why(model, grown))]
     assert choice.span
     found = []
     for k, (span, one) in enumerate(zip(stage.ranges, choice.shards, strict=True)):
@@ -155,7 +155,9 @@ def _emulated(model: SliceModel, choice: Choice) -> str:
     return f", emulated beyond this machine's {cores} cores" if choice.at_once > cores else ""
 
 
-def _function(choice: Choice, graph: Graph, name: str, number: int, span: Range, why: str) -> FunctionPlan:
+def _function(
+    model: SliceModel, choice: Choice, graph: Graph, name: str, number: int, span: Range, why: str
+) -> FunctionPlan:
     """The function of a stage that is one."""
     return FunctionPlan(
         name=name,
@@ -171,7 +173,7 @@ def _function(choice: Choice, graph: Graph, name: str, number: int, span: Range,
         floor_mb=choice.floor_mb,
         run_ms=choice.run_ms,
         cost_usd=choice.cost_usd,
-        package_mb=graph.weight_bytes(*span) / MB,
+        package_mb=graph.weight_bytes(*span) / MB + model.more_mb(choice.first, choice.last, choice.layout),
         why=why,
     )
 
@@ -190,14 +192,16 @@ def why(model: SliceModel, choice: Choice) -> str:
 
 def _next_best(model: SliceModel, choice: Choice) -> str:
     """What the cheapest of the other layouts takes on as much CPU, at the size that it needs."""
-    found = []
+    platform, found = model.platform, []
+    least = choice.memory_mb if platform.cpu.mb_per_vcpu else 0
     for layout in model.layouts_of(choice.first, choice.last):
         if layout == choice.layout:
             continue
         need = max(model.memory_mb(choice.first, choice.last, layout=layout))
         run = model.run_ms(choice.first, choice.last, layout=layout, vcpu=choice.vcpu)
-        size = max(choice.memory_mb if need <= choice.memory_mb else 0, model.platform.allocation_mb(need) or math.inf)
-        found.append((size * run, layout, run, need))
+        size = platform.allocation_mb(need)
+        cost = platform.cost_usd(max(size, least), run, choice.vcpu) if size else math.inf
+        found.append((cost, layout, run, need))
     if not found:
         return ""
     _, layout, run, need = min(found)

@@ -140,6 +140,16 @@ class SliceModel:
         """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
         return tuple(way for way in self.layouts if way != "blocked" or any(self._blocked[first:last]))
 
+    def more_mb(self, first: int, last: int, layout: Layout) -> float:
+        """What a package holds beyond the slice's weights: in the blocked layout those of the portable graph, too."""
+        if layout != "blocked":
+            return 0.0
+        units = [
+            u for u, blocked in zip(self.profile.units[first:last], self._blocked[first:last], strict=True) if blocked
+        ]
+        names = {w for unit in units for op in self.graph.operators[unit.first : unit.last] for w in op.weights}
+        return sum(self.graph.weights[w].bytes for w in names) / MB
+
     @cached_property
     def _inert(self) -> list[bool]:
         """Units on which prepacking does nothing: no private copy appears."""
@@ -327,10 +337,8 @@ class SliceModel:
         for layout in self.layouts_of(first, last):
             peak, law = self.memory_mb(first, last, layout=layout)
             need = self.platform.allocation_mb(max(peak, law))
-            if (
-                need is None
-                or self.graph.weight_bytes(*self.span(first, last)) / MB > self.platform.limits.package_mb.value
-            ):
+            shipped = self.graph.weight_bytes(*self.span(first, last)) / MB + self.more_mb(first, last, layout)
+            if need is None or shipped > self.platform.limits.package_mb.value:
                 continue
             for size in self.sizes(need):
                 vcpu = self.platform.vcpu(size, self.vcpu)

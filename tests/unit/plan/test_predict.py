@@ -191,3 +191,12 @@ def test_a_weight_that_is_read_blocked_and_plain_is_in_memory_twice() -> None:
     assert blocked - plain == pytest.approx(40.0)  # once plain for the first unit, once blocked for the other two
     pair = [tied_model.memory_mb(1, 3, layout=way)[0] for way in ("plain", "blocked")]
     assert pair[0] == pytest.approx(pair[1])
+
+
+def test_a_blocked_package_ships_its_weights_for_any_cpu_too_and_has_to_fit_so() -> None:
+    units = (Made(weights_mb=300.0, packed_mb=9.0), Made(weights_mb=600.0, blocked_speedup=9.0, packed_mb=9.0))
+    model = model_of(units, "azure-consumption")
+    assert [model.more_mb(0, 2, way) for way in LAYOUTS] == [0.0, 0.0, pytest.approx(600.0)]
+    assert model.platform.limits.package_mb.value == 1024
+    assert {c.layout for c in model.choices(1, 2)} == {"plain"}  # 600 MB twice do not fit
+    assert {c.layout for c in model_of(units).choices(1, 2)} == {"blocked"}
