@@ -52,7 +52,8 @@ class ProductShape(msgspec.Struct, frozen=True, order=True):
     threads: int
 
     def __str__(self) -> str:
-        return f"[{self.rows}, {self.inner}] x [{self.inner}, {self.outer}], {self.threads} threads"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"[{self.rows}, {self.inner}] x [{self.inner}, {self.outer}], {threads}"
 
 
 class ProductTimes(msgspec.Struct, frozen=True):
