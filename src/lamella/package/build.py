@@ -43,6 +43,8 @@ Weighted = tuple[ModelProto, Mapping[str, np.ndarray]]
 """A graph without its large constants, and those."""
 Progress = Callable[[float, str], None]
 PORTABLE = "portable.onnx"
+MANIFEST_BYTES = 1 << 14
+"""Kept free for `function.json`, which is written last."""
 
 
 def build(
@@ -297,7 +299,7 @@ def _slice(
             made = _favoured(favouring, plan, directory, best, plain, room)
         if not made.read_bytes:
             made = made._replace(read_bytes=_lay_out(directory, best, plain))
-        if plain and held_bytes(directory) > room:
+        if plain and held_bytes(directory) > room - MANIFEST_BYTES:
             plain = None
             _leave_portable(directory, made.read_bytes)
     finally:
@@ -314,7 +316,7 @@ def _favoured(
     error, refused = favouring.check(plan, directory / ".work" / "optimised.onnx", directory / "graph.onnx")
     if not remade.layouts.blocked:  # the same graph: nothing to refuse
         error, refused = 0.0, ""
-    elif not refused and (held := held_bytes(directory)) > room:
+    elif not refused and (held := held_bytes(directory)) > room - MANIFEST_BYTES:
         also = " with its graph for any CPU" if portable else ""
         refused = f"{held / MB:.1f} MB{also}, the package limit is {room / MB:g} MB"
     layouts = msgspec.structs.replace(remade.layouts, error=error, refused=refused)
