@@ -73,7 +73,8 @@ Opener = Callable[[Path, Function], Opened]
 def open_files(directory: Path, function: Function) -> Opened:
     """Open the function's own files: the optimised graph where it is good for this machine, else the portable one.
 
-    The weights are read from disk in one sequential request instead of a fault per page.
+    Reading of the weights begins before the graph is parsed, as far as the device's read-ahead goes; `populate` gets
+    the rest.
 
     Raises:
         PackageError: it was optimised for another machine, where blocks of another size would give wrong answers, and

@@ -93,7 +93,10 @@ def _last_word(lease: Lease) -> None:
 def _mapped(fd: int, size: int) -> mmap.mmap:
     if os.fstat(fd).st_size < size:  # reading beyond the end would kill this process
         raise StoreDamaged(f"a segment of {os.fstat(fd).st_size} bytes instead of {size}", try_="lamella store status")
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    with suppress(OSError):  # kernels without huge pages; of a file, the pages that are not in the cache come in them
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    return mapped
 
 
 class Connection:
