@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 import onnxruntime as ort
 
-from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, WireError
+from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, UnknownModel, WireError
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
@@ -307,7 +307,15 @@ def lease_of(model: str, socket: Path | None = None) -> Lease:
         return lease
     name, version = model.rpartition("@")[::2]
     plan, *function = name.split("/")
-    return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+    try:
+        return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+    except UnknownModel as error:
+        made = lease.record.function.machine
+        raise UnknownModel(
+            f"{model} was optimised for {made.isa} and onnxruntime {made.onnxruntime}, and its variant for any CPU is "
+            "not in the store",
+            try_="lamella package PLAN without --no-portable, and put that",
+        ) from error
 
 
 def _opened(model: str, socket: Path | None) -> Lease:

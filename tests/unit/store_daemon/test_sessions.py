@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -65,6 +66,17 @@ def mapped_kb(field: str) -> int:
     """Of all maps of this process."""
     lines = Path("/proc/self/smaps").read_text().splitlines()
     return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def test_a_model_for_another_machine_without_a_variant_for_any_cpu_is_refused(daemon: Running, tmp_path: Path) -> None:
+    made = make(tmp_path / "made", "m@1")
+    elsewhere = msgspec.structs.replace(made.record.function.machine, isa="riscv64-none")
+    function = msgspec.structs.replace(made.record.function, machine=elsewhere)
+    with daemon.connect() as connection:
+        connection.put(msgspec.structs.replace(made.record, function=function), made.blobs)
+    with pytest.raises(UnknownModel, match=r"m@1 was optimised for riscv64-none .* variant for any CPU is not"):
+        session("m@1", daemon.path)
+    until(lambda: daemon.leases() == 0)
 
 
 def test_the_lease_lives_as_long_as_the_session_or_what_the_runtime_keeps_of_it(daemon: Running) -> None:
