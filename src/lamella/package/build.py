@@ -211,7 +211,7 @@ def build_function(
     if (held := held_bytes(directory)) > room:
         raise PlatformLimit(
             f"law 5: the package of {plan.name} is {held / MB:.1f} MB, the limit {room / MB:g}; the plan counted "
-            f"{plan.package_mb:.1f} MB, of weights alone",
+            f"{plan.package_mb:.1f} MB",
             where=plan.name,
             try_="lamella plan with more cuts, or another --platform",
         )
