@@ -55,6 +55,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/twelve.py
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python -m benchmarks.store
+	$(BIN)/python -m benchmarks.store_outputs
 	$(BIN)/python benchmarks/blocked.py
 	$(BIN)/python -m benchmarks.many_models
 

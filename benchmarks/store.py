@@ -54,8 +54,7 @@ from lamella.graph.model import Graph
 from lamella.graph.optimise import split_weights
 from lamella.graph.requests import request
 from lamella.machine import this_machine
-from lamella.package import build
-from lamella.package.favour import Favour
+from lamella.package import Favour, build
 from lamella.plan.manual import plan_by_hand
 from lamella.platforms import platform
 from lamella.profile.quiet import known_load

@@ -12,11 +12,12 @@ from lamella.cli.options import Json, progress
 from lamella.cli.show import print_json
 from lamella.graph.load import import_model
 from lamella.package import Favour, build
-from lamella.package.build import refusal
+from lamella.package.build import refusal, room_bytes
 from lamella.plan.document import read_plan
 from lamella.plan.laws import check
 from lamella.platforms import platform
 from lamella.runtime.function import Function, Layouts
+from lamella.units import MB
 
 
 def package(
@@ -30,6 +31,13 @@ def package(
             "stored in this CPU's blocks where measured times say so. By default each function is as planned."
         ),
     ] = None,
+    portable: Annotated[
+        bool,
+        Parameter(
+            help="Ship a graph for any CPU, too, with those weights that lie otherwise there. Without it functions "
+            "refuse to start on another CPU generation or runtime version."
+        ),
+    ] = True,
     json: Json = False,
 ) -> None:
     """Build a plan's functions: optimised graphs, mapped weights, manifests with hashes."""
@@ -37,16 +45,18 @@ def package(
     graph = import_model(read.model.given, read.model.shapes)
     check(read, graph, platform(read.platform))
     with progress("package") as move:
-        manifest = build(read, graph, output, move, favour=favour)
+        manifest = build(read, graph, output, move, favour=favour, portable=portable)
     if json:
         print_json(manifest)
         return
     for name in manifest.functions:
         files = sorted(p for p in (output / name).iterdir() if p.is_file())
         print(f"{output / name}: " + ", ".join(f"{p.name} {p.stat().st_size / 2**20:.1f} MB" for p in files))
-        layouts = documents.read(output / name / "function.json", Function, made_by="lamella package PLAN").layouts
-        if layouts:
-            print(f"  {told(layouts)}")
+        function = documents.read(output / name / "function.json", Function, made_by="lamella package PLAN")
+        if function.layouts:
+            print(f"  {told(function.layouts)}")
+        if portable and function.kind == "packaged" and not function.portable:
+            print(f"  without a graph for any CPU: with it, it is beyond the {room_bytes(read) / MB:g} MB of a package")
 
 
 def told(layouts: Layouts) -> str:

@@ -1,7 +1,8 @@
 """One weights file for a function's optimised and portable graphs: equal tensors are stored once.
 
-Most weights (MatMul, Gemm, embeddings, LSTM) are the same in both variants; only convolutions, whose layout depends on
-the CPU, are stored twice.
+Most weights (MatMul, Gemm, embeddings, LSTM) are the same in both variants; only those whose layout depends on the CPU,
+of convolutions and of products in blocks, are stored twice. What only the second graph reads comes last, so that the
+file can be cut off before it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,11 @@ import numpy as np
 from onnx import ModelProto
 
 from lamella.graph.weights import alignment, bytes_of, disk_error, external
+
+
+def up_to_page(size: int) -> int:
+    """Bytes of a file of weights that holds `size` of them."""
+    return -(-size // 4096) * 4096
 
 
 class WeightsFile:
@@ -31,7 +37,7 @@ class WeightsFile:
 
     def __exit__(self, *exc: object) -> None:
         if self._end:
-            self._file.truncate(-(-self._end // 4096) * 4096)
+            self._file.truncate(up_to_page(self._end))
         self._file.close()
 
     @property

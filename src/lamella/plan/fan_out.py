@@ -12,7 +12,7 @@ from dataclasses import replace
 import msgspec
 
 from lamella.plan.choice import Choice, Join, Shard
-from lamella.plan.predict import CODE_MB, SliceModel, throttled_ms
+from lamella.plan.predict import CODE_MB, GRAPH_MB, SliceModel, throttled_ms
 from lamella.plan.search import Step
 from lamella.profile.document import ShardPart, ShardProfile
 from lamella.runtime.lanes import makespan
@@ -93,7 +93,7 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float) -> Shard | Non
     platform = model.platform
     law = model.profile.floor.resident_mb + part.weights_mb
     size = platform.allocation_mb(max(part.peak_mb, law))
-    if size is None or part.weights_mb > platform.limits.package_mb.value:
+    if size is None or part.weights_mb + GRAPH_MB > platform.limits.package_mb.value:
         return None
     vcpu = platform.vcpu(size, model.vcpu)
     run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), platform.cpu.period_ms.value)

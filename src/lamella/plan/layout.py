@@ -13,7 +13,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.coding import coding_why, plain, quickest
 from lamella.plan.document import FunctionPlan, Hop
 from lamella.plan.fan_out import behind, join_alone
-from lamella.plan.predict import SliceModel
+from lamella.plan.predict import GRAPH_MB, SliceModel
 from lamella.units import MB
 
 
@@ -142,7 +142,7 @@ def _functions(
                 floor_mb=one.floor_mb,
                 run_ms=one.run_ms,
                 cost_usd=one.cost_usd,
-                package_mb=graph.weight_bytes(*span) / MB,
+                package_mb=graph.weight_bytes(*span) / MB + GRAPH_MB,
                 why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.span.way}, "
                 f"{choice.at_once} of {len(choice.shards)} shards at a time{_emulated(model, choice)}",
             )

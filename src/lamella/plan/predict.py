@@ -40,6 +40,8 @@ INERT_MB = 0.5
 CODE_MB = 8.0
 """Pages of kernels and session that running touches, at least: measured on units with next to no activations."""
 FAR = 1.2
+GRAPH_MB = 1.0
+"""What a package holds beside weights, at most as seen on twelve models: the graph, and filling up to pages."""
 
 
 @lru_cache(maxsize=65536)
@@ -141,14 +143,19 @@ class SliceModel:
         return tuple(way for way in self.layouts if way != "blocked" or any(self._blocked[first:last]))
 
     def more_mb(self, first: int, last: int, layout: Layout) -> float:
-        """What a package holds beyond the slice's weights: in the blocked layout those of the portable graph, too."""
-        if layout != "blocked":
-            return 0.0
-        units = [
-            u for u, blocked in zip(self.profile.units[first:last], self._blocked[first:last], strict=True) if blocked
-        ]
-        names = {w for unit in units for op in self.graph.operators[unit.first : unit.last] for w in op.weights}
-        return sum(self.graph.weights[w].bytes for w in names) / MB
+        """What a package ships beyond a slice's weights: its graph, and again what is read blocked and plain.
+
+        The graph for any CPU is not counted: `package.build` leaves it out where there is no room for it.
+        """
+        return (self._both_bytes(first, last) / MB if layout == "blocked" else 0.0) + GRAPH_MB
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - as below
+    def _both_bytes(self, first: int, last: int) -> int:
+        """Weights of a slice that some unit reads blocked and another as they are: blocked it holds them twice."""
+        readers: dict[bool, set[str]] = {True: set(), False: set()}
+        for unit, blocked in zip(self.profile.units[first:last], self._blocked[first:last], strict=True):
+            readers[blocked].update(w for op in self.graph.operators[unit.first : unit.last] for w in op.weights)
+        return sum(self.graph.weights[w].bytes for w in readers[True] & readers[False])
 
     @cached_property
     def _inert(self) -> list[bool]:
@@ -285,11 +292,8 @@ class SliceModel:
         whole = self.graph.weight_bytes(units[0].first, units[-1].last)
         if whole == apart:
             return resident
-        readers: dict[bool, set[str]] = {True: set(), False: set()}
-        for unit, part in zip(units, parts, strict=True):
-            names = (w for op in self.graph.operators[unit.first : unit.last] for w in op.weights)
-            readers[part.layout == "blocked"].update(names)
-        whole += sum(self.graph.weights[w].bytes for w in readers[True] & readers[False])  # in memory both ways
+        if any(part.layout == "blocked" for part in parts):
+            whole += self._both_bytes(first, first + len(parts))
         return resident * min(1.0, whole / apart)
 
     def _live_mb(

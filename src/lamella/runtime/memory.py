@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+MADV_HUGEPAGE = 14
 MADV_POPULATE_READ = 22
 
 
@@ -47,11 +48,14 @@ def populate(path: Path) -> None:
     """Map every page of a mapped file now, so that no request pays for it later.
 
     Without this the rows of an embedding are mapped when a request first needs them: 1.5 ms a request for bert-base,
-    and a process that looks smaller than it becomes. Kernels before 5.14 do not know the call; then pages come later.
+    and a process that looks smaller than it becomes. What has to come from disk is asked for in huge pages, which file
+    systems with large folios (ext4 since Linux 6.16, xfs) give: half the time of 4 KiB pages. Kernels before 5.14 do
+    not know the call; then pages come later.
     """
     madvise = ctypes.CDLL(None).madvise
     for start, end in _mappings(path):
-        madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), MADV_POPULATE_READ)
+        for advice in (MADV_HUGEPAGE, MADV_POPULATE_READ):
+            madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
 
 
 def weights_resident_mb(path: Path) -> float:

@@ -30,7 +30,7 @@ import onnxruntime as ort  # noqa: E402
 import lamella.codecs  # noqa: E402, F401 - a function's own ask for it, and a zygote's workers shall find it here
 from lamella.channels import messages as wire  # noqa: E402
 from lamella.channels.segments import Segment  # noqa: E402
-from lamella.errors import LamellaError  # noqa: E402
+from lamella.errors import LamellaError, PackageError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, Kind, open_session  # noqa: E402
 from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
@@ -73,9 +73,23 @@ Opener = Callable[[Path, Function], Opened]
 def open_files(directory: Path, function: Function) -> Opened:
     """Open the function's own files: the optimised graph where it is good for this machine, else the portable one.
 
-    The weights are read from disk in one sequential request instead of a fault per page.
+    Reading of the weights begins before the graph is parsed, as far as the device's read-ahead goes; `populate` gets
+    the rest.
+
+    Raises:
+        PackageError: it was optimised for another machine, where blocks of another size would give wrong answers, and
+            ships no portable graph.
+        ModelError: the runtime refuses it.
     """
-    portable = bool(function.portable) and not this_machine().runs(function.machine)
+    portable = function.kind == "packaged" and not this_machine().runs(function.machine)
+    if portable and not function.portable:
+        made, here = function.machine, this_machine()
+        raise PackageError(
+            f"{function.name} was optimised for {made.isa} and onnxruntime {made.onnxruntime}, this is {here.isa} and "
+            f"{here.onnxruntime}, and it ships no graph for any CPU",
+            where=str(directory),
+            try_="lamella package PLAN here, or without --no-portable",
+        )
     kind: Kind = "portable" if portable else function.kind
     weights = directory / function.weights if function.weights else None
     if weights and weights.is_file():

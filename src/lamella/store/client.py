@@ -21,7 +21,7 @@ from typing import TypeVar
 import msgspec
 import onnxruntime as ort
 
-from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, WireError
+from lamella.errors import LamellaError, StoreAway, StoreDamaged, StoreError, UnknownModel, WireError
 from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
@@ -93,7 +93,10 @@ def _last_word(lease: Lease) -> None:
 def _mapped(fd: int, size: int) -> mmap.mmap:
     if os.fstat(fd).st_size < size:  # reading beyond the end would kill this process
         raise StoreDamaged(f"a segment of {os.fstat(fd).st_size} bytes instead of {size}", try_="lamella store status")
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    with suppress(OSError):  # kernels without huge pages; of a file, the pages that are not in the cache come in them
+        mapped.madvise(mmap.MADV_HUGEPAGE)
+    return mapped
 
 
 class Connection:
@@ -304,7 +307,15 @@ def lease_of(model: str, socket: Path | None = None) -> Lease:
         return lease
     name, version = model.rpartition("@")[::2]
     plan, *function = name.split("/")
-    return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+    try:
+        return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+    except UnknownModel as error:
+        made = lease.record.function.machine
+        raise UnknownModel(
+            f"{model} was optimised for {made.isa} and onnxruntime {made.onnxruntime}, and its variant for any CPU is "
+            "not in the store",
+            try_="lamella package PLAN without --no-portable, and put that",
+        ) from error
 
 
 def _opened(model: str, socket: Path | None) -> Lease:

@@ -8,7 +8,6 @@ opened as ever: the store saves, and nothing depends on it.
 from __future__ import annotations
 
 import hashlib
-import mmap
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -37,8 +36,6 @@ def open_shared(directory: Path, function: Function) -> Opened:
         lease = _lease(directory)
         if lease:
             mapped = time.monotonic()
-            for segment in lease.segments.values():
-                segment.madvise(mmap.MADV_WILLNEED)  # pages that are not in the cache come while the graph is read
             session = StoreSession(lease)
             for segment in lease.segments.values():
                 with suppress(OSError):  # kernels before 5.14: then pages come with the first request

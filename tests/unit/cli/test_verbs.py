@@ -9,9 +9,11 @@ import shutil
 from pathlib import Path
 from typing import IO
 
+import msgspec
 import numpy as np
 import pytest
 
+from lamella import documents
 from lamella.cli.options import parse_ranges, parse_shapes
 from lamella.cli.show import console, show_plan, table
 from lamella.graph.cuts import legal_cuts
@@ -19,11 +21,13 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits.owner import start_ticks
-from lamella.plan.document import read_plan
+from lamella.package.build import held_bytes
+from lamella.plan.document import Plan, Slack, read_plan
 from lamella.plan.make import make_plan
 from lamella.platforms import platform
 from lamella.profile.measure import measure
 from lamella.runtime.function import open_session
+from lamella.units import MB
 from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.graph.onnx_models import filled, masked, model, node, save
 from tests.unit.limits.owners import owned_by
@@ -262,6 +266,25 @@ def test_a_package_that_favours_something_says_what_became_of_its_products(
     assert done.code == 0
     assert f"favouring {favour}: nothing to choose, 1 left: small" in done.out
     assert lamella("package", plan_file, "-o", tmp_path / "package", "--favour", "speed").code == 2
+
+
+def test_a_package_without_its_graph_for_any_cpu_says_so_where_nobody_asked(
+    lamella: Lamella, plan_file: Path, tmp_path: Path
+) -> None:
+    def lines(*options: str) -> list[str]:
+        done = lamella("package", plan_file, "-o", tmp_path / "package", *options)
+        assert done.code == 0
+        return str(done.out).splitlines()
+
+    assert sum("portable.onnx" in line for line in lines()) == 3
+    assert not any("portable.onnx" in line or "any CPU" in line for line in lines("--no-portable"))
+    sizes = [held_bytes(tmp_path / "package" / f"stage-{k}") for k in (1, 2, 3)]
+    plan = documents.read(plan_file, Plan, made_by="")
+    limit = Slack("package", max(sizes) / MB, 1.0, "MB")
+    documents.write(plan_file, msgspec.structs.replace(plan, slack=(limit,)))
+    left = [line for line in lines() if "without a graph for any CPU" in line]
+    assert left
+    assert all(f"beyond the {limit.limit:g} MB of a package" in line for line in left)
 
 
 def test_a_package_answers_as_the_whole_model(lamella: Lamella, graph: Graph, plan_file: Path, tmp_path: Path) -> None:

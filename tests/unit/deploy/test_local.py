@@ -13,11 +13,11 @@ from onnx import TensorProto, helper
 
 from lamella import documents
 from lamella.deploy.local import Channel, Deployment, Serving, Size, check_inputs
-from lamella.errors import InputRefused, PackageError
+from lamella.errors import InputRefused, ModelError, PackageError
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
-from lamella.package import Manifest, seal
+from lamella.package import Manifest, build, seal
 from lamella.package.integrity import sha256
 from lamella.runtime.chain import Chain
 from lamella.runtime.function import Function, Kind, TensorSpec
@@ -449,6 +449,21 @@ def test_a_package_made_for_another_machine_falls_back_to_its_portable_graph_and
         for batch in [1, 4, 1]:
             x = request(cnn, rng, batch)
             packages.assert_same(deployment.infer(x).outputs, packages.whole(cnn, x))
+
+
+def test_a_package_made_for_another_machine_alone_is_not_started_on_this_one(cnn: Graph, tmp_path: Path) -> None:
+    """Blocks of another size give wrong answers without any error."""
+    build(packages.plan_of(cnn, (4,)), cnn, tmp_path / "here", portable=False)
+    with Deployment(tmp_path / "here") as deployment:
+        x = request(cnn, np.random.default_rng(3))
+        packages.assert_same(deployment.infer(x).outputs, packages.whole(cnn, x))
+    copy = made_elsewhere(tmp_path / "here", tmp_path / "package", isa="riscv64-none")
+    with (
+        Deployment(copy) as deployment,
+        pytest.raises(ModelError, match=r"optimised for riscv64-none .* ships no graph for any CPU") as raised,
+    ):
+        deployment.infer(x)
+    assert "--no-portable" in str(raised.value)
 
 
 def test_a_package_with_a_changed_byte_is_refused(three_slices: Path, tmp_path: Path) -> None:

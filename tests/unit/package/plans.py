@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+import msgspec
+
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
-from lamella.plan.document import FunctionPlan, ModelRef, Plan, Predicted
+from lamella.plan.document import FunctionPlan, ModelRef, Plan, Predicted, Slack
 from lamella.runtime.function import Kind
+from lamella.units import MB
 
 
 def plan_of(graph: Graph, cuts: Sequence[int], kind: Kind = "packaged", batch: int = 1) -> Plan:
@@ -55,3 +58,8 @@ def plan_of(graph: Graph, cuts: Sequence[int], kind: Kind = "packaged", batch: i
         losers=(),
         why="a test",
     )
+
+
+def limited_to(plan: Plan, size: int) -> Plan:
+    """The plan as held against a platform whose packages have at most so many bytes."""
+    return msgspec.structs.replace(plan, slack=(Slack("package", size / MB, 1.0, "MB"),))

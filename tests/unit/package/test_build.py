@@ -19,17 +19,22 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 from lamella import documents
-from lamella.errors import LamellaError, LawBroken, PackageError, StorageError
+from lamella.errors import LamellaError, LawBroken, PackageError, PlatformLimit, StorageError
 from lamella.graph.extract import Extractor
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.graph.weights import alignment
 from lamella.package import Manifest, build, read_sealed, seal, verify
+from lamella.package.build import MANIFEST_BYTES, held_bytes, room_bytes
 from lamella.plan.document import Plan
+from lamella.platforms import platform
 from lamella.runtime.function import Function, Kind, open_session
+from lamella.scratch import scratch
+from lamella.units import MB
 from tests.unit.graph.compose import Tensors, answer, step, worst_share
-from tests.unit.package.plans import plan_of
+from tests.unit.package.plans import limited_to, plan_of
+from tests.unit.plan.test_make import make
 
 FILES = ("function.json", "graph.onnx", "portable.onnx", "weights.bin")
 
@@ -115,6 +120,58 @@ def test_equal_tensors_are_stored_once_for_both_graphs(name: str, tmp_path: Path
 def test_the_same_plan_gives_the_same_bytes(pristine: Path, plan: Plan, cnn: Graph, tmp_path: Path) -> None:
     again = build(plan, cnn, tmp_path / "again")
     assert again == verify(pristine)[0]
+
+
+# ----------------------------------------------------------------------------------------------------------- limits
+
+
+def test_the_graph_for_any_cpu_can_be_left_out_with_the_weights_that_only_it_reads(
+    pristine: Path, plan: Plan, cnn: Graph, tmp_path: Path
+) -> None:
+    build(plan, cnn, tmp_path / "here", portable=False)
+    verify(tmp_path / "here")
+    for f in plan.functions:
+        place, whole = tmp_path / "here" / f.name, pristine / f.name
+        assert sorted(p.name for p in place.iterdir()) == ["function.json", "graph.onnx", "weights.bin"]
+        assert function(tmp_path / "here", f.name).portable == ""
+        assert (place / "graph.onnx").read_bytes() == (whole / "graph.onnx").read_bytes()
+        data = (place / "weights.bin").read_bytes()
+        assert (whole / "weights.bin").read_bytes().startswith(data)
+    assert held_bytes(tmp_path / "here" / "stage-2") < 0.7 * held_bytes(pristine / "stage-2")
+
+
+@given(st.floats(0, 1))
+@settings(max_examples=15)
+def test_a_package_is_never_beyond_the_plans_limit(cnn: Graph, share: float) -> None:
+    """It has its graph for any CPU where there is room, none where there is not, or is refused with the numbers."""
+    with scratch("limits") as place:
+        build(plan_of(cnn, []), cnn, place / "whole")
+        build(plan_of(cnn, []), cnn, place / "here", portable=False)
+        whole, here = (held_bytes(place / name / "stage-1") for name in ("whole", "here"))
+        limit = int(here * 0.9 + share * (whole * 1.05 - here * 0.9))
+        limited = limited_to(plan_of(cnn, []), limit)
+        if limit < here:
+            with pytest.raises(PlatformLimit, match=f"is {here / MB:.1f} MB, the limit {limit / MB:g};"):
+                build(limited, cnn, place / "p")
+            assert not (place / "p").exists()
+            return
+        build(limited, cnn, place / "p")
+        fits = whole <= limit - MANIFEST_BYTES
+        assert held_bytes(place / "p" / "stage-1") == (whole if fits else here) <= limit
+        verify(place / "p")
+        for name in ("graph.onnx", "weights.bin"):
+            expected = (place / ("whole" if fits else "here") / "stage-1" / name).read_bytes()
+            assert (place / "p" / "stage-1" / name).read_bytes() == expected
+
+
+def test_a_plain_file_is_held_to_the_limit_too(cnn: Graph, tmp_path: Path) -> None:
+    with pytest.raises(PlatformLimit, match="law 5: the package of stage-1 is"):
+        build(limited_to(plan_of(cnn, [], "plain"), cnn.source.stat().st_size), cnn, tmp_path / "p")
+
+
+def test_the_limit_is_what_planning_has_held_the_plan_against() -> None:
+    assert room_bytes(make("single")) == platform("openfaas").limits.package_mb.value * MB
+    assert room_bytes(msgspec.structs.replace(make("single"), slack=())) == float("inf")
 
 
 # ---------------------------------------------------------------------------------------------------------- answers

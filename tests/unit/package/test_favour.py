@@ -24,13 +24,14 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.package import Favour, build, verify
+from lamella.package.build import held_bytes
 from lamella.plan.document import Plan
 from lamella.profile.layouts import FAVOURS, choose
 from lamella.profile.products import ProductShape, ProductTimes, Timer, measure_product, product_times
 from lamella.runtime.function import LAYOUTS, Function, Layout, Layouts
 from tests.unit.graph.compose import answer, worst_share
 from tests.unit.graph.onnx_models import model, node
-from tests.unit.package.plans import plan_of
+from tests.unit.package.plans import limited_to, plan_of
 
 needs_blocks = pytest.mark.skipif(block() == 0, reason="the runtime has no blocked layout on this CPU")
 SOME = ProductShape(8, 128, 128, 1)
@@ -251,6 +252,25 @@ def test_what_is_read_ahead_ends_where_the_portable_graphs_own_weights_begin(ber
     assert len(own) == 12
     assert min(offset for offset, _ in own) >= end
     assert len(best & portable) > 0
+
+
+@needs_blocks
+def test_what_is_favoured_goes_before_a_package_is_beyond_its_limit(bert: Graph, tmp_path: Path) -> None:
+    plan = plan_of(bert, [])
+    build(plan, bert, tmp_path / "blocked", favour="start", timer=QUICKEST)
+    build(plan, bert, tmp_path / "plain")
+    most, least = (held_bytes(tmp_path / name / "stage-1") for name in ("blocked", "plain"))
+    assert most > 1.3 * least
+    limited = limited_to(plan, most - 1)  # too small by a byte
+    build(limited, bert, tmp_path / "p", favour="start", timer=QUICKEST)
+    assert "with its graph for any CPU, the package limit is" in layouts(tmp_path / "p").refused
+    assert convolutions(tmp_path / "p") == 0
+    assert function(tmp_path / "p").portable
+    verify(tmp_path / "p")
+    build(limited, bert, tmp_path / "here", favour="start", timer=QUICKEST, portable=False)
+    assert layouts(tmp_path / "here").refused == ""
+    assert convolutions(tmp_path / "here") == 12
+    assert held_bytes(tmp_path / "here" / "stage-1") < 1.02 * least
 
 
 @needs_blocks

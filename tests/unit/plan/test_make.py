@@ -10,6 +10,7 @@ from lamella import documents
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.document import Plan, read_plan
 from lamella.plan.make import make_plan
+from lamella.plan.predict import GRAPH_MB
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of
@@ -44,7 +45,7 @@ def test_functions_carry_the_figures_of_their_parts() -> None:
     first = plan.functions[0]
     assert first.run_ms == pytest.approx(200.05)
     assert first.cost_usd == pytest.approx(first.memory_mb / 1024 * 0.20005 * 0.0000166667)
-    assert first.package_mb == pytest.approx(20)
+    assert first.package_mb == pytest.approx(20 + GRAPH_MB)
     assert first.floor_mb >= FLOOR_MB + 20
     assert f"{first.memory_mb} MB is the smallest size" in first.why
     assert plan.predicted.memory_mb == sum(f.memory_mb for f in plan.functions)

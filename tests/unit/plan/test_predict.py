@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.plan.choice import Choice
-from lamella.plan.predict import SliceModel, throttled_ms
+from lamella.plan.predict import GRAPH_MB, SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
 from lamella.runtime.function import LAYOUTS, Layout
@@ -193,10 +193,16 @@ def test_a_weight_that_is_read_blocked_and_plain_is_in_memory_twice() -> None:
     assert pair[0] == pytest.approx(pair[1])
 
 
-def test_a_blocked_package_ships_its_weights_for_any_cpu_too_and_has_to_fit_so() -> None:
-    units = (Made(weights_mb=300.0, packed_mb=9.0), Made(weights_mb=600.0, blocked_speedup=9.0, packed_mb=9.0))
+def test_a_package_ships_a_weight_twice_that_is_read_blocked_and_plain() -> None:
+    units = (Made(weights_mb=300.0), Made(weights_mb=300.0, blocked_speedup=9.0))
     model = model_of(units, "azure-consumption")
-    assert [model.more_mb(0, 2, way) for way in LAYOUTS] == [0.0, 0.0, pytest.approx(600.0)]
-    assert model.platform.limits.package_mb.value == 1024
-    assert {c.layout for c in model.choices(1, 2)} == {"plain"}  # 600 MB twice do not fit
-    assert {c.layout for c in model_of(units).choices(1, 2)} == {"blocked"}
+    assert [model.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB] * 3
+    tied = replace(model.graph, operators=tuple(replace(op, weights=("w0",)) for op in model.graph.operators))
+    twice = SliceModel(tied, model.profile, model.platform, model.request)
+    assert [twice.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB, GRAPH_MB, pytest.approx(300.0 + GRAPH_MB)]
+
+
+def test_a_package_has_to_fit_with_its_graph() -> None:
+    where = "azure-consumption"
+    assert model_of((Made(weights_mb=1022.5),), where).choices(0, 1)
+    assert not model_of((Made(weights_mb=1023.5),), where).choices(0, 1)

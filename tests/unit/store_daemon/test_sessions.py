@@ -12,12 +12,16 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from lamella.errors import ModelLeased, StoreAway, StoreConflict, StoreDamaged, UnknownModel, WireError
-from lamella.store.client import session
+from lamella.store.client import SOCKET, session, status
+from lamella.store.handing import hand_over
 from tests.unit.store_daemon.conftest import SIDE, Running, environment, make, until, write_whole
 
 X = np.ones((1, SIDE), np.float32)
@@ -35,6 +39,44 @@ def test_a_session_of_the_store_is_an_inference_session_with_the_model_s_answers
     binding.bind_output("y")
     opened.run_with_iobinding(binding)
     np.testing.assert_array_equal(binding.copy_outputs_to_cpu()[0], answer)
+
+
+def test_a_session_s_weights_are_mapped_by_huge_pages(
+    daemon: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if any(t.name == "memory" and t.backing != "huge-tmpfs" for t in status(daemon.path).store.tiers):
+        pytest.skip("this machine's store has no huge pages")
+    monkeypatch.setenv(SOCKET, str(daemon.path))
+    rng = np.random.default_rng(0)
+    weights = [numpy_helper.from_array(rng.standard_normal((1024, 1024), np.float32), f"w{k}") for k in range(3)]
+    nodes = [helper.make_node("MatMul", [f"x{k}", f"w{k}"], [f"x{k + 1}"]) for k in range(3)]
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 1024]) for n in ("x0", "x3")]
+    graph = helper.make_graph(nodes, "wide", ends[:1], ends[1:], weights)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), tmp_path / "m.onnx")
+    hand_over(tmp_path / "m.onnx", "wide@1")
+    opened = session("wide@1", daemon.path)
+    opened.run(None, {"x0": np.ones((1, 1024), np.float32)})
+    assert mapped_kb("ShmemPmdMapped") == 12 << 10  # all weights: what is left is the segment's table
+    opened.close()
+    gc.collect()
+    assert mapped_kb("ShmemPmdMapped") == 0
+
+
+def mapped_kb(field: str) -> int:
+    """Of all maps of this process."""
+    lines = Path("/proc/self/smaps").read_text().splitlines()
+    return sum(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
+
+
+def test_a_model_for_another_machine_without_a_variant_for_any_cpu_is_refused(daemon: Running, tmp_path: Path) -> None:
+    made = make(tmp_path / "made", "m@1")
+    elsewhere = msgspec.structs.replace(made.record.function.machine, isa="riscv64-none")
+    function = msgspec.structs.replace(made.record.function, machine=elsewhere)
+    with daemon.connect() as connection:
+        connection.put(msgspec.structs.replace(made.record, function=function), made.blobs)
+    with pytest.raises(UnknownModel, match=r"m@1 was optimised for riscv64-none .* variant for any CPU is not"):
+        session("m@1", daemon.path)
+    until(lambda: daemon.leases() == 0)
 
 
 def test_the_lease_lives_as_long_as_the_session_or_what_the_runtime_keeps_of_it(daemon: Running) -> None:
