@@ -43,6 +43,7 @@ from lamella.store.workers import Workers
 ARRIVING = "arriving"
 """Where in the root the files of a put are copied to."""
 LOAD_THREADS = 4
+REMOTE_THREADS = 4
 GREETING_S = 5.0
 """How long a connection may take to say what it speaks."""
 TAKING_S = 10.0
@@ -73,8 +74,9 @@ class Daemon:
         self._begun = clock()
         self._refused = 0
         self._stopping = False
-        self._loaders, self._takers = Workers(LOAD_THREADS, "load"), Workers(1, "take")
-        self._bringing = Bringing(shelves, self._loaders)
+        near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
+        self._takers = Workers(1, "take")
+        self._bringing = Bringing(shelves, near, far)
         shutil.rmtree(root / ARRIVING, ignore_errors=True)  # of a daemon that was killed
         self._sources = Sources(root / "sources.json")
         self._ledger = Ledger(access.quota)
@@ -84,8 +86,8 @@ class Daemon:
         self._signalled, self._signal = socket.socketpair()
         self._signal.setblocking(False)
         self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._poll.register(self._loaders.wake, selectors.EVENT_READ, self._loaders.finish)
-        self._poll.register(self._takers.wake, selectors.EVENT_READ, self._takers.finish)
+        for workers in (near, far, self._takers):
+            self._poll.register(workers.wake, selectors.EVENT_READ, workers.finish)
         self._poll.register(self._signalled, selectors.EVENT_READ, self.stop)
 
     @property

@@ -1,7 +1,7 @@
 """The core of the store, without sockets: which model is in which tier, who leases it, what leaves for whom.
 
-Single-threaded: every method is called from one thread. Only `Load.run` and `Put.run` may run in another (see
-`store.loads` and `store.puts`); what they found is believed when they are committed.
+Single-threaded: every method is called from one thread. Only `run` of a `Lookup`, a `Load` and a `Put` may be called in
+another (see the modules of those names); what they found is believed when they are committed.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.errors import ModelLeased, StorageError, StoreDamaged, StoreError, StoreFull, UnknownModel
 from lamella.store.backings import probe
 from lamella.store.disk import Disk
 from lamella.store.loads import Load
+from lamella.store.lookups import Lookup
 from lamella.store.memory import Memory, Resident
 from lamella.store.policies import policy
 from lamella.store.puts import Put, conflict
@@ -30,7 +32,9 @@ from lamella.store.records import (
     check_name,
     faults,
 )
-from lamella.store.remote import Remote
+
+if TYPE_CHECKING:
+    from lamella.store.remote import Remote
 
 
 class Shelves:
@@ -45,7 +49,7 @@ class Shelves:
         """
         self._clock = clock
         chosen = policy(settings.policy)
-        self._remote = Remote(settings.remote) if settings.remote else None
+        self._remote = _remote(settings.remote) if settings.remote else None
         self._disk = Disk(settings.root, settings.disk_bytes)
         try:
             backing, self._why = probe(self._disk.incoming, settings.backing)
@@ -71,27 +75,54 @@ class Shelves:
         return sorted(self._disk.records)
 
     def record(self, name: str) -> ModelRecord:
-        """A model's record, from disk, else from remote.
+        """A model's record, if it is on disk: `look_up` brings it there from remote storage.
 
         Raises:
-            UnknownModel: neither has it.
-            StoreDamaged: remote has it damaged.
-            RemoteAway: it is not on disk, and nobody answers.
+            ConfigError: the name is none.
+            UnknownModel: it is not there.
         """
-        check_name(name)
-        record = self._disk.records.get(name) or (self._remote.record(name) if self._remote else None)
+        record = self._disk.records.get(check_name(name))
         if record is None:
             raise UnknownModel(
                 f"there is no model {name!r} in the store; there are {_few(self.names())}",
                 try_="lamella store put PACKAGE, or lamella store status",
             )
-        if name not in self._disk.records:
-            for fault in faults(record):
-                raise StoreDamaged(f"the record of {name} in remote storage is none: {fault}", where=name)
-            with suppress(StorageError):  # a full disk: after a restart it is asked for again
-                self._disk.keep(record)
-            self._disk.records[name] = record
         return record
+
+    def plan_lookup(self, name: str) -> Lookup | None:
+        """What has to be asked of remote storage before there is a record: to be run, perhaps in another thread, and
+        committed. None where the record is here, or there is no remote storage.
+
+        Raises:
+            ConfigError: the name is none.
+        """
+        here = check_name(name) in self._disk.records
+        return None if here or self._remote is None else Lookup(name, self._remote)
+
+    def commit_lookup(self, lookup: Lookup) -> None:
+        """Believe a record that came from remote storage; nothing where there was none.
+
+        Raises:
+            StoreDamaged: remote has it damaged.
+            RemoteAway: nobody answers.
+        """
+        assert lookup.done, "a lookup is run before it is committed"
+        if lookup.error:
+            raise lookup.error
+        if lookup.record is None or lookup.name in self._disk.records:
+            return
+        for fault in faults(lookup.record):
+            raise StoreDamaged(f"the record of {lookup.name} in remote storage is none: {fault}", where=lookup.name)
+        with suppress(StorageError):  # a full disk: after a restart it is asked for again
+            self._disk.keep(lookup.record)
+        self._disk.records[lookup.name] = lookup.record
+
+    def look_up(self, name: str) -> None:
+        """Have a model's record here if remote storage has it, which takes as long as it takes; raises as the above."""
+        lookup = self.plan_lookup(name)
+        if lookup:
+            lookup.run()
+            self.commit_lookup(lookup)
 
     def holders(self, id: str) -> list[str]:
         """The models on disk that use a blob. Who may open none of them must not name it in a record of his own."""
@@ -157,6 +188,8 @@ class Shelves:
         try:
             if put.error:
                 raise put.error
+            if self._disk.records.get(put.record.name) not in (None, put.record):  # it came from remote meanwhile
+                raise conflict(put.record.name)
             for blob in list(put.staged):
                 self._disk.adopt(blob, put.staged[blob])
                 del put.staged[blob]
@@ -227,7 +260,7 @@ class Shelves:
         again meanwhile, so plan again until nothing is to be loaded.
 
         Raises:
-            UnknownModel, StoreDamaged, RemoteAway: there is no record to be had.
+            ConfigError, UnknownModel: there is no record here.
             StoreFull: no room beside what is leased or pinned; nothing was evicted.
         """
         blobs = self.record(name).blobs
@@ -285,6 +318,7 @@ class Shelves:
 
     def prefetch(self, name: str) -> None:
         """Load a model without leasing it; raises what `acquire` does."""
+        self.look_up(name)
         loads = self.plan_load(name)
         try:
             for load in loads:
@@ -297,7 +331,8 @@ class Shelves:
     # ------------------------------------------------------------------------------------------------- leasing
 
     def acquire(self, name: str) -> Held:
-        """Lease a model. What is not in memory is loaded first, which takes as long as it takes: see `plan_load`.
+        """Lease a model. What is not in memory is loaded first, which takes as long as it takes: see `plan_load`, and
+        before it `plan_lookup`.
 
         Raises:
             ConfigError: the name is none.
@@ -414,6 +449,13 @@ class Shelves:
         self._memory.close()
         self._leases.clear()
         self._disk.close()
+
+
+def _remote(address: str) -> Remote:
+    """Imported here, since TLS takes some MB of every daemon's memory."""
+    from lamella.store.remote import Remote
+
+    return Remote(address)
 
 
 def _few(names: list[str]) -> str:
