@@ -16,7 +16,7 @@ import msgspec
 
 from lamella.documents import Document
 from lamella.errors import ConfigError
-from lamella.runtime.function import Function
+from lamella.runtime.manifest import Function
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 NAME = re.compile(rf"{_PART}(?:/{_PART})?@{_PART}")

@@ -90,8 +90,9 @@ class Shelves:
         return record
 
     def plan_lookup(self, name: str) -> Lookup | None:
-        """What has to be asked of remote storage before there is a record: to be run, perhaps in another thread, and
-        committed. None where the record is here, or there is no remote storage.
+        """What remote storage has to be asked before there is a record; None where nobody has to be.
+
+        To be run, perhaps in another thread, and committed.
 
         Raises:
             ConfigError: the name is none.
@@ -331,8 +332,7 @@ class Shelves:
     # ------------------------------------------------------------------------------------------------- leasing
 
     def acquire(self, name: str) -> Held:
-        """Lease a model. What is not in memory is loaded first, which takes as long as it takes: see `plan_load`, and
-        before it `plan_lookup`.
+        """Lease a model. What is not here is fetched first, for as long as it takes: see `plan_lookup`, `plan_load`.
 
         Raises:
             ConfigError: the name is none.
