@@ -191,3 +191,5 @@ def _show(report: Report) -> None:
         f"policy {report.store.policy}, {report.store.evictions} eviction(s), {report.store.damaged} damaged blob(s), "
         f"{report.refused} refused"
     )
+    for note in report.store.notes:
+        out.print(note, markup=False, highlight=False)

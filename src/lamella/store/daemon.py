@@ -73,6 +73,7 @@ class Daemon:
         self._most = most
         self._begun = clock()
         self._refused = 0
+        self._notes: list[str] = []
         self._stopping = False
         near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
         self._takers = Workers(1, "take")
@@ -100,8 +101,10 @@ class Daemon:
         self._stopping = True
 
     def serve(self) -> None:
-        """Serve until stopped, then close every connection and the shelves."""
+        """Serve until stopped, then close every connection and the shelves; what is pinned is brought meanwhile."""
         tick = self._clock()
+        for name in self._shelves.pinned():
+            self._bringing.bring(name, partial(self._returned, name))
         try:
             while not self._stopping:
                 for key, _ in self._poll.select(TICK_S):
@@ -111,6 +114,11 @@ class Daemon:
                     self._overdue(tick)
         finally:
             self._end()
+
+    def _returned(self, name: str, error: LamellaError | None) -> None:
+        """A model that was pinned before a restart is in memory again, or why not; it stays pinned."""
+        if error:
+            self._notes.append(f"{name} is pinned and not in memory: {error.message}")
 
     def _handle(self, ready: Connection | Callable[[], None]) -> None:
         """One event. A bug that it meets is printed and costs its client the connection, not everybody the store."""
@@ -383,12 +391,13 @@ class Daemon:
         peer, all_ = connection.peer, self._access.may_administer(connection.peer)
         store = self._shelves.status()
         models = tuple(m for m in store.models if all_ or self._access.may_open(peer, m.name))
+        notes = (*store.notes, *self._notes) if all_ else ()
         report = Report(
             pid=os.getpid(),
             uptime_s=self._clock() - self._begun,
             refused=self._refused,
             users=tuple(u for u in self._ledger.users() if all_ or u.uid == peer.uid),
-            store=msgspec.structs.replace(store, models=models),
+            store=msgspec.structs.replace(store, models=models, notes=notes),
         )
         fd = os.memfd_create("lamella-status", os.MFD_CLOEXEC)
         os.write(fd, msgspec.json.encode(report))

@@ -119,6 +119,8 @@ class Status(Document, frozen=True, kw_only=True):
     evictions: int
     damaged: int
     """Blobs that were found damaged since the store was opened, on disk or in remote storage; none was served."""
+    notes: tuple[str, ...] = ()
+    """What the store found when it was opened and did not rely on, and why."""
 
 
 def check_name(name: str) -> str:

@@ -19,6 +19,7 @@ from lamella.store.disk import Disk
 from lamella.store.loads import Load
 from lamella.store.lookups import Lookup
 from lamella.store.memory import Memory, Resident
+from lamella.store.pins import Pins
 from lamella.store.policies import policy
 from lamella.store.puts import Put, conflict
 from lamella.store.records import (
@@ -60,7 +61,7 @@ class Shelves:
         self._loads: dict[str, Load] = {}
         self._puts: list[Put] = []
         self._leases: dict[int, tuple[Held, list[Resident]]] = {}
-        self._pinned: set[str] = set()
+        self._pins = Pins(self._disk)
         self._hits: Counter[str] = Counter()
         self._brought: set[str] = set()
         """Models for which something was loaded since their last lease."""
@@ -359,16 +360,30 @@ class Shelves:
         return Counter(held.name for held, _ in self._leases.values())
 
     def pin(self, name: str) -> None:
-        """Load a model and keep it in memory; raises what `acquire` does. A restart forgets it."""
+        """Load a model and keep it in memory; raises what `acquire` does.
+
+        After a restart it is pinned, and to be loaded by whoever opened the store: see `pinned`.
+
+        Raises:
+            StorageError: the disk refuses to remember it; it is not pinned.
+        """
         self.prefetch(name)
-        self._pinned.add(name)
+        self._pins.add(name)
 
     def unpin(self, name: str) -> None:
-        """Let a pinned model leave memory again."""
-        self._pinned.discard(name)
+        """Let a pinned model leave memory again.
+
+        Raises:
+            StorageError: the disk refuses to forget it; it stays pinned.
+        """
+        self._pins.discard(name)
+
+    def pinned(self) -> list[str]:
+        """The models that are to stay in memory once they are there."""
+        return list(self._pins)
 
     def _pinned_ids(self) -> set[str]:
-        return {b.id for name in self._pinned for b in self._disk.records[name].blobs}
+        return {b.id for name in self._pins for b in self._disk.records[name].blobs}
 
     def evict(self, name: str) -> None:
         """Take a model out of memory, except what it shares with leased or pinned ones.
@@ -403,7 +418,7 @@ class Shelves:
     def _check_idle(self, name: str, record: ModelRecord) -> None:
         if count := self._leased()[name]:
             raise ModelLeased(f"{name} is leased {count} times", where=name, try_="stop the processes that hold it")
-        if name in self._pinned:
+        if name in self._pins:
             raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store unpin {name}")
 
     # ------------------------------------------------------------------------------------------------- telling
@@ -425,6 +440,7 @@ class Shelves:
             models=tuple(self._told(name, users, leases[name]) for name in self.names()),
             evictions=memory.evictions,
             damaged=self._damaged,
+            notes=self._pins.notes,
         )
 
     def _told(self, name: str, users: Counter[str], leases: int) -> ModelStatus:
@@ -435,7 +451,7 @@ class Shelves:
             shared_bytes=sum(b.bytes for b in blobs if users[b.id] > 1),
             memory_bytes=sum(b.bytes for b in blobs if b.id in self._memory.residents),
             leases=leases,
-            pinned=name in self._pinned,
+            pinned=name in self._pins,
             hits=self._hits[name],
             loads=self._loaded[name],
         )

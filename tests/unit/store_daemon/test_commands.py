@@ -90,7 +90,7 @@ def test_the_daemon_holds_nothing_of_the_command_line_nor_of_the_runtime(socket:
         (["--memory-mb", "-1"], 2, "--memory-mb is -1"),
         (["--policy", "none"], 2, "no eviction policy"),
         (["--allow", "/none"], 2, "cannot read the allow-list"),
-        (["--socket", "/dev/null"], 1, "is no socket"),
+        (["--backing", "none"], 2, "no backing"),
     ],
 )
 def test_a_daemon_that_cannot_start_says_why(options: list[str], code: int, what: str, tmp_path: Path) -> None:
