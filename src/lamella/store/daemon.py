@@ -30,7 +30,7 @@ from lamella.store.access import Access
 from lamella.store.bringing import Bringing
 from lamella.store.connection import Connection
 from lamella.store.following import following
-from lamella.store.incoming import Incoming
+from lamella.store.incoming import Incoming, Room
 from lamella.store.ledger import Ledger
 from lamella.store.peer import Peer, peer_of
 from lamella.store.puts import Put
@@ -38,12 +38,21 @@ from lamella.store.records import Held, ModelRecord
 from lamella.store.report import Report
 from lamella.store.shelves import Shelves
 from lamella.store.sources import Source, Sources
+from lamella.store.turns import Turns
 from lamella.store.workers import Workers
 
 ARRIVING = "arriving"
 """Where in the root the files of a put are copied to."""
 LOAD_THREADS = 4
 REMOTE_THREADS = 4
+COPY_THREADS = 8
+"""For files of puts, which may hang."""
+COPIES_AT_ONCE = 2
+"""Of them, for one user."""
+PUTS = 16
+"""Of one user on their way; the files of each are open meanwhile."""
+KEEP_THREADS = 4
+"""For puts whose files were copied."""
 GREETING_S = 5.0
 """How long a connection may take to say what it speaks."""
 TAKING_S = 10.0
@@ -76,7 +85,8 @@ class Daemon:
         self._notes: list[str] = []
         self._stopping = False
         near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
-        self._takers = Workers(1, "take")
+        copiers, self._keepers = Workers(COPY_THREADS, "copy"), Workers(KEEP_THREADS, "keep")
+        self._copying, self._room = Turns(copiers, COPIES_AT_ONCE, PUTS), Room()
         self._bringing = Bringing(shelves, near, far)
         shutil.rmtree(root / ARRIVING, ignore_errors=True)  # of a daemon that was killed
         self._sources = Sources(root / "sources.json")
@@ -87,7 +97,7 @@ class Daemon:
         self._signalled, self._signal = socket.socketpair()
         self._signal.setblocking(False)
         self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
-        for workers in (near, far, self._takers):
+        for workers in (near, far, copiers, self._keepers):
             self._poll.register(workers.wake, selectors.EVENT_READ, workers.finish)
         self._poll.register(self._signalled, selectors.EVENT_READ, self.stop)
 
@@ -409,18 +419,16 @@ class Daemon:
         self._allow(self._access.may_put(connection.peer, request.model), connection.peer.uid, "put", request.model)
         self._puts += 1
         place = self._root / ARRIVING / str(self._puts)
-        incoming = Incoming(place, request.model, request.ids, packet.descriptors)
-        self._takers.start(incoming.copy, partial(self._copied, connection, request, packet, incoming))
+        incoming = Incoming(place, self._room, request.model, request.ids, packet.descriptors)
+        self._copying.start(connection.peer.uid, incoming.copy, partial(self._copied, connection, request, incoming))
 
     def _copied(
         self,
         connection: Connection,
         request: protocol.Put,
-        packet: protocol.Packet,
         incoming: Incoming,
         error: LamellaError | None,
     ) -> None:
-        packet.close()
         try:
             if error:
                 raise error
@@ -431,7 +439,7 @@ class Daemon:
             incoming.clear()
             self._fail(connection, failed)
             return
-        self._takers.start(put.run, partial(self._taken, connection, request, put, incoming))
+        self._keepers.start(put.run, partial(self._taken, connection, request, put, incoming))
 
     def _check_shared(self, peer: Peer, record: ModelRecord, given: Collection[str]) -> None:
         """Refuse blobs that are not given and only in models that the peer may not open, as if they were not there."""

@@ -149,7 +149,7 @@ def test_the_guide_s_command_runs_a_function(daemon: Running, tmp_path: Path) ->
         lines = lines.replace(before, after)
     program = "import lamella.store as s; print(s.session('net@1').get_inputs()[0].name)"
     (tmp_path / "function.py").write_text(program)
-    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix}
+    environment = {**os.environ, "VIRTUAL_ENV": sys.prefix, "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}"}
     done = subprocess.run(
         ["sh", "-euc", lines], env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
     )
