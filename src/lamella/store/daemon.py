@@ -62,6 +62,7 @@ ACCEPTS = 64
 """Connections taken in one turn of the loop."""
 CONNECTIONS = 1024
 """Of all users together; fewer where the process may not have so many descriptors."""
+A_RULE = "a rule for this user in the store's allow-list (--allow)"
 
 
 class Daemon:
@@ -174,11 +175,13 @@ class Daemon:
         sock.setblocking(False)
         try:
             peer = peer_of(sock)
+            if not self._access.knows(peer):
+                raise StoreDenied(f"the store's allow-list does not name user {peer.uid}", try_=A_RULE)
             self._ledger.connect(peer.uid, self._most)
-        except (OSError, StoreQuota) as error:
+        except (OSError, StoreQuota, StoreDenied) as error:
             self._refused += 1
             with suppress(OSError):
-                if isinstance(error, StoreQuota):
+                if isinstance(error, LamellaError):
                     protocol.send(sock, protocol.encode(protocol.failed(error)))
             sock.close()
             return
@@ -344,9 +347,7 @@ class Daemon:
 
     def _allow(self, allowed: bool, uid: int, verb: str, model: str) -> None:
         if not allowed:
-            raise StoreDenied(
-                f"user {uid} may not {verb} {model}", try_="a rule for this user in the store's allow-list (--allow)"
-            )
+            raise StoreDenied(f"user {uid} may not {verb} {model}", try_=A_RULE)
 
     def _brought(self, connection: Connection, model: str, error: LamellaError | None) -> None:
         """Lease a model that is in memory."""
