@@ -11,6 +11,7 @@ every decision a race; a named lease that outlives its socket, which a crash wou
 from __future__ import annotations
 
 import errno
+import math
 import os
 import selectors
 import shutil
@@ -38,6 +39,7 @@ from lamella.store.records import Held, ModelRecord
 from lamella.store.report import Report
 from lamella.store.shelves import Shelves
 from lamella.store.sources import Source, Sources
+from lamella.store.surveys import Survey
 from lamella.store.turns import Turns
 from lamella.store.workers import Workers
 
@@ -58,6 +60,8 @@ GREETING_S = 5.0
 TAKING_S = 10.0
 """How long an answer may lie untaken."""
 TICK_S = 1.0
+SURVEY_S = 60.0
+"""Between two surveys, where remote storage did not answer the first."""
 ACCEPTS = 64
 """Connections taken in one turn of the loop."""
 CONNECTIONS = 1024
@@ -83,9 +87,12 @@ class Daemon:
         self._most = most
         self._begun = clock()
         self._refused = 0
+        self._surveying = math.inf
+        """When to ask again."""
         self._notes: list[str] = []
         self._stopping = False
         near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
+        self._far = far
         copiers, self._keepers = Workers(COPY_THREADS, "copy"), Workers(KEEP_THREADS, "keep")
         self._copying, self._room = Turns(copiers, COPIES_AT_ONCE, PUTS), Room()
         self._bringing = Bringing(shelves, near, far)
@@ -116,6 +123,7 @@ class Daemon:
         tick = self._clock()
         for name in self._shelves.pinned():
             self._bringing.bring(name, partial(self._returned, name))
+        self._survey()
         try:
             while not self._stopping:
                 for key, _ in self._poll.select(TICK_S):
@@ -123,6 +131,8 @@ class Daemon:
                 if self._clock() - tick >= TICK_S:
                     tick = self._clock()
                     self._overdue(tick)
+                    if tick >= self._surveying:
+                        self._survey()
         finally:
             self._end()
 
@@ -130,6 +140,18 @@ class Daemon:
         """A model that was pinned before a restart is in memory again, or why not; it stays pinned."""
         if error:
             self._notes.append(f"{name} is pinned and not in memory: {error.message}")
+
+    def _survey(self) -> None:
+        """Have it asked what may leave the disk; again after a while, where remote storage did not answer."""
+        self._surveying = math.inf
+        survey = self._shelves.plan_survey()
+        if survey:
+            self._far.start(survey.run, partial(self._surveyed, survey))
+
+    def _surveyed(self, survey: Survey, error: LamellaError | None) -> None:
+        self._shelves.commit_survey(survey)
+        if error or not survey.done:
+            self._surveying = self._clock() + SURVEY_S
 
     def _handle(self, ready: Connection | Callable[[], None]) -> None:
         """One event. A bug that it meets is printed and costs its client the connection, not everybody the store."""

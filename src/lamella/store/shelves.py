@@ -1,7 +1,7 @@
 """The core of the store, without sockets: which model is in which tier, who leases it, what leaves for whom.
 
-Single-threaded: every method is called from one thread. Only `run` of a `Lookup`, a `Load` and a `Put` may be called in
-another (see the modules of those names); what they found is believed when they are committed.
+Single-threaded: every method is called from one thread. Only `run` of a `Lookup`, a `Load`, a `Put` and a `Survey` may
+be called in another (see the modules of those names); what they found is believed when they are committed.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from lamella.store.records import (
     check_name,
     faults,
 )
+from lamella.store.surveys import Survey
 
 if TYPE_CHECKING:
     from lamella.store.remote import Remote
@@ -68,6 +69,8 @@ class Shelves:
         self._loaded: Counter[str] = Counter()
         self._damaged = 0
         self._bad_remotely: set[str] = set()
+        self._there: set[str] = set()
+        """Blobs that remote storage was seen to have since the store was opened."""
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -155,6 +158,10 @@ class Shelves:
             StoreFull: the disk budget has no room.
             RemoteAway, StorageError: remote storage or the disk refuses.
         """
+        survey = self.plan_survey()
+        if survey:
+            survey.run()
+            self.commit_survey(survey)
         put = self.plan_put(record, blobs)
         put.run()
         self.commit_put(put)
@@ -196,6 +203,8 @@ class Shelves:
                 self._disk.adopt(blob, put.staged[blob])
                 del put.staged[blob]
             self._disk.keep(put.record)
+            if self._remote:
+                self._there.update(blob.id for blob in put.record.blobs)
         finally:
             self.abandon_put(put)
 
@@ -225,7 +234,7 @@ class Shelves:
         sizes = self._disk.sizes
         leased = {r.blob.id for r in self._memory.residents.values() if r.leases}
         free = set(sizes) - keep - leased - self._pinned_ids() - set(self._loads) - self._needed_by_puts()
-        candidates = [self._memory.history.candidate(id, sizes[id]) for id in sorted(free)] if self._remote else []
+        candidates = [self._memory.history.candidate(id, sizes[id]) for id in sorted(free & self._there)]
         while excess > 0:
             victim = self._memory.policy.choose(candidates, self._clock()) if candidates else None
             if victim is None:
@@ -236,11 +245,22 @@ class Shelves:
                     try_="lamella store remove a model, or a larger --disk-mb",
                 )
             candidates.remove(victim)
-            if self._remote and self._remote.has(SegmentRef(victim.id, victim.bytes)):
-                victims.append(victim.id)
-                excess -= victim.bytes
+            victims.append(victim.id)
+            excess -= victim.bytes
         for id in victims:
             self._disk.drop(id)
+
+    def plan_survey(self) -> Survey | None:
+        """What may leave a disk of bounded size: to be run, perhaps in another thread, and committed.
+
+        None where nothing has to be asked.
+        """
+        unseen = [SegmentRef(id, size) for id, size in self._disk.sizes.items() if id not in self._there]
+        return Survey(unseen, self._remote) if self._remote and self._disk.budget is not None and unseen else None
+
+    def commit_survey(self, survey: Survey) -> None:
+        """Believe what was found, all or, where remote storage went away meanwhile, some of it."""
+        self._there |= survey.found
 
     def _drop_unused(self, ids: Iterable[str]) -> None:
         """Remove blobs from disk and memory that no model uses."""
@@ -300,6 +320,9 @@ class Shelves:
             self._disk.set_aside(load.id)
         if load.bad_remotely:
             self._bad_remotely.add(load.id)
+            self._there.discard(load.id)
+        elif load.fetched:
+            self._there.add(load.id)
         if load.fetched and not load.error:
             with suppress(StoreFull, StorageError):  # then memory has it, and the disk does not
                 self._make_disk_room([load.blob], {load.id})

@@ -15,14 +15,14 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from lamella.errors import RemoteAway, UnknownModel
+from lamella.errors import RemoteAway, StoreFull, UnknownModel
 from lamella.store.client import session
 from lamella.store.handing import hand_over
 from lamella.zoo import transformer
 from tests.faults.gate import Gate, gated
 from tests.faults.s3 import BUCKET, Server, bucket, server
 from tests.faults.tls import behind_tls, certificates
-from tests.unit.store_daemon.conftest import Running, until
+from tests.unit.store_daemon.conftest import Running, make, until
 
 __all__ = ["bucket", "server"]
 
@@ -78,6 +78,46 @@ def test_a_name_that_nobody_knows_is_asked_of_remote_storage_each_time(second: R
     for _ in range(2):
         with pytest.raises(UnknownModel, match="none@1"):
             session("none@1", second.path)
+
+
+def test_who_makes_room_on_a_full_disk_waits_for_remote_storage_alone(
+    gate: Gate, start: Callable[..., Running], tmp_path: Path
+) -> None:
+    size = make(tmp_path, "m0@1").record.bytes
+    settings = {"remote": f"s3://{BUCKET}/store", "disk_bytes": 2 * size}
+    daemon = start(**settings)
+    for k in (1, 2):
+        daemon.put(f"m{k}@1", seed=k)
+    daemon.end()
+    gate.open.clear()
+    asked = gate.connections
+    daemon = start(**settings)
+    until(lambda: gate.connections > asked)  # what may leave is asked of remote storage
+    session("m2@1", daemon.path).close()
+    with pytest.raises(StoreFull):
+        daemon.put("m3@1", seed=3)
+    gate.open.set()
+    until(lambda: taken(daemon, "m3@1"))
+    held = session("m3@1", daemon.path)
+    gate.open.clear()
+    with ThreadPoolExecutor(1) as pool:
+        asked = gate.connections
+        waiting = pool.submit(daemon.put, "m4@1", 4)
+        until(lambda: gate.connections > asked)
+        session("m3@1", daemon.path).close()
+        held.close()
+        assert not waiting.done()
+        gate.open.set()
+        waiting.result(30)
+
+
+def taken(daemon: Running, name: str) -> bool:
+    """Whether there is room for a model by now."""
+    try:
+        daemon.put(name, seed=3)
+    except StoreFull:
+        return False
+    return True
 
 
 TOKENS = 32
