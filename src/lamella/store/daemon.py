@@ -247,30 +247,27 @@ class Daemon:
             self._flush(connection)
             return
         try:
-            packet = protocol.receive(connection.sock, protocol.REQUEST_LIMIT)
+            self._hear(connection, protocol.peek(connection.sock, protocol.REQUEST_LIMIT))
         except BlockingIOError:
             return
         except WireError as error:
             self._reject(connection, error)
-            return
         except (EOFError, OSError):
             self._drop(connection)
-            return
-        try:
-            self._hear(connection, packet)
-        except WireError as error:
-            packet.close()
-            self._reject(connection, error)
 
-    def _hear(self, connection: Connection, packet: protocol.Packet) -> None:
-        request = protocol.request(packet.data)
+    def _hear(self, connection: Connection, data: bytes) -> None:
+        """What is said in a packet that was not received yet.
+
+        This thread takes no descriptors but of files to copy, and others close those: to close a file in a file system
+        of its sender's own may take for ever. What is not taken the kernel drops without asking anybody.
+        """
+        request = protocol.request(data)
         if protocol.untaken(connection.sock):  # else a client could have hundreds of answers lie in the kernel
             raise WireError("a request before the last answer was taken")
         if isinstance(request, protocol.Put) and connection.greeted:
-            self._answering(connection, lambda: self._put(connection, request, packet), packet)
+            self._answering(connection, lambda: self._put(connection, request))
             return
-        if packet.descriptors:
-            raise WireError("descriptors that were not asked for")
+        protocol.receive(connection.sock, protocol.REQUEST_LIMIT, descriptors=0)
         if not connection.greeted:
             if request != protocol.Hello(protocol.VERSION):
                 raise WireError(f"the store speaks version {protocol.VERSION} of its protocol", try_="the same lamella")
@@ -278,9 +275,7 @@ class Daemon:
             return
         self._answering(connection, lambda: self._do(connection, request))
 
-    def _answering(
-        self, connection: Connection, act: Callable[[], None], packet: protocol.Packet | None = None
-    ) -> None:
+    def _answering(self, connection: Connection, act: Callable[[], None]) -> None:
         """Do something that answers now or later, and tell of an error."""
         connection.busy = True
         try:
@@ -288,8 +283,6 @@ class Daemon:
         except WireError:
             raise
         except LamellaError as error:
-            if packet:
-                packet.close()
             self._refused += isinstance(error, StoreDenied | StoreQuota)
             self._fail(connection, error)
         else:
@@ -297,6 +290,7 @@ class Daemon:
 
     def _reject(self, connection: Connection, error: WireError) -> None:
         """Tell a client that does not speak the protocol why it is left, if it takes it, and leave it."""
+        _pass_over(connection.sock)  # else the client would be told of a reset, and not why
         connection.fail(error)
         with suppress(OSError):
             connection.flush()
@@ -438,12 +432,24 @@ class Daemon:
 
     # --------------------------------------------------------------------------------------------------------- put
 
-    def _put(self, connection: Connection, request: protocol.Put, packet: protocol.Packet) -> None:
-        self._allow(self._access.may_put(connection.peer, request.model), connection.peer.uid, "put", request.model)
+    def _put(self, connection: Connection, request: protocol.Put) -> None:
+        uid = connection.peer.uid
+        try:
+            self._allow(self._access.may_put(connection.peer, request.model), uid, "put", request.model)
+            self._copying.check(uid)
+        except LamellaError:
+            _pass_over(connection.sock)
+            raise
+        packet = protocol.receive(
+            connection.sock,
+            protocol.REQUEST_LIMIT,
+            protocol.SCM_MAX_FD,
+            close=lambda fds: self._copying.start(uid, partial(protocol.close_all, fds), lambda error: None),
+        )
         self._puts += 1
         place = self._root / ARRIVING / str(self._puts)
         incoming = Incoming(place, self._room, request.model, request.ids, packet.descriptors)
-        self._copying.start(connection.peer.uid, incoming.copy, partial(self._copied, connection, request, incoming))
+        self._copying.start(uid, incoming.copy, partial(self._copied, connection, request, incoming))
 
     def _copied(
         self,
@@ -493,3 +499,9 @@ class Daemon:
             self._fail(connection, failed)
         else:
             self._answer(connection, protocol.Done())
+
+
+def _pass_over(sock: socket.socket) -> None:
+    """Take a packet that was peeked at, without its descriptors."""
+    with suppress(WireError, EOFError, OSError):
+        protocol.receive(sock, protocol.REQUEST_LIMIT, descriptors=0)

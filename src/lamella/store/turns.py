@@ -22,18 +22,21 @@ class Turns:
         self._running: Counter[int] = Counter()
         self._waiting: defaultdict[int, deque[tuple[Work, Then]]] = defaultdict(deque)
 
-    def start(self, uid: int, work: Work, then: Then) -> None:
-        """Have `work` done when it is its turn; see `Workers.start`.
+    def check(self, uid: int) -> None:
+        """Refuse what would be one too many.
 
         Raises:
             StoreQuota: the user has as many on their way as may be.
         """
+        if self._running[uid] + len(self._waiting[uid]) >= self._most:
+            raise StoreQuota(f"user {uid} has {self._most} puts on their way, the most there may be", try_="again")
+
+    def start(self, uid: int, work: Work, then: Then) -> None:
+        """Have `work` done when it is its turn; see `Workers.start`. What it may not be is found by `check`, before."""
         if self._running[uid] < self._at_once:
             self._run(uid, work, then)
-        elif self._running[uid] + len(self._waiting[uid]) < self._most:
-            self._waiting[uid].append((work, then))
         else:
-            raise StoreQuota(f"user {uid} has {self._most} puts on their way, the most there may be", try_="again")
+            self._waiting[uid].append((work, then))
 
     def _run(self, uid: int, work: Work, then: Then) -> None:
         self._running[uid] += 1

@@ -157,9 +157,10 @@ def test_a_user_has_so_many_turns_and_the_others_theirs() -> None:
         return set(ended) == set(names)
 
     for name in ("a1", "a2", "a3"):
+        turns.check(1)
         turns.start(1, wait, then(name))
     with pytest.raises(StoreQuota, match="3 puts on their way"):
-        turns.start(1, wait, then("a4"))
+        turns.check(1)
     turns.start(2, lambda: None, then("b"))
     until(lambda: come("b"))
     gate.set()
