@@ -14,47 +14,34 @@ import errno
 import math
 import os
 import selectors
-import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from lamella.errors import LamellaError, StoreDenied, StoreError, StoreQuota, WireError
+from lamella.errors import LamellaError, StoreDenied, StoreQuota, WireError
 from lamella.store import protocol
+from lamella.store.accepting import Accepting
 from lamella.store.access import Access
 from lamella.store.bringing import Bringing
 from lamella.store.connection import Connection
 from lamella.store.following import following
-from lamella.store.incoming import Incoming, Room
 from lamella.store.ledger import Ledger
-from lamella.store.peer import Peer, peer_of
-from lamella.store.puts import Put
-from lamella.store.records import Held, ModelRecord
+from lamella.store.peer import peer_of
+from lamella.store.records import Held
 from lamella.store.report import Report
 from lamella.store.shelves import Shelves
-from lamella.store.sources import Source, Sources
+from lamella.store.sources import Sources
 from lamella.store.surveys import Survey
-from lamella.store.turns import Turns
 from lamella.store.workers import Workers
 
-ARRIVING = "arriving"
-"""Where in the root the files of a put are copied to."""
 LOAD_THREADS = 4
 REMOTE_THREADS = 4
-COPY_THREADS = 8
-"""For files of puts, which may hang."""
-COPIES_AT_ONCE = 2
-"""Of them, for one user."""
-PUTS = 16
-"""Of one user on their way; the files of each are open meanwhile."""
-KEEP_THREADS = 4
-"""For puts whose files were copied."""
 GREETING_S = 5.0
 """How long a connection may take to say what it speaks."""
 TAKING_S = 10.0
@@ -83,7 +70,7 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve `shelves`, which only this thread uses from now on; `root` is theirs."""
-        self._shelves, self._listener, self._access, self._root, self._clock = shelves, listener, access, root, clock
+        self._shelves, self._listener, self._access, self._clock = shelves, listener, access, clock
         self._most = most
         self._begun = clock()
         self._refused = 0
@@ -93,19 +80,16 @@ class Daemon:
         self._stopping = False
         near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
         self._far = far
-        copiers, self._keepers = Workers(COPY_THREADS, "copy"), Workers(KEEP_THREADS, "keep")
-        self._copying, self._room = Turns(copiers, COPIES_AT_ONCE, PUTS), Room()
         self._bringing = Bringing(shelves, near, far)
-        shutil.rmtree(root / ARRIVING, ignore_errors=True)  # of a daemon that was killed
         self._sources = Sources(root / "sources.json")
+        self._accepting = Accepting(shelves, access, self._sources, root)
         self._ledger = Ledger(access.quota)
         self._connections: set[Connection] = set()
-        self._puts = 0
         self._poll = selectors.DefaultSelector()
         self._signalled, self._signal = socket.socketpair()
         self._signal.setblocking(False)
         self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
-        for workers in (near, far, copiers, self._keepers):
+        for workers in (near, far, *self._accepting.workers):
             self._poll.register(workers.wake, selectors.EVENT_READ, workers.finish)
         self._poll.register(self._signalled, selectors.EVENT_READ, self.stop)
 
@@ -433,70 +417,22 @@ class Daemon:
     # --------------------------------------------------------------------------------------------------------- put
 
     def _put(self, connection: Connection, request: protocol.Put) -> None:
-        uid = connection.peer.uid
+        peer = connection.peer
         try:
-            self._allow(self._access.may_put(connection.peer, request.model), uid, "put", request.model)
-            self._copying.check(uid)
+            self._allow(self._access.may_put(peer, request.model), peer.uid, "put", request.model)
+            self._accepting.check(peer.uid)
         except LamellaError:
             _pass_over(connection.sock)
             raise
         packet = protocol.receive(
-            connection.sock,
-            protocol.REQUEST_LIMIT,
-            protocol.SCM_MAX_FD,
-            close=lambda fds: self._copying.start(uid, partial(protocol.close_all, fds), lambda error: None),
+            connection.sock, protocol.REQUEST_LIMIT, protocol.SCM_MAX_FD, partial(self._accepting.close, peer)
         )
-        self._puts += 1
-        place = self._root / ARRIVING / str(self._puts)
-        incoming = Incoming(place, self._room, request.model, request.ids, packet.descriptors)
-        self._copying.start(uid, incoming.copy, partial(self._copied, connection, request, incoming))
+        self._accepting.accept(peer, request, packet.descriptors, partial(self._done, connection))
 
-    def _copied(
-        self,
-        connection: Connection,
-        request: protocol.Put,
-        incoming: Incoming,
-        error: LamellaError | None,
-    ) -> None:
-        try:
-            if error:
-                raise error
-            assert incoming.record
-            self._check_shared(connection.peer, incoming.record, incoming.blobs)
-            put = self._shelves.plan_put(incoming.record, incoming.blobs)
-        except LamellaError as failed:
-            incoming.clear()
-            self._fail(connection, failed)
-            return
-        self._keepers.start(put.run, partial(self._taken, connection, request, put, incoming))
-
-    def _check_shared(self, peer: Peer, record: ModelRecord, given: Collection[str]) -> None:
-        """Refuse blobs that are not given and only in models that the peer may not open, as if they were not there."""
-        for blob in record.blobs:
-            shared = any(self._access.may_open(peer, name) for name in self._shelves.holders(blob.id))
-            if blob.id not in given and not shared and not self._access.may_administer(peer):
-                raise StoreError(f"blob {blob.id[:12]} is neither given nor in a model that you may open")
-
-    def _taken(
-        self,
-        connection: Connection,
-        request: protocol.Put,
-        put: Put,
-        incoming: Incoming,
-        error: LamellaError | None,
-    ) -> None:
-        """Make a put that ran part of the store."""
-        incoming.clear()
-        try:
-            if error:
-                self._shelves.abandon_put(put)
-                raise error
-            self._shelves.commit_put(put)
-            if request.source:
-                uid, trusted = connection.peer.uid, self._access.may_administer(connection.peer)
-                self._sources.add(Source(sha256=request.source, model=put.record.name, uid=uid, trusted=trusted))
-        except LamellaError as failed:
-            self._fail(connection, failed)
+    def _done(self, connection: Connection, error: LamellaError | None) -> None:
+        """Something that was asked for was done, or was not."""
+        if error:
+            self._fail(connection, error)
         else:
             self._answer(connection, protocol.Done())
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from lamella.errors import LamellaError, StoreFull, StoreQuota
+from lamella.store.accepting import COPIES_AT_ONCE
 from lamella.store.client import session
-from lamella.store.daemon import COPIES_AT_ONCE
 from lamella.store.incoming import Room
 from lamella.store.turns import Turns
 from lamella.store.workers import Workers
