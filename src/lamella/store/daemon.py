@@ -76,7 +76,8 @@ class Daemon:
         self._refused = 0
         self._surveying = math.inf
         """When to ask again."""
-        self._notes: list[str] = []
+        self._absent: dict[str, str] = {}
+        """Why what was pinned could not be brought when this daemon began."""
         self._stopping = False
         near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
         self._far = far
@@ -105,10 +106,10 @@ class Daemon:
     def serve(self) -> None:
         """Serve until stopped, then close every connection and the shelves; what is pinned is brought meanwhile."""
         tick = self._clock()
-        for name in self._shelves.pinned():
-            self._bringing.bring(name, partial(self._returned, name))
-        self._survey()
         try:
+            for name in self._shelves.pinned():
+                self._bringing.bring(name, partial(self._returned, name))
+            self._survey()
             while not self._stopping:
                 for key, _ in self._poll.select(TICK_S):
                     self._handle(key.data)
@@ -123,7 +124,7 @@ class Daemon:
     def _returned(self, name: str, error: LamellaError | None) -> None:
         """A model that was pinned before a restart is in memory again, or why not; it stays pinned."""
         if error:
-            self._notes.append(f"{name} is pinned and not in memory: {error.message}")
+            self._absent[name] = f"{name} is pinned and not in memory: {error.message}"
 
     def _survey(self) -> None:
         """Have it asked what may leave the disk; again after a while, where remote storage did not answer."""
@@ -402,7 +403,8 @@ class Daemon:
         peer, all_ = connection.peer, self._access.may_administer(connection.peer)
         store = self._shelves.status()
         models = tuple(m for m in store.models if all_ or self._access.may_open(peer, m.name))
-        notes = (*store.notes, *self._notes) if all_ else ()
+        absent = [m.name for m in models if m.pinned and m.memory_bytes < m.bytes and m.name in self._absent]
+        notes = (*store.notes, *(self._absent[name] for name in absent)) if all_ else ()
         report = Report(
             pid=os.getpid(),
             uptime_s=self._clock() - self._begun,
