@@ -81,13 +81,14 @@ def _pass_on(client: socket.socket, context: ssl.SSLContext, port: int) -> None:
         context.wrap_socket(client, server_side=True) as outer,
         socket.create_connection(("127.0.0.1", port)) as inner,
     ):
-        back = threading.Thread(target=_copy, args=(inner, outer), daemon=True)
+        back = threading.Thread(target=copy, args=(inner, outer), daemon=True)
         back.start()
-        _copy(outer, inner)
+        copy(outer, inner)
         back.join()
 
 
-def _copy(source: socket.socket, target: socket.socket) -> None:
+def copy(source: socket.socket, target: socket.socket) -> None:
+    """Pass on what comes, until either side ends, and end both."""
     with suppress(OSError):
         while data := source.recv(1 << 16):
             target.sendall(data)

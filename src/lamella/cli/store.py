@@ -42,16 +42,12 @@ def serve(
     allow: Annotated[Path | None, Parameter(help="Allow-list (TOML): which user may open and put which model.")] = None,
 ) -> None:
     """Run the daemon until it is told to stop, by `lamella store stop`, SIGTERM or Ctrl-C."""
-    from lamella.store.access import Access, read_allow_list
+    from lamella.store.process import Order, become
     from lamella.store.records import Settings
-    from lamella.store.serving import serve as run
-    from lamella.store.shelves import Shelves
 
     for option, value in (("--memory-mb", memory_mb), ("--disk-mb", disk_mb)):
         if value is not None and value < 0:
             raise ConfigError(f"{option} is {value}, it cannot be below zero")
-    os.umask(0o077)
-    access = Access(read_allow_list(allow) if allow else None)
     settings = Settings(
         root=(root or cache_dir() / "store").absolute(),
         memory_bytes=None if memory_mb is None else memory_mb << 20,
@@ -61,7 +57,7 @@ def serve(
         backing=backing,
     )
     path = socket or Path(os.environ.get(client.SOCKET) or client.own_socket())
-    run(Shelves(settings), settings.root, path, access, lambda: print(f"serving at {path}", flush=True))
+    become(Order(settings=settings, socket=path, allow=allow))
 
 
 @store.command
@@ -195,3 +191,5 @@ def _show(report: Report) -> None:
         f"policy {report.store.policy}, {report.store.evictions} eviction(s), {report.store.damaged} damaged blob(s), "
         f"{report.refused} refused"
     )
+    for note in report.store.notes:
+        out.print(note, markup=False, highlight=False)

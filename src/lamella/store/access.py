@@ -79,6 +79,10 @@ class Access:
         """Whether other users than the store's own are named."""
         return any(uid is None or uid not in self._trusted for uid, _, _ in self._rules)
 
+    def knows(self, peer: Peer) -> bool:
+        """Whether any rule concerns the peer: who has nothing to ask for is to take no connection from the others."""
+        return self.may_administer(peer) or bool(self._of(peer))
+
     def may_administer(self, peer: Peer) -> bool:
         """Whether the peer may stop the store, see all of it and do everything."""
         return peer.uid in self._trusted or any(rule.administer for rule in self._of(peer))

@@ -1,8 +1,9 @@
-"""Brings models into memory by loads that run in threads: each blob once, however many wait for it.
+"""Brings models into memory by lookups and loads that run in threads: each once, however many wait for it.
 
 A model is there when `Shelves.plan_load` has nothing left to load; between the commit of its last load and the calls
 of those who wait for it nothing else is decided, so nothing can be evicted there. A model that lost a blob meanwhile to
-another's admission is planned again, a few times.
+another's admission is planned again, a few times. What asks remote storage has threads of its own: who waits for a
+network is not in the way of who waits for the disk.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 
 from lamella.errors import LamellaError, StoreFull
+from lamella.store.lookups import Lookup
 from lamella.store.shelves import Load, Shelves
 from lamella.store.workers import Workers
 
@@ -30,9 +32,9 @@ class _Awaited:
 class Bringing:
     """Models on their way into memory."""
 
-    def __init__(self, shelves: Shelves, workers: Workers) -> None:
-        """None yet."""
-        self._shelves, self._workers = shelves, workers
+    def __init__(self, shelves: Shelves, near: Workers, far: Workers) -> None:
+        """None yet. `near` reads the disk, `far` asks remote storage."""
+        self._shelves, self._near, self._far = shelves, near, far
         self._models: dict[str, _Awaited] = {}
         self._running: set[str] = set()
 
@@ -44,7 +46,26 @@ class Bringing:
             return
         awaited = self._models[name] = _Awaited()
         awaited.then.append(then)
-        self._go_on(name)
+        try:
+            lookup = self._shelves.plan_lookup(name)
+        except LamellaError as error:
+            self._end(name, error)
+            return
+        if lookup:
+            self._far.start(lookup.run, partial(self._looked, lookup))
+        else:
+            self._go_on(name)
+
+    def _looked(self, lookup: Lookup, error: LamellaError | None) -> None:
+        """Remote storage told of a model, or did not."""
+        try:
+            if error:
+                raise error
+            self._shelves.commit_lookup(lookup)
+        except LamellaError as failed:
+            self._end(lookup.name, failed)
+        else:
+            self._go_on(lookup.name)
 
     def _go_on(self, name: str) -> None:
         awaited = self._models[name]
@@ -63,7 +84,7 @@ class Bringing:
         for load in loads:
             if load.id not in self._running:
                 self._running.add(load.id)
-                self._workers.start(load.run, partial(self._ran, load))
+                (self._near if load.near else self._far).start(load.run, partial(self._ran, load))
 
     def _ran(self, load: Load, error: LamellaError | None) -> None:
         """A load ended: believe it, and go on with whoever waits for it."""

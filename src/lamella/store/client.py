@@ -119,7 +119,8 @@ class Connection:
                 raise StoreAway(
                     f"the store at {self.path} is run by user {server}", try_=f"{SOCKET}={self.path}, if you trust it"
                 )
-            protocol.send(self._sock, protocol.encode(protocol.Hello(protocol.VERSION)))
+            with suppress(BrokenPipeError, ConnectionResetError):  # refused at the door: the first answer says why
+                protocol.send(self._sock, protocol.encode(protocol.Hello(protocol.VERSION)))
         except OSError as error:
             self._sock.close()
             raise self._away(error) from error

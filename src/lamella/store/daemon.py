@@ -11,47 +11,49 @@ every decision a race; a named lease that outlives its socket, which a crash wou
 from __future__ import annotations
 
 import errno
+import math
 import os
 import selectors
-import shutil
 import socket
 import time
 import traceback
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
-from lamella.errors import LamellaError, StoreDenied, StoreError, StoreQuota, WireError
+from lamella.errors import LamellaError, StoreDenied, StoreQuota, WireError
 from lamella.store import protocol
+from lamella.store.accepting import Accepting
 from lamella.store.access import Access
 from lamella.store.bringing import Bringing
 from lamella.store.connection import Connection
 from lamella.store.following import following
-from lamella.store.incoming import Incoming
 from lamella.store.ledger import Ledger
-from lamella.store.peer import Peer, peer_of
-from lamella.store.puts import Put
-from lamella.store.records import Held, ModelRecord
+from lamella.store.peer import peer_of
+from lamella.store.records import Held
 from lamella.store.report import Report
 from lamella.store.shelves import Shelves
-from lamella.store.sources import Source, Sources
+from lamella.store.sources import Sources
+from lamella.store.surveys import Survey
 from lamella.store.workers import Workers
 
-ARRIVING = "arriving"
-"""Where in the root the files of a put are copied to."""
 LOAD_THREADS = 4
+REMOTE_THREADS = 4
 GREETING_S = 5.0
 """How long a connection may take to say what it speaks."""
 TAKING_S = 10.0
 """How long an answer may lie untaken."""
 TICK_S = 1.0
+SURVEY_S = 60.0
+"""Between two surveys, where remote storage did not answer the first."""
 ACCEPTS = 64
 """Connections taken in one turn of the loop."""
 CONNECTIONS = 1024
 """Of all users together; fewer where the process may not have so many descriptors."""
+A_RULE = "a rule for this user in the store's allow-list (--allow)"
 
 
 class Daemon:
@@ -68,24 +70,28 @@ class Daemon:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Serve `shelves`, which only this thread uses from now on; `root` is theirs."""
-        self._shelves, self._listener, self._access, self._root, self._clock = shelves, listener, access, root, clock
+        self._shelves, self._listener, self._access, self._clock = shelves, listener, access, clock
         self._most = most
         self._begun = clock()
         self._refused = 0
+        self._surveying = math.inf
+        """When to ask again."""
+        self._absent: dict[str, str] = {}
+        """Why what was pinned could not be brought when this daemon began."""
         self._stopping = False
-        self._loaders, self._takers = Workers(LOAD_THREADS, "load"), Workers(1, "take")
-        self._bringing = Bringing(shelves, self._loaders)
-        shutil.rmtree(root / ARRIVING, ignore_errors=True)  # of a daemon that was killed
+        near, far = Workers(LOAD_THREADS, "load"), Workers(REMOTE_THREADS, "remote")
+        self._far = far
+        self._bringing = Bringing(shelves, near, far)
         self._sources = Sources(root / "sources.json")
+        self._accepting = Accepting(shelves, access, self._sources, root)
         self._ledger = Ledger(access.quota)
         self._connections: set[Connection] = set()
-        self._puts = 0
         self._poll = selectors.DefaultSelector()
         self._signalled, self._signal = socket.socketpair()
         self._signal.setblocking(False)
         self._poll.register(self._listener, selectors.EVENT_READ, self._accept)
-        self._poll.register(self._loaders.wake, selectors.EVENT_READ, self._loaders.finish)
-        self._poll.register(self._takers.wake, selectors.EVENT_READ, self._takers.finish)
+        for workers in (near, far, *self._accepting.workers):
+            self._poll.register(workers.wake, selectors.EVENT_READ, workers.finish)
         self._poll.register(self._signalled, selectors.EVENT_READ, self.stop)
 
     @property
@@ -98,17 +104,39 @@ class Daemon:
         self._stopping = True
 
     def serve(self) -> None:
-        """Serve until stopped, then close every connection and the shelves."""
+        """Serve until stopped, then close every connection and the shelves; what is pinned is brought meanwhile."""
         tick = self._clock()
         try:
+            for name in self._shelves.pinned():
+                self._bringing.bring(name, partial(self._returned, name))
+            self._survey()
             while not self._stopping:
                 for key, _ in self._poll.select(TICK_S):
                     self._handle(key.data)
                 if self._clock() - tick >= TICK_S:
                     tick = self._clock()
                     self._overdue(tick)
+                    if tick >= self._surveying:
+                        self._survey()
         finally:
             self._end()
+
+    def _returned(self, name: str, error: LamellaError | None) -> None:
+        """A model that was pinned before a restart is in memory again, or why not; it stays pinned."""
+        if error:
+            self._absent[name] = f"{name} is pinned and not in memory: {error.message}"
+
+    def _survey(self) -> None:
+        """Have it asked what may leave the disk; again after a while, where remote storage did not answer."""
+        self._surveying = math.inf
+        survey = self._shelves.plan_survey()
+        if survey:
+            self._far.start(survey.run, partial(self._surveyed, survey))
+
+    def _surveyed(self, survey: Survey, error: LamellaError | None) -> None:
+        self._shelves.commit_survey(survey)
+        if error or not survey.done:
+            self._surveying = self._clock() + SURVEY_S
 
     def _handle(self, ready: Connection | Callable[[], None]) -> None:
         """One event. A bug that it meets is printed and costs its client the connection, not everybody the store."""
@@ -154,11 +182,13 @@ class Daemon:
         sock.setblocking(False)
         try:
             peer = peer_of(sock)
+            if not self._access.knows(peer):
+                raise StoreDenied(f"the store's allow-list does not name user {peer.uid}", try_=A_RULE)
             self._ledger.connect(peer.uid, self._most)
-        except (OSError, StoreQuota) as error:
+        except (OSError, StoreQuota, StoreDenied) as error:
             self._refused += 1
             with suppress(OSError):
-                if isinstance(error, StoreQuota):
+                if isinstance(error, LamellaError):
                     protocol.send(sock, protocol.encode(protocol.failed(error)))
             sock.close()
             return
@@ -202,30 +232,27 @@ class Daemon:
             self._flush(connection)
             return
         try:
-            packet = protocol.receive(connection.sock, protocol.REQUEST_LIMIT)
+            self._hear(connection, protocol.peek(connection.sock, protocol.REQUEST_LIMIT))
         except BlockingIOError:
             return
         except WireError as error:
             self._reject(connection, error)
-            return
         except (EOFError, OSError):
             self._drop(connection)
-            return
-        try:
-            self._hear(connection, packet)
-        except WireError as error:
-            packet.close()
-            self._reject(connection, error)
 
-    def _hear(self, connection: Connection, packet: protocol.Packet) -> None:
-        request = protocol.request(packet.data)
+    def _hear(self, connection: Connection, data: bytes) -> None:
+        """What is said in a packet that was not received yet.
+
+        This thread takes no descriptors but of files to copy, and others close those: to close a file in a file system
+        of its sender's own may take for ever. What is not taken the kernel drops without asking anybody.
+        """
+        request = protocol.request(data)
         if protocol.untaken(connection.sock):  # else a client could have hundreds of answers lie in the kernel
             raise WireError("a request before the last answer was taken")
         if isinstance(request, protocol.Put) and connection.greeted:
-            self._answering(connection, lambda: self._put(connection, request, packet), packet)
+            self._answering(connection, lambda: self._put(connection, request))
             return
-        if packet.descriptors:
-            raise WireError("descriptors that were not asked for")
+        protocol.receive(connection.sock, protocol.REQUEST_LIMIT, descriptors=0)
         if not connection.greeted:
             if request != protocol.Hello(protocol.VERSION):
                 raise WireError(f"the store speaks version {protocol.VERSION} of its protocol", try_="the same lamella")
@@ -233,9 +260,7 @@ class Daemon:
             return
         self._answering(connection, lambda: self._do(connection, request))
 
-    def _answering(
-        self, connection: Connection, act: Callable[[], None], packet: protocol.Packet | None = None
-    ) -> None:
+    def _answering(self, connection: Connection, act: Callable[[], None]) -> None:
         """Do something that answers now or later, and tell of an error."""
         connection.busy = True
         try:
@@ -243,8 +268,6 @@ class Daemon:
         except WireError:
             raise
         except LamellaError as error:
-            if packet:
-                packet.close()
             self._refused += isinstance(error, StoreDenied | StoreQuota)
             self._fail(connection, error)
         else:
@@ -252,6 +275,7 @@ class Daemon:
 
     def _reject(self, connection: Connection, error: WireError) -> None:
         """Tell a client that does not speak the protocol why it is left, if it takes it, and leave it."""
+        _pass_over(connection.sock)  # else the client would be told of a reset, and not why
         connection.fail(error)
         with suppress(OSError):
             connection.flush()
@@ -324,9 +348,7 @@ class Daemon:
 
     def _allow(self, allowed: bool, uid: int, verb: str, model: str) -> None:
         if not allowed:
-            raise StoreDenied(
-                f"user {uid} may not {verb} {model}", try_="a rule for this user in the store's allow-list (--allow)"
-            )
+            raise StoreDenied(f"user {uid} may not {verb} {model}", try_=A_RULE)
 
     def _brought(self, connection: Connection, model: str, error: LamellaError | None) -> None:
         """Lease a model that is in memory."""
@@ -381,12 +403,14 @@ class Daemon:
         peer, all_ = connection.peer, self._access.may_administer(connection.peer)
         store = self._shelves.status()
         models = tuple(m for m in store.models if all_ or self._access.may_open(peer, m.name))
+        absent = [m.name for m in models if m.pinned and m.memory_bytes < m.bytes and m.name in self._absent]
+        notes = (*store.notes, *(self._absent[name] for name in absent)) if all_ else ()
         report = Report(
             pid=os.getpid(),
             uptime_s=self._clock() - self._begun,
             refused=self._refused,
             users=tuple(u for u in self._ledger.users() if all_ or u.uid == peer.uid),
-            store=msgspec.structs.replace(store, models=models),
+            store=msgspec.structs.replace(store, models=models, notes=notes),
         )
         fd = os.memfd_create("lamella-status", os.MFD_CLOEXEC)
         os.write(fd, msgspec.json.encode(report))
@@ -394,60 +418,28 @@ class Daemon:
 
     # --------------------------------------------------------------------------------------------------------- put
 
-    def _put(self, connection: Connection, request: protocol.Put, packet: protocol.Packet) -> None:
-        self._allow(self._access.may_put(connection.peer, request.model), connection.peer.uid, "put", request.model)
-        self._puts += 1
-        place = self._root / ARRIVING / str(self._puts)
-        incoming = Incoming(place, request.model, request.ids, packet.descriptors)
-        self._takers.start(incoming.copy, partial(self._copied, connection, request, packet, incoming))
-
-    def _copied(
-        self,
-        connection: Connection,
-        request: protocol.Put,
-        packet: protocol.Packet,
-        incoming: Incoming,
-        error: LamellaError | None,
-    ) -> None:
-        packet.close()
+    def _put(self, connection: Connection, request: protocol.Put) -> None:
+        peer = connection.peer
         try:
-            if error:
-                raise error
-            assert incoming.record
-            self._check_shared(connection.peer, incoming.record, incoming.blobs)
-            put = self._shelves.plan_put(incoming.record, incoming.blobs)
-        except LamellaError as failed:
-            incoming.clear()
-            self._fail(connection, failed)
-            return
-        self._takers.start(put.run, partial(self._taken, connection, request, put, incoming))
+            self._allow(self._access.may_put(peer, request.model), peer.uid, "put", request.model)
+            self._accepting.check(peer.uid)
+        except LamellaError:
+            _pass_over(connection.sock)
+            raise
+        packet = protocol.receive(
+            connection.sock, protocol.REQUEST_LIMIT, protocol.SCM_MAX_FD, partial(self._accepting.close, peer)
+        )
+        self._accepting.accept(peer, request, packet.descriptors, partial(self._done, connection))
 
-    def _check_shared(self, peer: Peer, record: ModelRecord, given: Collection[str]) -> None:
-        """Refuse blobs that are not given and only in models that the peer may not open, as if they were not there."""
-        for blob in record.blobs:
-            shared = any(self._access.may_open(peer, name) for name in self._shelves.holders(blob.id))
-            if blob.id not in given and not shared and not self._access.may_administer(peer):
-                raise StoreError(f"blob {blob.id[:12]} is neither given nor in a model that you may open")
-
-    def _taken(
-        self,
-        connection: Connection,
-        request: protocol.Put,
-        put: Put,
-        incoming: Incoming,
-        error: LamellaError | None,
-    ) -> None:
-        """Make a put that ran part of the store."""
-        incoming.clear()
-        try:
-            if error:
-                self._shelves.abandon_put(put)
-                raise error
-            self._shelves.commit_put(put)
-            if request.source:
-                uid, trusted = connection.peer.uid, self._access.may_administer(connection.peer)
-                self._sources.add(Source(sha256=request.source, model=put.record.name, uid=uid, trusted=trusted))
-        except LamellaError as failed:
-            self._fail(connection, failed)
+    def _done(self, connection: Connection, error: LamellaError | None) -> None:
+        """Something that was asked for was done, or was not."""
+        if error:
+            self._fail(connection, error)
         else:
             self._answer(connection, protocol.Done())
+
+
+def _pass_over(sock: socket.socket) -> None:
+    """Take a packet that was peeked at, without its descriptors."""
+    with suppress(WireError, EOFError, OSError):
+        protocol.receive(sock, protocol.REQUEST_LIMIT, descriptors=0)

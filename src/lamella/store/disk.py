@@ -206,11 +206,20 @@ class Disk:
         path = self._record(record.name)
         with self._told():
             path.parent.mkdir(mode=0o700, exist_ok=True)
+        self.write(path, seal(record))
+        self.records[record.name] = record
+
+    def write(self, path: Path, data: bytes) -> None:
+        """Write a small file whole or not at all, for its owner to read.
+
+        Raises:
+            StorageError: the disk refuses; what was there stays.
+        """
+        with self._told():
             with self.receiving() as (made, descriptor):
-                write_all(descriptor, seal(record))
+                write_all(descriptor, data)
             os.replace(made, path)
             _sync(path.parent)
-        self.records[record.name] = record
 
     def forget(self, name: str) -> None:
         """Remove a model's record."""

@@ -1,4 +1,10 @@
-"""What each user holds of the store: connections, leases, and the distinct bytes of them. The quota is kept here."""
+"""What each user holds of the store: connections, leases, and the distinct bytes of them. The quota is kept here.
+
+All users together have so many connections. Beyond a few, a user may have as many as are still free for everybody, so
+that its share shrinks as others come (dynamic thresholds; Choudhury and Hahne, IEEE/ACM Transactions on Networking
+6(2), 1998), and a quarter is free only for users who have fewer than those few. Nobody's connections are closed for
+another's sake: with one goes a lease, and what somebody computes with.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +14,11 @@ from lamella.errors import StoreQuota
 from lamella.store.access import Quota
 from lamella.store.records import ModelRecord
 from lamella.store.report import UserStatus
+
+FEW = 8
+"""Connections that a user gets as long as there are any."""
+KEPT = 4
+"""One in so many connections is kept for users who have fewer."""
 
 
 class Ledger:
@@ -24,12 +35,14 @@ class Ledger:
         """Count a connection, `most` of all users together.
 
         Raises:
-            StoreQuota: the user, or all of them, have as many as they may.
+            StoreQuota: the user has as many as it may, or the rest is for others.
         """
-        if self.connections[uid] >= self._quota.connections or self.connections.total() >= most:
+        mine, free = self.connections[uid], most - self.connections.total()
+        room = free if mine < FEW else free - most // KEPT - mine
+        if mine >= self._quota.connections or room <= 0:
             raise StoreQuota(
-                f"user {uid} has {self.connections[uid]} connections to the store of {self._quota.connections}, all "
-                f"users {self.connections.total()} of {most}",
+                f"user {uid} has {mine} connections to the store of {self._quota.connections}, all users "
+                f"{most - free} of {most}, of which others are left some",
                 try_="end a process that uses the store, or raise `connections` in the allow-list's quota",
             )
         self.connections[uid] += 1

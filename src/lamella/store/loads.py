@@ -11,12 +11,15 @@ import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.errors import LamellaError, StoreDamaged, StoreError, StoreFull
 from lamella.store.backings import Backing, Mismatch
 from lamella.store.disk import Disk
 from lamella.store.records import SegmentRef
-from lamella.store.remote import Remote
+
+if TYPE_CHECKING:
+    from lamella.store.remote import Remote
 
 
 class Load:
@@ -27,6 +30,8 @@ class Load:
     ) -> None:
         """Nothing is read yet."""
         self.blob = blob
+        self.near = blob.id in disk.sizes
+        """Whether the disk should have it."""
         self.bad_on_disk = False
         self.bad_remotely = False
         self.fetched: Path | None = None

@@ -18,7 +18,7 @@ import os
 import socket
 import struct
 import termios
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, NamedTuple
 
 import msgspec
@@ -29,7 +29,9 @@ VERSION = 1
 REQUEST_LIMIT = 1 << 16
 ANSWER_LIMIT = 1 << 17
 DESCRIPTORS = 250
-"""Descriptors in one packet; the kernel takes 253 (SCM_MAX_FD)."""
+"""Descriptors in one packet."""
+SCM_MAX_FD = 253
+"""As many as the kernel takes."""
 NAME = 255
 
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME)]
@@ -142,7 +144,7 @@ class Packet(NamedTuple):
 
 
 def close_all(descriptors: Iterable[int]) -> None:
-    """Close descriptors; those that are closed already are passed over."""
+    """Close descriptors, for as long as their file systems take; those that are closed already are passed over."""
     for fd in descriptors:
         with contextlib.suppress(OSError):
             os.close(fd)
@@ -197,22 +199,41 @@ def send(sock: socket.socket, data: bytes, descriptors: Sequence[int] = ()) -> N
     sock.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
 
 
-def receive(sock: socket.socket, limit: int) -> Packet:
-    """The next packet of at most `limit` bytes.
+def peek(sock: socket.socket, limit: int) -> bytes:
+    """The data of the next packet, which stays to be received: nothing of what comes with it is opened.
+
+    Raises:
+        EOFError, WireError, OSError: as `receive`.
+    """
+    data, _, flags, _ = sock.recvmsg(limit, 0, socket.MSG_PEEK)
+    if flags & socket.MSG_TRUNC:
+        raise WireError(f"a packet of more than {limit} bytes")
+    if not data:
+        raise EOFError
+    return data
+
+
+def receive(
+    sock: socket.socket,
+    limit: int,
+    descriptors: int = DESCRIPTORS,
+    close: Callable[[tuple[int, ...]], None] = close_all,
+) -> Packet:
+    """The next packet of at most `limit` bytes and so many descriptors.
 
     Raises:
         EOFError: the other side closed.
-        WireError: the packet, or what came with it, was longer; nothing of it is left open.
+        WireError: the packet, or what came with it, was longer; what came of it is given to `close`.
         OSError: the connection is lost, or (BlockingIOError, TimeoutError) there is nothing yet.
     """
-    room = socket.CMSG_SPACE(DESCRIPTORS * array.array("i").itemsize)
+    room = socket.CMSG_SPACE(descriptors * array.array("i").itemsize) if descriptors else 0
     data, ancillary, flags, _ = sock.recvmsg(limit, room, socket.MSG_CMSG_CLOEXEC)
     packet = Packet(data, tuple(fd for item in ancillary for fd in _rights(*item)))
     if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-        packet.close()
-        raise WireError(f"a packet of more than {limit} bytes or {DESCRIPTORS} descriptors")
+        close(packet.descriptors)
+        raise WireError(f"a packet of more than {limit} bytes or {descriptors} descriptors")
     if not data:
-        packet.close()
+        close(packet.descriptors)
         raise EOFError
     return packet
 

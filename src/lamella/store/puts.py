@@ -9,11 +9,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.errors import LamellaError, StorageError, StoreConflict, StoreError
 from lamella.store.disk import Disk
 from lamella.store.records import ModelRecord, SegmentRef
-from lamella.store.remote import Remote
+
+if TYPE_CHECKING:
+    from lamella.store.remote import Remote
 
 
 def conflict(name: str) -> StoreConflict:

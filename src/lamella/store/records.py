@@ -16,7 +16,7 @@ import msgspec
 
 from lamella.documents import Document
 from lamella.errors import ConfigError
-from lamella.runtime.function import Function
+from lamella.runtime.manifest import Function
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}"
 NAME = re.compile(rf"{_PART}(?:/{_PART})?@{_PART}")
@@ -119,6 +119,8 @@ class Status(Document, frozen=True, kw_only=True):
     evictions: int
     damaged: int
     """Blobs that were found damaged since the store was opened, on disk or in remote storage; none was served."""
+    notes: tuple[str, ...] = ()
+    """What the store found when it was opened and did not rely on, and why."""
 
 
 def check_name(name: str) -> str:

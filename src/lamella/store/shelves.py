@@ -1,7 +1,7 @@
 """The core of the store, without sockets: which model is in which tier, who leases it, what leaves for whom.
 
-Single-threaded: every method is called from one thread. Only `Load.run` and `Put.run` may run in another (see
-`store.loads` and `store.puts`); what they found is believed when they are committed.
+Single-threaded: every method is called from one thread. Only `run` of a `Lookup`, a `Load`, a `Put` and a `Survey` may
+be called in another (see the modules of those names); what they found is believed when they are committed.
 """
 
 from __future__ import annotations
@@ -11,12 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lamella.errors import ModelLeased, StorageError, StoreDamaged, StoreError, StoreFull, UnknownModel
 from lamella.store.backings import probe
 from lamella.store.disk import Disk
 from lamella.store.loads import Load
+from lamella.store.lookups import Lookup
 from lamella.store.memory import Memory, Resident
+from lamella.store.pins import Pins
 from lamella.store.policies import policy
 from lamella.store.puts import Put, conflict
 from lamella.store.records import (
@@ -30,7 +33,10 @@ from lamella.store.records import (
     check_name,
     faults,
 )
-from lamella.store.remote import Remote
+from lamella.store.surveys import Survey
+
+if TYPE_CHECKING:
+    from lamella.store.remote import Remote
 
 
 class Shelves:
@@ -45,7 +51,7 @@ class Shelves:
         """
         self._clock = clock
         chosen = policy(settings.policy)
-        self._remote = Remote(settings.remote) if settings.remote else None
+        self._remote = _remote(settings.remote) if settings.remote else None
         self._disk = Disk(settings.root, settings.disk_bytes)
         try:
             backing, self._why = probe(self._disk.incoming, settings.backing)
@@ -56,13 +62,15 @@ class Shelves:
         self._loads: dict[str, Load] = {}
         self._puts: list[Put] = []
         self._leases: dict[int, tuple[Held, list[Resident]]] = {}
-        self._pinned: set[str] = set()
+        self._pins = Pins(self._disk)
         self._hits: Counter[str] = Counter()
         self._brought: set[str] = set()
         """Models for which something was loaded since their last lease."""
         self._loaded: Counter[str] = Counter()
         self._damaged = 0
         self._bad_remotely: set[str] = set()
+        self._there: set[str] = set()
+        """Blobs that remote storage was seen to have since the store was opened."""
 
     # ------------------------------------------------------------------------------------------------ what there is
 
@@ -71,27 +79,55 @@ class Shelves:
         return sorted(self._disk.records)
 
     def record(self, name: str) -> ModelRecord:
-        """A model's record, from disk, else from remote.
+        """A model's record, if it is on disk: `look_up` brings it there from remote storage.
 
         Raises:
-            UnknownModel: neither has it.
-            StoreDamaged: remote has it damaged.
-            RemoteAway: it is not on disk, and nobody answers.
+            ConfigError: the name is none.
+            UnknownModel: it is not there.
         """
-        check_name(name)
-        record = self._disk.records.get(name) or (self._remote.record(name) if self._remote else None)
+        record = self._disk.records.get(check_name(name))
         if record is None:
             raise UnknownModel(
                 f"there is no model {name!r} in the store; there are {_few(self.names())}",
                 try_="lamella store put PACKAGE, or lamella store status",
             )
-        if name not in self._disk.records:
-            for fault in faults(record):
-                raise StoreDamaged(f"the record of {name} in remote storage is none: {fault}", where=name)
-            with suppress(StorageError):  # a full disk: after a restart it is asked for again
-                self._disk.keep(record)
-            self._disk.records[name] = record
         return record
+
+    def plan_lookup(self, name: str) -> Lookup | None:
+        """What remote storage has to be asked before there is a record; None where nobody has to be.
+
+        To be run, perhaps in another thread, and committed.
+
+        Raises:
+            ConfigError: the name is none.
+        """
+        here = check_name(name) in self._disk.records
+        return None if here or self._remote is None else Lookup(name, self._remote)
+
+    def commit_lookup(self, lookup: Lookup) -> None:
+        """Believe a record that came from remote storage; nothing where there was none.
+
+        Raises:
+            StoreDamaged: remote has it damaged.
+            RemoteAway: nobody answers.
+        """
+        assert lookup.done, "a lookup is run before it is committed"
+        if lookup.error:
+            raise lookup.error
+        if lookup.record is None or lookup.name in self._disk.records:
+            return
+        for fault in faults(lookup.record):
+            raise StoreDamaged(f"the record of {lookup.name} in remote storage is none: {fault}", where=lookup.name)
+        with suppress(StorageError):  # a full disk: after a restart it is asked for again
+            self._disk.keep(lookup.record)
+        self._disk.records[lookup.name] = lookup.record
+
+    def look_up(self, name: str) -> None:
+        """Have a model's record here if remote storage has it, which takes as long as it takes; raises as the above."""
+        lookup = self.plan_lookup(name)
+        if lookup:
+            lookup.run()
+            self.commit_lookup(lookup)
 
     def holders(self, id: str) -> list[str]:
         """The models on disk that use a blob. Who may open none of them must not name it in a record of his own."""
@@ -122,6 +158,10 @@ class Shelves:
             StoreFull: the disk budget has no room.
             RemoteAway, StorageError: remote storage or the disk refuses.
         """
+        survey = self.plan_survey()
+        if survey:
+            survey.run()
+            self.commit_survey(survey)
         put = self.plan_put(record, blobs)
         put.run()
         self.commit_put(put)
@@ -157,10 +197,14 @@ class Shelves:
         try:
             if put.error:
                 raise put.error
+            if self._disk.records.get(put.record.name) not in (None, put.record):  # it came from remote meanwhile
+                raise conflict(put.record.name)
             for blob in list(put.staged):
                 self._disk.adopt(blob, put.staged[blob])
                 del put.staged[blob]
             self._disk.keep(put.record)
+            if self._remote:
+                self._there.update(blob.id for blob in put.record.blobs)
         finally:
             self.abandon_put(put)
 
@@ -190,7 +234,7 @@ class Shelves:
         sizes = self._disk.sizes
         leased = {r.blob.id for r in self._memory.residents.values() if r.leases}
         free = set(sizes) - keep - leased - self._pinned_ids() - set(self._loads) - self._needed_by_puts()
-        candidates = [self._memory.history.candidate(id, sizes[id]) for id in sorted(free)] if self._remote else []
+        candidates = [self._memory.history.candidate(id, sizes[id]) for id in sorted(free & self._there)]
         while excess > 0:
             victim = self._memory.policy.choose(candidates, self._clock()) if candidates else None
             if victim is None:
@@ -201,11 +245,22 @@ class Shelves:
                     try_="lamella store remove a model, or a larger --disk-mb",
                 )
             candidates.remove(victim)
-            if self._remote and self._remote.has(SegmentRef(victim.id, victim.bytes)):
-                victims.append(victim.id)
-                excess -= victim.bytes
+            victims.append(victim.id)
+            excess -= victim.bytes
         for id in victims:
             self._disk.drop(id)
+
+    def plan_survey(self) -> Survey | None:
+        """What may leave a disk of bounded size: to be run, perhaps in another thread, and committed.
+
+        None where nothing has to be asked.
+        """
+        unseen = [SegmentRef(id, size) for id, size in self._disk.sizes.items() if id not in self._there]
+        return Survey(unseen, self._remote) if self._remote and self._disk.budget is not None and unseen else None
+
+    def commit_survey(self, survey: Survey) -> None:
+        """Believe what was found, all or, where remote storage went away meanwhile, some of it."""
+        self._there |= survey.found
 
     def _drop_unused(self, ids: Iterable[str]) -> None:
         """Remove blobs from disk and memory that no model uses."""
@@ -227,7 +282,7 @@ class Shelves:
         again meanwhile, so plan again until nothing is to be loaded.
 
         Raises:
-            UnknownModel, StoreDamaged, RemoteAway: there is no record to be had.
+            ConfigError, UnknownModel: there is no record here.
             StoreFull: no room beside what is leased or pinned; nothing was evicted.
         """
         blobs = self.record(name).blobs
@@ -265,6 +320,9 @@ class Shelves:
             self._disk.set_aside(load.id)
         if load.bad_remotely:
             self._bad_remotely.add(load.id)
+            self._there.discard(load.id)
+        elif load.fetched:
+            self._there.add(load.id)
         if load.fetched and not load.error:
             with suppress(StoreFull, StorageError):  # then memory has it, and the disk does not
                 self._make_disk_room([load.blob], {load.id})
@@ -285,6 +343,7 @@ class Shelves:
 
     def prefetch(self, name: str) -> None:
         """Load a model without leasing it; raises what `acquire` does."""
+        self.look_up(name)
         loads = self.plan_load(name)
         try:
             for load in loads:
@@ -297,7 +356,7 @@ class Shelves:
     # ------------------------------------------------------------------------------------------------- leasing
 
     def acquire(self, name: str) -> Held:
-        """Lease a model. What is not in memory is loaded first, which takes as long as it takes: see `plan_load`.
+        """Lease a model. What is not here is fetched first, for as long as it takes: see `plan_lookup`, `plan_load`.
 
         Raises:
             ConfigError: the name is none.
@@ -324,16 +383,30 @@ class Shelves:
         return Counter(held.name for held, _ in self._leases.values())
 
     def pin(self, name: str) -> None:
-        """Load a model and keep it in memory; raises what `acquire` does. A restart forgets it."""
+        """Load a model and keep it in memory; raises what `acquire` does.
+
+        After a restart it is pinned, and to be loaded by whoever opened the store: see `pinned`.
+
+        Raises:
+            StorageError: the disk refuses to remember it; it is not pinned.
+        """
         self.prefetch(name)
-        self._pinned.add(name)
+        self._pins.add(name)
 
     def unpin(self, name: str) -> None:
-        """Let a pinned model leave memory again."""
-        self._pinned.discard(name)
+        """Let a pinned model leave memory again.
+
+        Raises:
+            StorageError: the disk refuses to forget it; it stays pinned.
+        """
+        self._pins.discard(name)
+
+    def pinned(self) -> list[str]:
+        """The models that are to stay in memory once they are there."""
+        return list(self._pins)
 
     def _pinned_ids(self) -> set[str]:
-        return {b.id for name in self._pinned for b in self._disk.records[name].blobs}
+        return {b.id for name in self._pins for b in self._disk.records[name].blobs}
 
     def evict(self, name: str) -> None:
         """Take a model out of memory, except what it shares with leased or pinned ones.
@@ -368,7 +441,7 @@ class Shelves:
     def _check_idle(self, name: str, record: ModelRecord) -> None:
         if count := self._leased()[name]:
             raise ModelLeased(f"{name} is leased {count} times", where=name, try_="stop the processes that hold it")
-        if name in self._pinned:
+        if name in self._pins:
             raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store unpin {name}")
 
     # ------------------------------------------------------------------------------------------------- telling
@@ -390,6 +463,7 @@ class Shelves:
             models=tuple(self._told(name, users, leases[name]) for name in self.names()),
             evictions=memory.evictions,
             damaged=self._damaged,
+            notes=self._pins.notes,
         )
 
     def _told(self, name: str, users: Counter[str], leases: int) -> ModelStatus:
@@ -400,7 +474,7 @@ class Shelves:
             shared_bytes=sum(b.bytes for b in blobs if users[b.id] > 1),
             memory_bytes=sum(b.bytes for b in blobs if b.id in self._memory.residents),
             leases=leases,
-            pinned=name in self._pinned,
+            pinned=name in self._pins,
             hits=self._hits[name],
             loads=self._loaded[name],
         )
@@ -414,6 +488,13 @@ class Shelves:
         self._memory.close()
         self._leases.clear()
         self._disk.close()
+
+
+def _remote(address: str) -> Remote:
+    """Imported here, since TLS takes some MB of every daemon's memory."""
+    from lamella.store.remote import Remote
+
+    return Remote(address)
 
 
 def _few(names: list[str]) -> str:

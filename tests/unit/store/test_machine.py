@@ -245,7 +245,6 @@ class Machine(RuleBasedStateMachine):
         self.shelves.close()
         assert open_files() == self.base
         self.held.clear()
-        self.pinned.clear()
         self.under_way.clear()
         self.puts.clear()
         (self.settings.root / "incoming" / "left by a killed one").write_bytes(b"part")

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lamella.errors import ConfigError, RemoteAway, StoreConflict, StoreDamaged, UnknownModel
+from lamella.errors import ConfigError, RemoteAway, StoreConflict, StoreDamaged, StoreFull, UnknownModel
 from lamella.objects import Bucket, ObjectStore
 from lamella.store import remote
 from lamella.store.records import Settings
@@ -115,6 +115,28 @@ def test_what_remote_storage_has_may_leave_the_disk_for_others(opened: Open, fil
         assert read(held) == [b"graph", data]
         shelves.release(held)
         assert all(t.used_bytes <= 5005 for t in shelves.status().tiers)
+
+
+def test_what_was_on_disk_before_leaves_it_once_remote_storage_was_seen_to_have_it(
+    opened: Open, files: dict[str, Path], server: Server
+) -> None:
+    first = opened("host", server.bucket, disk_bytes=5005)
+    first.put(record_of("a@1", b"graph", [A]), files)
+    assert first.plan_survey() is None
+    first.close()
+    again, other = opened("host", server.bucket, disk_bytes=5005), record_of("b@1", b"graph", [B])
+    server.kill()
+    survey = again.plan_survey()
+    assert survey
+    survey.run()
+    again.commit_survey(survey)
+    assert not survey.done
+    with pytest.raises(StoreFull):
+        again.plan_put(other, files)
+    server.start()
+    again.put(other, files)
+    assert again.status().tiers[1].blobs == 2
+    assert read(again.acquire("a@1")) == [b"graph", A]
 
 
 def test_with_remote_storage_away_what_is_here_is_served_and_a_put_changes_nothing(

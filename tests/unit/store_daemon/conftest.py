@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import signal
 import subprocess
@@ -77,12 +78,13 @@ def _kept(directory: Path, data: bytes) -> SegmentRef:
 class Running:
     """A daemon that runs."""
 
-    def __init__(self, directory: Path, allow: str = "") -> None:
+    def __init__(self, directory: Path, allow: str = "", **settings: object) -> None:
         self.directory, self.path = directory, directory / "s" / "store.socket"
+        directory.mkdir(mode=0o711, exist_ok=True)
         command = [
             sys.executable,
             str(Path(__file__).with_name("serve_slowly.py")),
-            str(directory / "root"),
+            json.dumps({"root": str(directory / "root"), **settings}),
             str(self.path),
         ]
         if allow:
@@ -138,8 +140,8 @@ def start() -> Iterator[Callable[..., Running]]:
     with tempfile.TemporaryDirectory(prefix="lamella-test-") as directory:
         Path(directory).chmod(0o711)
 
-        def begin(allow: str = "") -> Running:
-            running.append(Running(Path(directory), allow))
+        def begin(allow: str = "", host: str = "", **settings: object) -> Running:
+            running.append(Running(Path(directory) / host, allow, **settings))
             return running[-1]
 
         yield begin

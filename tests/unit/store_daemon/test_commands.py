@@ -14,17 +14,20 @@ import onnxruntime as ort
 import pytest
 
 from lamella.cli.app import run
-from lamella.store.client import session
+from lamella.store.client import session, status
 from tests.unit.store_daemon.conftest import SIDE, environment, make, write_whole
+
+
+def command(*options: str) -> list[str]:
+    return [sys.executable, "-P", "-c", "from lamella.cli import main; main()", "store", "serve", *options]
 
 
 @pytest.fixture
 def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "store.socket"
     monkeypatch.setenv("LAMELLA_STORE", str(path))
-    serve = ["store", "serve", "--root", str(tmp_path / "root"), "--memory-mb", "64", "--policy", "lfu"]
-    command = [sys.executable, "-c", "from lamella.cli import main; main()", *serve]
-    with subprocess.Popen(command, env={**environment(), "LAMELLA_STORE": str(path)}, stdout=subprocess.PIPE) as daemon:
+    words = command("--root", str(tmp_path / "root"), "--memory-mb", "64", "--policy", "lfu")
+    with subprocess.Popen(words, env={**environment(), "LAMELLA_STORE": str(path)}, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout
         assert daemon.stdout.readline().decode() == f"serving at {path}\n"
         yield path
@@ -66,6 +69,41 @@ def test_a_file_is_put_pinned_opened_evicted_and_told_of(
     assert left == ["net@1"]
     assert run(["store", "evict", "none@1"]) != 0
     assert "none@1" in capsys.readouterr().err
+
+
+def test_the_daemon_holds_nothing_of_the_command_line_nor_of_the_runtime(socket: Path, tmp_path: Path) -> None:
+    place = Path(f"/proc/{status(socket).pid}")
+    assert resident_mb(place) < 36  # 72 where the command line and onnxruntime stay
+    libraries = {Path(line.split()[-1]).name for line in (place / "maps").read_text().splitlines() if ".so" in line}
+    assert not [name for name in libraries if name.startswith(("onnxruntime", "_multiarray", "libssl", "_obstore"))]
+    (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working directory')")
+    daemon = command("--socket", str(tmp_path / "second.socket"), "--root", str(tmp_path / "second"))
+    with subprocess.Popen(daemon, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE) as second:
+        assert second.stdout
+        assert second.stdout.readline().startswith(b"serving at")
+        second.terminate()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "what"),
+    [
+        (["--memory-mb", "-1"], 2, "--memory-mb is -1"),
+        (["--policy", "none"], 2, "no eviction policy"),
+        (["--allow", "/none"], 2, "cannot read the allow-list"),
+        (["--backing", "none"], 2, "no backing"),
+    ],
+)
+def test_a_daemon_that_cannot_start_says_why(options: list[str], code: int, what: str, tmp_path: Path) -> None:
+    words = command("--socket", str(tmp_path / "s"), "--root", str(tmp_path / "root"), *options)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert what in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def resident_mb(place: Path) -> float:
+    lines = (place / "status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
 
 
 def test_without_a_daemon_a_command_says_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from lamella.store.protocol import Hello, Open, encode
 from lamella.store.records import Settings
 from lamella.store.serving import listening
 from lamella.store.shelves import Shelves
+from tests.faults.fuse import FLUSH, unanswered
 from tests.unit.store_daemon.conftest import SIDE, Running, environment, until
 
 
@@ -84,6 +85,28 @@ def test_descriptors_that_nobody_asked_for_are_closed(daemon: Running) -> None:
             with raw(daemon, *packets, fds=many) as sock:
                 assert isinstance(protocol.answer(sock.recv(protocol.ANSWER_LIMIT)), protocol.Failed)
     until(lambda: daemon.descriptors() <= before)
+
+
+def test_a_file_that_cannot_be_closed_stalls_nobody(daemon: Running, tmp_path: Path) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can mount without a helper")
+    made = daemon.put("m@1")
+    path = tmp_path / "file"
+    ids = tuple(f"{k:064x}" for k in range(protocol.DESCRIPTORS - 1))
+    put = encode(protocol.Put("m@2", ids))
+    with unanswered(path, 1000, daemon.pid) as heard, path.open("rb") as file:
+        one, many = (file.fileno(),), (file.fileno(),) * protocol.SCM_MAX_FD
+        for packets, fds in (
+            ([b"junk"], one),
+            ([HELLO], one),
+            ([HELLO, encode(Open("m@1"))], one),
+            ([HELLO, put], many),  # more than its ids
+        ):
+            with raw(daemon, *packets, fds=fds), Connection(daemon.path, timeout_s=10) as other:
+                assert other.status().store.models[0].name == made.record.name
+                assert other.open("m@1").segments
+        until(lambda: heard == [FLUSH])  # of the put, in a thread of its own
+        session("m@1", daemon.path).close()
 
 
 def test_a_put_of_something_that_is_no_file_is_refused(daemon: Running) -> None:

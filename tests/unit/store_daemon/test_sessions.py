@@ -261,3 +261,31 @@ def test_the_hook_waits_for_onnxruntime(tmp_path: Path) -> None:
     check = "import sys; print(any(m.partition('.')[0] in ('lamella', 'onnxruntime', 'msgspec') for m in sys.modules))"
     done = subprocess.run([*EXEC, sys.executable, "-c", check], env=environment(), capture_output=True, check=True)
     assert done.stdout == b"False\n"
+
+
+def test_pins_are_brought_back_by_a_daemon_that_begins_anew(start: Callable[..., Running]) -> None:
+    first = start()
+    made = first.put("m@1")
+    first.put("other@1", seed=1)
+    with first.connect() as connection:
+        connection.pin("m@1")
+    first.end(signal.SIGKILL)
+    second = start()
+
+    def told() -> list[tuple[str, bool, int]]:
+        with second.connect() as connection:
+            return [(m.name, m.pinned, m.memory_bytes) for m in connection.status().store.models]
+
+    until(lambda: told() == [("m@1", True, made.record.bytes), ("other@1", False, 0)])
+    second.end()
+    third = start(memory_bytes=1000)
+    until(lambda: bool(notes(third)))
+    assert "m@1 is pinned and not in memory" in notes(third)[0]
+    third.end()
+    (third.directory / "root" / "pins.json").write_text("?")
+    assert "ignored" in notes(start())[0]
+
+
+def notes(daemon: Running) -> tuple[str, ...]:
+    with daemon.connect() as connection:
+        return connection.status().store.notes

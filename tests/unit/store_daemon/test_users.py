@@ -6,19 +6,24 @@ import os
 import pwd
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lamella.errors import ConfigError, StoreDenied, StoreError
+from lamella.errors import ConfigError, StoreDenied, StoreError, StoreQuota
 from lamella.store import protocol
-from lamella.store.access import Access, AllowList, Rule, read_allow_list
+from lamella.store.access import Access, AllowList, Quota, Rule, read_allow_list
 from lamella.store.client import Connection, session
+from lamella.store.daemon import CONNECTIONS
+from lamella.store.ledger import FEW, KEPT, Ledger
 from lamella.store.peer import Peer
 from lamella.store.records import ModelRecord
-from tests.unit.store_daemon.conftest import Running, make
+from tests.unit.store_daemon.conftest import Running, make, until
 
 NOBODY = "nobody"
 RULES = """
@@ -128,10 +133,89 @@ def test_what_a_user_got_cannot_be_written_by_any_way(shared: Running) -> None:
     as_nobody(act)
 
 
+@contextmanager
+def acting_as(uid: int) -> Iterator[None]:
+    """The kernel tells the daemon of this user, who connects meanwhile."""
+    os.seteuid(uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
+
+
+def greedy(path: Path) -> list[Connection]:
+    """All the connections that the user who acts can have."""
+    found: list[Connection] = []
+    while True:
+        try:
+            found.append(Connection(path))
+            found[-1].find("0" * 64)
+        except StoreQuota:
+            found.pop().close()
+            return found
+
+
+def test_users_who_take_all_they_get_leave_every_other_user_some(start: Callable[..., Running]) -> None:
+    if os.getuid() != 0:
+        pytest.skip("only root can become another user")
+    uids = range(60_001, 60_021)
+    daemon = start("".join(f'[[allow]]\nuser = {uid}\nopen = ["open@*"]\n' for uid in uids))
+    daemon.put("open@1", seed=1)
+    held: dict[int, list[Connection]] = {}
+    for uid in uids:
+        with acting_as(uid):
+            held[uid] = greedy(daemon.path)
+            held[uid][0].open("open@1")
+    counts = [len(each) for each in held.values()]
+    assert counts == sorted(counts, reverse=True)
+    assert counts[0] == 256
+    assert counts[-1] == FEW
+    assert sum(counts) < CONNECTIONS
+    with acting_as(60_999), Connection(daemon.path) as stranger, pytest.raises(StoreDenied, match="does not name"):
+        stranger.status()
+    for connection in held.pop(60_001):  # what one gives back the others may have
+        connection.close()
+    until(lambda: len(users(daemon)) == len(uids))
+    with acting_as(60_020):
+        more = greedy(daemon.path)
+    assert len(more) > FEW
+    for connection in [c for each in (*held.values(), more) for c in each]:
+        connection.close()
+
+
+def users(daemon: Running) -> list[int]:
+    with daemon.connect() as connection:
+        return [u.uid for u in connection.status().users]
+
+
+@given(
+    taken=st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=400),
+    most=st.integers(10 * FEW * KEPT, 1024),
+)
+def test_whatever_nine_users_do_a_tenth_gets_a_few_connections(taken: list[tuple[int, bool]], most: int) -> None:
+    ledger = Ledger(Quota())
+    for uid, more in taken:
+        if more:
+            try:
+                ledger.connect(uid, most)
+            except StoreQuota:
+                assert ledger.connections[uid] >= FEW
+        elif ledger.connections[uid]:
+            ledger.disconnect(uid)
+    for uid in range(1, 10):  # and then take all they get
+        with suppress(StoreQuota):
+            while True:
+                ledger.connect(uid, most)
+    for _ in range(FEW):
+        ledger.connect(10, most)
+    assert ledger.connections.total() <= most
+
+
 def test_a_list_names_users_and_groups_that_exist(tmp_path: Path) -> None:
     access = Access(AllowList((Rule(group=77, open=("a@*",)), Rule(user=5, administer=True))), own_uid=1000)
     member, chief, stranger = Peer(1, 9, frozenset({77})), Peer(1, 5, frozenset()), Peer(1, 9, frozenset())
     assert access.shared
+    assert [access.knows(p) for p in (member, chief, stranger)] == [True, True, False]
     assert [access.may_open(p, "a@1") for p in (member, chief, stranger)] == [True, True, False]
     assert [access.may_put(p, "a@1") for p in (member, chief, stranger)] == [False, True, False]
     assert [access.may_administer(Peer(1, uid, frozenset())) for uid in (0, 1000, 9)] == [True, True, False]
