@@ -82,8 +82,8 @@ class Shelves:
         record = self._disk.records.get(name) or (self._remote.record(name) if self._remote else None)
         if record is None:
             raise UnknownModel(
-                f"there is no model {name!r} in the store; there are {_few(self.names())}",
-                try_="lamella store put PACKAGE, or lamella store status",
+                f"there is no model {name!r} in the store",  # which there are is not everybody's to know
+                try_="lamella store status, or lamella store put PACKAGE NAME@VERSION",
             )
         if name not in self._disk.records:
             for fault in faults(record):
@@ -92,6 +92,11 @@ class Shelves:
                 self._disk.keep(record)
             self._disk.records[name] = record
         return record
+
+    def has(self, name: str, graph: str) -> bool:
+        """Whether a model is on disk, and is the one with this graph."""
+        record = self._disk.records.get(name)
+        return record is not None and record.graph.id == graph
 
     def holders(self, id: str) -> list[str]:
         """The models on disk that use a blob. Who may open none of them must not name it in a record of his own."""
@@ -369,7 +374,7 @@ class Shelves:
         if count := self._leased()[name]:
             raise ModelLeased(f"{name} is leased {count} times", where=name, try_="stop the processes that hold it")
         if name in self._pinned:
-            raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store unpin {name}")
+            raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store pin {name} --off")
 
     # ------------------------------------------------------------------------------------------------- telling
 
@@ -414,10 +419,6 @@ class Shelves:
         self._memory.close()
         self._leases.clear()
         self._disk.close()
-
-
-def _few(names: list[str]) -> str:
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 
 
 __all__ = ["Load", "Put", "Shelves"]

@@ -2,6 +2,7 @@
 
 Whoever puts a model says what it was made of, and nobody can check that. So a user is served by one's own word and by
 that of who may do everything, never by a third user's: else anybody who may put could answer for others' models.
+And it is said of a graph, not of a name: what a removed model was made of says nothing of the next one of that name.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ class Source(Document, frozen=True, kw_only=True):
 
     sha256: str
     model: str
+    graph: str = ""
+    """The id of the model's graph, which names its weights by their content."""
     uid: int
     trusted: bool
     """Whether the user could do everything then."""
@@ -55,9 +58,9 @@ class Sources:
         documents.write(self._path, _Sources(sources=tuple(self._sources.values())))
         self._path.chmod(0o600)
 
-    def models(self, sha256: str, uid: int) -> Iterator[str]:
-        """Models that were made of the file by this user's word, then by that of who may do everything."""
+    def claims(self, sha256: str, uid: int) -> Iterator[Source]:
+        """What was said of the file by this user, then by those who may do everything."""
         own = self._sources.get((sha256, uid))
         if own:
-            yield own.model
-        yield from (s.model for s in self._sources.values() if s.sha256 == sha256 and s.trusted and s.uid != uid)
+            yield own
+        yield from (s for s in self._sources.values() if s.sha256 == sha256 and s.trusted and s.uid != uid)

@@ -165,7 +165,7 @@ def test_names_that_are_none_and_models_that_are_not_there(opened: Open) -> None
     for name in ("../../etc/passwd", "one", "one@1/../two@1", "one@", "@1", "a/b/c@1", "one@1\n", ""):
         with pytest.raises(ConfigError):
             shelves.acquire(name)
-    with pytest.raises(UnknownModel, match="there are none"):
+    with pytest.raises(UnknownModel, match="no model 'one@1' in the store\n"):
         shelves.acquire("one@1")
 
 

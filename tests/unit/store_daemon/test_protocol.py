@@ -95,7 +95,7 @@ def test_a_file_s_model_is_told_by_one_s_own_word_and_by_trusted_ones_never_by_a
     for model, uid, trusted in (("a@1", 5, False), ("b@1", 6, False), ("c@1", 0, True)):
         sources.add(Source(sha256=DIGEST, model=model, uid=uid, trusted=trusted))
     again = Sources(tmp_path / "sources.json")
-    assert [list(again.models(DIGEST, uid)) for uid in (5, 6, 7, 0)] == [
+    assert [[claim.model for claim in again.claims(DIGEST, uid)] for uid in (5, 6, 7, 0)] == [
         ["a@1", "c@1"],
         ["b@1", "c@1"],
         ["c@1"],

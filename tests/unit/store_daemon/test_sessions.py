@@ -215,6 +215,21 @@ def test_a_program_whose_file_changed_or_that_finds_no_daemon_goes_its_ordinary_
     np.testing.assert_allclose(np.load(f"{model}.npy"), X @ (made.weights + 1), rtol=1e-4, atol=1e-4)
 
 
+def test_a_file_is_not_served_with_the_weights_of_another_model_that_took_its_name(
+    daemon: Running, tmp_path: Path
+) -> None:
+    first, model = make(tmp_path / "made", "m@1"), tmp_path / "model.onnx"
+    digest = write_whole(model, first.weights)
+    daemon.put("m@1", source=digest)
+    with daemon.connect() as connection:
+        connection.evict("m@1", disk=True)
+        assert connection.find(digest) == ""
+    daemon.put("m@1", seed=1)
+    printed = program(tmp_path, model, ["options"], LAMELLA_STORE=str(daemon.path))
+    assert printed.splitlines() == ["ordinary CPUExecutionProvider"]
+    np.testing.assert_allclose(np.load(f"{model}.npy"), X @ first.weights, rtol=1e-4, atol=1e-4)
+
+
 def test_the_hook_waits_for_onnxruntime(tmp_path: Path) -> None:
     check = "import sys; print(any(m.partition('.')[0] in ('lamella', 'onnxruntime', 'msgspec') for m in sys.modules))"
     done = subprocess.run([*EXEC, sys.executable, "-c", check], env=environment(), capture_output=True, check=True)

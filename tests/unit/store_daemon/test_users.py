@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from lamella.errors import ConfigError, StoreDenied, StoreError
+from lamella.errors import ConfigError, StoreDenied, StoreError, UnknownModel
 from lamella.store import protocol
 from lamella.store.access import Access, AllowList, Rule, read_allow_list
 from lamella.store.client import Connection, session
@@ -80,6 +80,17 @@ def test_a_user_opens_what_the_list_opens_and_learns_nothing_of_the_rest(shared:
     assert shared.path.stat().st_mode & 0o777 == 0o666
     assert shared.path.parent.stat().st_mode & 0o777 == 0o711
     assert secret.record.name == "secret@1"
+
+
+def test_a_name_that_may_be_opened_and_is_not_there_tells_nothing_of_others(shared: Running) -> None:
+    shared.put("secret@1")
+
+    def act() -> None:
+        with pytest.raises(UnknownModel) as caught:
+            session("open@7", shared.path)
+        assert "secret" not in str(caught.value)
+
+    as_nobody(act)
 
 
 def test_naming_a_blob_is_not_having_it(shared: Running, tmp_path: Path) -> None:
