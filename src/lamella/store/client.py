@@ -26,7 +26,7 @@ from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
 from lamella.store.peer import peer_of
-from lamella.store.records import PORTABLE, ModelRecord
+from lamella.store.records import ModelRecord, portable_name
 from lamella.store.report import Report
 
 SOCKET = "LAMELLA_STORE"
@@ -302,9 +302,7 @@ def lease_of(model: str, socket: Path | None = None) -> Lease:
     lease = _opened(model, socket)
     if _fits(lease.record.function):
         return lease
-    name, version = model.rpartition("@")[::2]
-    plan, *function = name.split("/")
-    return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+    return _opened(portable_name(model), socket)
 
 
 def _opened(model: str, socket: Path | None) -> Lease:
