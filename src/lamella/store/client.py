@@ -52,7 +52,12 @@ def find_socket() -> Path:
     if given:
         return Path(given)
     own = own_socket()
-    return own if own.exists() else HOST_SOCKET
+    return own if os.path.exists(own) else HOST_SOCKET
+
+
+def has_daemon() -> bool:
+    """Whether a socket is there to be asked; not one in a directory that is closed to this user."""
+    return os.path.exists(find_socket())  # Path.exists raises where it may not look
 
 
 class Lease:
@@ -63,6 +68,7 @@ class Lease:
 
         Raises:
             StoreDamaged: a descriptor holds less than the record says.
+            StoreError: this process may not map as much.
         """
         self.record = record
         weakref.finalize(self, sock.close)
@@ -93,7 +99,10 @@ def _last_word(lease: Lease) -> None:
 def _mapped(fd: int, size: int) -> mmap.mmap:
     if os.fstat(fd).st_size < size:  # reading beyond the end would kill this process
         raise StoreDamaged(f"a segment of {os.fstat(fd).st_size} bytes instead of {size}", try_="lamella store status")
-    return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    try:
+        return mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    except OSError as error:  # a limit of address space or of maps
+        raise StoreError(f"cannot map a segment of {size} bytes: {error.strerror}") from error
 
 
 class Connection:

@@ -128,16 +128,16 @@ def _lease(given: Any, options: Any, rest: tuple[Any, ...], more: dict[str, Any]
     """The lease of the model that was made of this file, if the store may stand in for it."""
     import onnxruntime as ort
 
-    if len(rest) > 2 or _ordinary(*rest, **more) or not _honoured(ort, options):
-        return None
     try:
+        if len(rest) > 2 or _ordinary(*rest, **more) or not _honoured(ort, options):
+            return None
         from lamella.store.client import Connection, lease_of
 
         with Connection() as connection:  # first: without a daemon there is nothing to hash
             digest = _digest(given)
             model = connection.find(digest) if digest else ""
         return lease_of(model) if model else None
-    except (LamellaError, OSError):
+    except (LamellaError, OSError, TypeError, ValueError):  # what is wrong with its arguments the runtime says itself
         return None
 
 
@@ -145,7 +145,7 @@ def _digest(given: Any) -> str:
     """The SHA-256 of a model's file, remembered while the file is the same; of bytes; else nothing."""
     if isinstance(given, bytes):
         return hashlib.sha256(given).hexdigest()
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike) or not Path(given).is_file():  # a pipe can be read only once
         return ""
     with Path(given).open("rb") as file:
         state = os.fstat(file.fileno())

@@ -7,11 +7,13 @@ And it is said of a graph, not of a name: what a removed model was made of says 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from lamella import documents
 from lamella.documents import Document
+from lamella.errors import ConfigError
 
 MOST = 100_000
 
@@ -36,13 +38,13 @@ class Sources:
     """What is known of all models, kept in one file."""
 
     def __init__(self, path: Path) -> None:
-        """Read the file where there is one.
-
-        Raises:
-            ConfigError: it is damaged.
-        """
+        """Read the file where there is one. One that is damaged is set aside: programs open their own files then."""
         self._path = path
-        found = documents.read(path, _Sources, made_by="lamella store put") if path.exists() else _Sources()
+        try:
+            found = documents.read(path, _Sources, made_by="lamella store put") if path.exists() else _Sources()
+        except ConfigError:
+            os.replace(path, path.with_suffix(".damaged"))
+            found = _Sources()
         self._sources = {(s.sha256, s.uid): s for s in found.sources}
 
     def add(self, source: Source) -> None:

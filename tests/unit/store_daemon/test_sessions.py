@@ -161,6 +161,10 @@ APP = """
 import onnxruntime as ort, numpy as np, sys
 class Own(ort.InferenceSession):
     pass
+try:
+    ort.InferenceSession(sys.argv[1], None, None, providers=[])
+except TypeError as error:
+    assert "__init__" in str(error), error
 for asks in sys.argv[2:]:
     options = ort.SessionOptions()
     eval(asks)

@@ -15,7 +15,7 @@ import pytest
 from lamella.errors import ConfigError, StoreDenied, StoreError, UnknownModel
 from lamella.store import protocol
 from lamella.store.access import Access, AllowList, Rule, read_allow_list
-from lamella.store.client import Connection, session
+from lamella.store.client import HOST_SOCKET, SOCKET, Connection, find_socket, has_daemon, session
 from lamella.store.peer import Peer
 from lamella.store.records import ModelRecord
 from tests.unit.store_daemon.conftest import Running, make
@@ -89,6 +89,24 @@ def test_a_name_that_may_be_opened_and_is_not_there_tells_nothing_of_others(shar
         with pytest.raises(UnknownModel) as caught:
             session("open@7", shared.path)
         assert "secret" not in str(caught.value)
+
+    as_nobody(act)
+
+
+def test_a_daemon_whose_directory_is_closed_to_a_user_is_none_for_it(
+    shared: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = shared.directory / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "store.socket").touch()
+    monkeypatch.setenv(SOCKET, str(closed / "store.socket"))
+    assert has_daemon()
+
+    def act() -> None:
+        assert not has_daemon()
+        monkeypatch.delenv(SOCKET)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(closed))
+        assert find_socket() == HOST_SOCKET
 
     as_nobody(act)
 
