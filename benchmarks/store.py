@@ -293,12 +293,14 @@ def starts(model: Model, store: Store, rounds: int) -> Starts:
         EXTERNAL: Programs([of_file(part.external, end) for part, end in pairs]),
         STORE: StorePrograms([of_store(part.model, end) for part, end in pairs], store.pid),
     }
-    with contextlib.ExitStack() as ending:
+    with contextlib.ExitStack() as ending, contextlib.ExitStack() as holding:
         for shared in (True, False):
             for start in STARTS:
                 workers = Workers(packed.directory, start, model.feeds, shared=shared, daemon=store.pid)
-                ways[_called(start, shared)] = ending.enter_context(workers)
+                stack = holding if start == "forked-session" else ending
+                ways[_called(start, shared)] = stack.enter_context(workers)
         began, count = in_turns({name: way.one for name, way in ways.items()}, rounds)
+        holding.close()  # zygotes with a session map the weights: the others' share of them would seem smaller
         several = {name: way for name, way in ways.items() if "forked" not in name}
         turns = {name: lambda way=way: way.many(WORKERS) for name, way in several.items()}
         together, more = in_turns(turns, rounds)

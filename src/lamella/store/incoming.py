@@ -23,7 +23,7 @@ RECORD_LIMIT = 96 << 10
 """Bytes of a record; it has to fit an answer of the protocol."""
 SPARE = 64 << 20
 """Bytes of the disk that a put leaves free."""
-CHUNK = 1 << 24
+CHUNK = 1 << 20
 
 
 class Incoming:
