@@ -133,7 +133,7 @@ def stop(*, socket: Socket = None, json: Json = False) -> None:
     """End the daemon. Processes go on with what they have mapped."""
     with client.connect(socket) as connection:
         connection.stop()
-    _done(str(socket or client.find_socket()), "stopped", json)
+        _done(str(connection.path), "stopped", json)  # asked now, another daemon's socket would be found
 
 
 @store.command(name="exec")

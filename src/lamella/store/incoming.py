@@ -55,7 +55,9 @@ class Incoming:
         free = shutil.disk_usage(self._directory).free
         if needs + SPARE > free:
             raise StoreFull(
-                f"{self._model} takes {needs / 2**20:.0f} MB, the store's disk has {free / 2**20:.0f} MB free"
+                f"{self._model} takes {needs / 2**20:.0f} MB and a put leaves {SPARE >> 20} MB, the store's disk has "
+                f"{free / 2**20:.0f} MB free",
+                try_="lamella store remove a model, or a store on a larger disk with --root",
             )
         for id, fd in zip(self._ids, self._descriptors[1:], strict=True):
             self.blobs[id] = self._directory / id
