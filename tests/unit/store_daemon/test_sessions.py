@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +19,7 @@ import onnxruntime as ort
 import pytest
 
 from lamella.errors import ModelLeased, StoreAway, StoreConflict, StoreDamaged, UnknownModel, WireError
+from lamella.store import hook
 from lamella.store.client import session
 from tests.unit.store_daemon.conftest import SIDE, Running, environment, make, until, write_whole
 
@@ -232,6 +235,19 @@ def test_a_file_is_not_served_with_the_weights_of_another_model_that_took_its_na
     printed = program(tmp_path, model, ["options"], LAMELLA_STORE=str(daemon.path))
     assert printed.splitlines() == ["ordinary CPUExecutionProvider"]
     np.testing.assert_allclose(np.load(f"{model}.npy"), X @ first.weights, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_that_has_just_changed_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.onnx"
+    for data in (b"one", b"two"):
+        path.write_bytes(data)
+        times = path.stat().st_mtime_ns
+        assert hook.digest_of(path) == hashlib.sha256(data).hexdigest()
+        os.utime(path, ns=(times, times))
+    assert not (tmp_path / "cache" / "sources").exists()
+    assert hook.digest_of(path, lambda: time.time() + 1) == hashlib.sha256(b"two").hexdigest()
+    assert len(list((tmp_path / "cache" / "sources").iterdir())) == 1
 
 
 def test_the_hook_waits_for_onnxruntime(tmp_path: Path) -> None:
