@@ -258,7 +258,7 @@ def window(mix: Mix, kind: str, skew: float, seed: int, sizes: Sizes, backing: s
     asked, ranked = trace(len(mix.models), skew, sizes.warm + sizes.asked, seed)
     warm, asked = [*reversed(ranked), *asked[: sizes.warm]], asked[sizes.warm :]
     if kind == COLD:
-        warm, asked = warm[-1:], asked[: sizes.cold]
+        asked = asked[: sizes.cold]
     return Window(
         kind, mix.models, tuple(warm), tuple(asked), limit_mb(mix, sizes.share), mix.instance_mb, mix.root, backing,
         str(place / "seen.json"),

@@ -71,6 +71,8 @@ PAGE = ROOT / "docs" / "benchmarks-store.md"
 ROUND_MS = 400.0
 """Of steady runs per way and round, between 3 and 40 of them."""
 OPENS = 300
+TOLERANCE = 1e-4
+"""Law 3's, over the range of an output."""
 T = TypeVar("T")
 
 
@@ -253,6 +255,18 @@ def _middle(graph: Graph) -> int:
     return min(halves, key=lambda position: halves[position])
 
 
+def check(parts: Sequence[Part]) -> None:
+    """SystemExit unless the store's models answer as plain sessions do, within law 3."""
+    for part in parts:
+        plain = ort.InferenceSession(part.plain, providers=["CPUExecutionProvider"])
+        names = [output.name for output in plain.get_outputs()]
+        with contextlib.closing(client.session(part.model)) as shared:
+            found = shared.run(names, part.feeds)
+        for name, got, want in zip(names, found, plain.run(names, part.feeds), strict=True):
+            if not np.abs(got - want).max() <= TOLERANCE * np.ptp(want):
+                raise SystemExit(f"{part.model} answers otherwise than a plain session: {name}")
+
+
 def in_turns(turns: Mapping[str, Callable[[], T]], rounds: int) -> tuple[dict[str, list[T]], Count]:
     """What each gives in every round, and how the rounds went; the first one warms caches and is dropped.
 
@@ -285,6 +299,7 @@ def starts(model: Model, store: Store, rounds: int) -> Starts:
     """Every way to start a model, one at a time and several at once."""
     packed = model.pack("start", 1)
     parts = model.parts(packed.models)
+    check(parts)
     ends = [serving(part.feeds, model.place, f"inputs-{k}") for k, part in enumerate(parts)]
     pairs = list(zip(parts, ends, strict=True))
     ways: dict[str, Way] = {
@@ -292,12 +307,14 @@ def starts(model: Model, store: Store, rounds: int) -> Starts:
         EXTERNAL: Programs([of_file(part.external, end) for part, end in pairs]),
         STORE: StorePrograms([of_store(part.model, end) for part, end in pairs], store.pid),
     }
-    with contextlib.ExitStack() as ending:
+    with contextlib.ExitStack() as ending, contextlib.ExitStack() as holding:
         for shared in (True, False):
             for start in STARTS:
                 workers = Workers(packed.directory, start, model.feeds, shared=shared, daemon=store.pid)
-                ways[_called(start, shared)] = ending.enter_context(workers)
+                stack = holding if start == "forked-session" else ending
+                ways[_called(start, shared)] = stack.enter_context(workers)
         began, count = in_turns({name: way.one for name, way in ways.items()}, rounds)
+        holding.close()  # zygotes with a session map the weights: the others' share of them would seem smaller
         several = {name: way for name, way in ways.items() if "forked" not in name}
         turns = {name: lambda way=way: way.many(WORKERS) for name, way in several.items()}
         together, more = in_turns(turns, rounds)
@@ -318,6 +335,8 @@ def _called(start: str, shared: bool) -> str:
 def steady(model: Model, threads: int, rounds: int) -> Steady:
     """p50 of a plain session and of what the favours make, on so many threads."""
     packed = {favour: model.pack(favour, threads) for favour in model.entry.favours}
+    for package in packed.values():
+        check(model.parts(package.models))
     (part,) = model.parts(["none"])
     end = serving(part.feeds, model.place, "inputs")
     codes = {PLAIN: of_file(part.plain, end, threads)}

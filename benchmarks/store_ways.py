@@ -25,6 +25,7 @@ from lamella.limits.unlimited import Unlimited
 from lamella.machine import on_cores
 from lamella.runtime.instance import Instance
 from lamella.runtime.starts import PROGRAM, Forking, Start, starters
+from lamella.store import client
 
 Feeds = Mapping[str, np.ndarray]
 
@@ -77,7 +78,7 @@ class Together(msgspec.Struct, frozen=True):
     private_mb: tuple[float, ...]
     """Of each worker (USS): what one more takes."""
     total_mb: float
-    """Of all of them and what serves them: daemon and zygote (sum of PSS)."""
+    """Of all of them and what serves them: daemon and zygote (sum of PSS), and what the store holds unmapped."""
 
 
 class Part(NamedTuple):
@@ -175,8 +176,11 @@ class StorePrograms(Programs):
 
     def many(self, count: int) -> Together:
         """See `Way`."""
-        found = super().many(count)
-        return msgspec.structs.replace(found, total_mb=found.total_mb + memory(self._daemon)[1])
+        with self._up(count) as programs:
+            first = max(p.began()[2] for p in programs) - programs[0].spawned
+            pids = [p.pid for p in programs]
+            found = together(first * 1000, pids, len(self._codes), [self._daemon])
+            return msgspec.structs.replace(found, total_mb=found.total_mb + unmapped_mb(pids))
 
 
 class Workers:
@@ -233,7 +237,11 @@ class Workers:
             self._check(instances)
             zygotes = {s.pid for s in self._starters.values() if isinstance(s, Forking)}
             beside = [*zygotes, *([self._daemon] if self._shared else [])]
-            return together(first, [i.pid for i in instances], len(self._directories), beside)
+            pids = [i.pid for i in instances]
+            found = together(first, pids, len(self._directories), beside)
+            if self._shared:
+                found = msgspec.structs.replace(found, total_mb=found.total_mb + unmapped_mb(pids))
+            return found
 
     def _check(self, instances: Sequence[Instance]) -> None:
         if any(i.shared is not self._shared for i in instances):
@@ -248,11 +256,25 @@ def together(first_ms: float, pids: Sequence[int], parts: int, beside: Sequence[
     return Together(first_ms, tuple(private.tolist()), total)
 
 
+def unmapped_mb(pids: Sequence[int]) -> float:
+    """What the store's segments take beside what these have mapped of them, MiB: nobody's PSS, and memory all the same.
+
+    An embedding of which a request reads a few rows. In the page cache the kernel may drop it, and it is not counted.
+    """
+    tier = next(t for t in client.status().store.tiers if t.name == "memory")
+    mapped = sum(_rollup(pid)["Pss_Shmem"] for pid in pids)
+    return 0.0 if tier.backing == "page-cache" else max(0.0, tier.used_bytes / 2**20 - mapped / 1024)
+
+
 def memory(pid: int) -> tuple[float, float]:
     """USS and PSS of a process, MiB."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
-    kb = {line.split(":")[0]: int(line.split()[1]) for line in lines}
+    kb = _rollup(pid)
     return (kb["Private_Clean"] + kb["Private_Dirty"]) / 1024, kb["Pss"] / 1024
+
+
+def _rollup(pid: int) -> dict[str, int]:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {line.split(":")[0]: int(line.split()[1]) for line in lines}
 
 
 def of_file(path: Path, feeds: str, threads: int = 1) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -12,8 +13,9 @@ from cyclopts import App, Parameter
 from lamella.cli.options import Json
 from lamella.cli.show import console, megabytes, print_json, table
 from lamella.documents import cache_dir
-from lamella.errors import ConfigError
+from lamella.errors import ConfigError, UnknownModel
 from lamella.store import client
+from lamella.store.records import portable_name
 from lamella.store.report import Report
 
 store = App(name="store", help_format="plaintext")
@@ -97,25 +99,28 @@ def pin(
     socket: Socket = None,
     json: Json = False,
 ) -> None:
-    """Bring a model into memory and keep it there."""
+    """Bring a model, or every function of a package, into memory and keep it there."""
     with client.connect(socket) as connection:
-        connection.pin(name, not off)
+        for each in _put_as(name, connection):
+            connection.pin(each, not off)
     _done(name, "unpinned" if off else "pinned", json)
 
 
 @store.command
 def evict(name: str, *, socket: Socket = None, json: Json = False) -> None:
-    """Take a model that nobody leases out of memory; it stays on disk."""
+    """Take a model that nobody leases, or every function of a package, out of memory; it stays on disk."""
     with client.connect(socket) as connection:
-        connection.evict(name)
+        for each in _put_as(name, connection):
+            _drop(each, connection, disk=False)
     _done(name, "evicted", json)
 
 
 @store.command
 def remove(name: str, *, socket: Socket = None, json: Json = False) -> None:
-    """Take a model that nobody leases out of memory and off the disk."""
+    """Take a model that nobody leases, or every function of a package, out of memory and off the disk."""
     with client.connect(socket) as connection:
-        connection.evict(name, disk=True)
+        for each in _put_as(name, connection):
+            _drop(each, connection, disk=True)
     _done(name, "removed", json)
 
 
@@ -124,7 +129,7 @@ def stop(*, socket: Socket = None, json: Json = False) -> None:
     """End the daemon. Processes go on with what they have mapped."""
     with client.connect(socket) as connection:
         connection.stop()
-    _done(str(socket or client.find_socket()), "stopped", json)
+        _done(str(connection.path), "stopped", json)  # asked now, another daemon's socket would be found
 
 
 @store.command(name="exec")
@@ -148,6 +153,21 @@ def exec_(
         os.execvpe(command[0], command, environment)
     except OSError as error:
         raise ConfigError(f"cannot run {command[0]}: {error.strerror}") from error
+
+
+def _put_as(name: str, connection: client.Connection) -> list[str]:
+    """The models that `put` made as NAME@VERSION: one, or a package's functions. Their variants go with them."""
+    plain, at, version = name.partition("@")
+    models = [m.name for m in connection.status().store.models]
+    functions = [m for m in models if m.startswith(f"{plain}/") and m.endswith(f"{at}{version}")]
+    return functions if name not in models and functions else [name]
+
+
+def _drop(name: str, connection: client.Connection, *, disk: bool) -> None:
+    """A model and its variant for any CPU, which may be gone."""
+    connection.evict(name, disk=disk)
+    with suppress(UnknownModel):
+        connection.evict(portable_name(name), disk=disk)
 
 
 def _done(what: str, how: str, json: bool) -> None:

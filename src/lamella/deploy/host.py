@@ -25,7 +25,7 @@ import numpy as np
 
 from lamella.deploy.keeping import Keeping
 from lamella.deploy.local import Deployment
-from lamella.errors import ConfigError, StoreAway, StoreDenied, StoreFull, StoreQuota, UnknownModel
+from lamella.errors import ConfigError, StoreError, StoreFull, WireError
 from lamella.limits import Limiter, detect
 from lamella.limits.memory import anonymous_mb, private_mb
 from lamella.package import verify
@@ -191,7 +191,7 @@ class Host:
             connection = leases.enter_context(Connection())
             models = [connection.find(function_of(self._packages[name] / f)) for f in self.functions_of(name)]
             return all(model and self._hold(model, connection) for model in models)
-        except (StoreAway, StoreDenied, StoreQuota, UnknownModel):
+        except (StoreError, WireError):  # whatever it is, the package's own files answer
             return False
 
     def _hold(self, model: str, connection: Connection) -> bool:

@@ -18,7 +18,7 @@ from lamella.runtime.chain import Answer, Chain, Size, StageTime, check_inputs
 from lamella.runtime.function import Function
 from lamella.runtime.starts import Start, Starter
 from lamella.runtime.tensors import CHANNELS, Channel, Store
-from lamella.store.client import find_socket
+from lamella.store.client import has_daemon
 
 
 class Serving(TypedDict, total=False):
@@ -77,7 +77,7 @@ class Deployment(Chain):
         if serving["channel"] == "s3" and not serving.get("store"):
             where = objects or bucket(None, None)
             serving["store"] = ObjectStore(where) if where else None
-        if shared if shared is not None else find_socket().exists():
+        if shared if shared is not None else has_daemon():
             serving["program"] = "lamella.store"
         super().__init__(
             functions,

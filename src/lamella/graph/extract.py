@@ -37,7 +37,7 @@ class Extractor:
         nodes = self._proto.graph.node[first:last]
         names = {n for node in nodes for n in reads(node)}
         inner = {n for op in self.graph.operators[first:last] if op.has_subgraph for n in op.inputs}
-        inside = {n for node in nodes for n in node.output if n} - set(gives)
+        inside = [n for node in nodes for n in node.output if n and n not in gives]  # in order: files are told by hash
         return helper.make_model(
             helper.make_graph(
                 nodes,

@@ -112,7 +112,15 @@ class Accepting:
             self._shelves.commit_put(put)
             if asked.request.source:
                 uid, trusted = asked.peer.uid, self._access.may_administer(asked.peer)
-                self._sources.add(Source(sha256=asked.request.source, model=put.record.name, uid=uid, trusted=trusted))
+                self._sources.add(
+                    Source(
+                        sha256=asked.request.source,
+                        model=put.record.name,
+                        graph=put.record.graph.id,
+                        uid=uid,
+                        trusted=trusted,
+                    )
+                )
         except LamellaError as failed:
             asked.then(failed)
         else:

@@ -25,7 +25,10 @@ from typing import Protocol
 from lamella.errors import ConfigError
 from lamella.store.records import SegmentRef
 
-BLOCK = 1 << 22
+BLOCK = 1 << 20
+"""Read at a time. Threads keep what they allocated for it: with 4 MiB, and 16 for a put, 40 MiB of a daemon."""
+ROOM = 1 << 22
+"""A tmpfs has whole ones of these: room for whole huge pages."""
 
 
 class Mismatch(Exception):
@@ -60,7 +63,7 @@ class HugeTmpfs:
         """See `Backing`. The size is known before the first byte: `within_size` then takes whole huge pages only."""
         options = {
             "huge": "within_size",
-            "size": str(-(-blob.bytes // BLOCK) * BLOCK),
+            "size": str(-(-blob.bytes // ROOM) * ROOM),
             "nr_inodes": "2",
             "mode": "0700",
         }

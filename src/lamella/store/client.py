@@ -26,7 +26,7 @@ from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
 from lamella.store.peer import peer_of
-from lamella.store.records import PORTABLE, ModelRecord
+from lamella.store.records import ModelRecord, portable_name
 from lamella.store.report import Report
 
 SOCKET = "LAMELLA_STORE"
@@ -52,7 +52,12 @@ def find_socket() -> Path:
     if given:
         return Path(given)
     own = own_socket()
-    return own if own.exists() else HOST_SOCKET
+    return own if os.path.exists(own) else HOST_SOCKET
+
+
+def has_daemon() -> bool:
+    """Whether a socket is there to be asked; not one in a directory that is closed to this user."""
+    return os.path.exists(find_socket())  # Path.exists raises where it may not look
 
 
 class Lease:
@@ -63,6 +68,7 @@ class Lease:
 
         Raises:
             StoreDamaged: a descriptor holds less than the record says.
+            StoreError: this process may not map as much.
         """
         self.record = record
         weakref.finalize(self, sock.close)
@@ -93,7 +99,10 @@ def _last_word(lease: Lease) -> None:
 def _mapped(fd: int, size: int) -> mmap.mmap:
     if os.fstat(fd).st_size < size:  # reading beyond the end would kill this process
         raise StoreDamaged(f"a segment of {os.fstat(fd).st_size} bytes instead of {size}", try_="lamella store status")
-    mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    try:
+        mapped = mmap.mmap(fd, size, mmap.MAP_SHARED, mmap.PROT_READ)
+    except OSError as error:  # a limit of address space or of maps
+        raise StoreError(f"cannot map a segment of {size} bytes: {error.strerror}") from error
     with suppress(OSError):  # kernels without huge pages; of a file, the pages that are not in the cache come in them
         mapped.madvise(mmap.MADV_HUGEPAGE)
     return mapped
@@ -306,10 +315,8 @@ def lease_of(model: str, socket: Path | None = None) -> Lease:
     lease = _opened(model, socket)
     if _fits(lease.record.function):
         return lease
-    name, version = model.rpartition("@")[::2]
-    plan, *function = name.split("/")
     try:
-        return _opened("/".join([plan + PORTABLE, *function]) + f"@{version}", socket)
+        return _opened(portable_name(model), socket)
     except UnknownModel as error:
         made = lease.record.function.machine
         raise UnknownModel(

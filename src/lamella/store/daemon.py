@@ -328,8 +328,8 @@ class Daemon:
                 self._allow(self._access.may_open(peer, model), peer.uid, "open", model)
                 self._bringing.bring(model, partial(self._brought, connection, model))
             case protocol.Find(source):
-                open_ = (m for m in self._sources.models(source, peer.uid) if self._access.may_open(peer, m))
-                self._answer(connection, protocol.Found(next(open_, "")))
+                true = (s.model for s in self._sources.claims(source, peer.uid) if self._shelves.has(s.model, s.graph))
+                self._answer(connection, protocol.Found(next((m for m in true if self._access.may_open(peer, m)), "")))
             case protocol.Pin(model, on):
                 self._allow(self._access.may_put(peer, model), peer.uid, "pin", model)
                 self._pin(connection, model, on)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -94,18 +95,18 @@ class Disk:
             ) from error
 
     def _recover(self) -> None:
-        for left in self.incoming.iterdir():
+        for left in _files(self.incoming, "*"):
             left.unlink()
-        for path in self.damaged.iterdir():
+        for path in _files(self.damaged, "*"):
             self._set_aside[path] = path.stat().st_size
-        for path in self.models.rglob("*.json"):
+        for path in _files(self.models, "**/*.json"):
             name = path.relative_to(self.models).as_posix().removesuffix(".json")
             try:
                 self.records[name] = unseal(path.read_bytes(), name)
             except StoreDamaged:
                 self._move_aside(path, f"record-{hashlib.sha256(name.encode()).hexdigest()[:16]}")
         needed = {blob.id: blob for record in self.records.values() for blob in record.blobs}
-        for path in self.objects.glob("*/*"):
+        for path in _files(self.objects, "*/*"):
             blob = needed.get(path.name)
             if blob is None:
                 path.unlink()  # a put that did not come to its end
@@ -222,19 +223,29 @@ class Disk:
             _sync(path.parent)
 
     def forget(self, name: str) -> None:
-        """Remove a model's record."""
-        self._record(name).unlink(missing_ok=True)
+        """Remove a model's record.
+
+        Raises:
+            StorageError: the disk refuses; it stays.
+        """
+        with self._told():
+            self._record(name).unlink(missing_ok=True)
         self.records.pop(name, None)
 
     def drop(self, id: str) -> None:
-        """Remove a blob."""
-        self.path(id).unlink(missing_ok=True)
+        """Remove a blob.
+
+        Raises:
+            StorageError: the disk refuses; it stays, and counts.
+        """
+        with self._told():
+            self.path(id).unlink(missing_ok=True)
         self.sizes.pop(id, None)
 
     def set_aside(self, id: str) -> None:
-        """Take a damaged blob out of the tier."""
+        """Take a damaged blob out of the tier; on a disk that refuses to move it, it is merely not counted there."""
         if self.sizes.pop(id, None) is not None:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 self._move_aside(self.path(id), id)
 
     def _move_aside(self, path: Path, name: str) -> None:
@@ -257,6 +268,11 @@ class Disk:
                 where=str(self.root),
                 try_="free some space, or start the store on a larger disk with --root",
             ) from error
+
+
+def _files(directory: Path, pattern: str) -> list[Path]:
+    """The regular files; what else somebody put there is not ours, and a pipe would be waited for."""
+    return [path for path in directory.glob(pattern) if stat.S_ISREG(path.lstat().st_mode)]
 
 
 def _sync(directory: Path) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -57,6 +58,8 @@ ENTRIES = {
     "session.intra_op_thread_affinities",
 }
 """Config entries that are handed on; any other sends the session the ordinary way."""
+SETTLED_S = 0.1
+"""A file that changed so lately may change again under the same times, which tick every 10 ms at worst."""
 LARGEST = 2 << 30
 """Bytes of a self-contained ONNX file, by protobuf's limit."""
 
@@ -128,24 +131,24 @@ def _lease(given: Any, options: Any, rest: tuple[Any, ...], more: dict[str, Any]
     """The lease of the model that was made of this file, if the store may stand in for it."""
     import onnxruntime as ort
 
-    if len(rest) > 2 or _ordinary(*rest, **more) or not _honoured(ort, options):
-        return None
     try:
+        if len(rest) > 2 or _ordinary(*rest, **more) or not _honoured(ort, options):
+            return None
         from lamella.store.client import Connection, lease_of
 
         with Connection() as connection:  # first: without a daemon there is nothing to hash
-            digest = _digest(given)
+            digest = digest_of(given)
             model = connection.find(digest) if digest else ""
         return lease_of(model) if model else None
-    except (LamellaError, OSError):
+    except (LamellaError, OSError, TypeError, ValueError):  # what is wrong with its arguments the runtime says itself
         return None
 
 
-def _digest(given: Any) -> str:
+def digest_of(given: Any, clock: Callable[[], float] = time.time) -> str:
     """The SHA-256 of a model's file, remembered while the file is the same; of bytes; else nothing."""
     if isinstance(given, bytes):
         return hashlib.sha256(given).hexdigest()
-    if not isinstance(given, str | os.PathLike):
+    if not isinstance(given, str | os.PathLike) or not Path(given).is_file():  # a pipe can be read only once
         return ""
     with Path(given).open("rb") as file:
         state = os.fstat(file.fileno())
@@ -156,8 +159,9 @@ def _digest(given: Any) -> str:
         with suppress(OSError):
             return known.read_text()
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    with suppress(LamellaError), replacing(known) as written:
-        written.write(digest.encode())
+    if clock() - max(state.st_mtime, state.st_ctime) > SETTLED_S:
+        with suppress(LamellaError), replacing(known) as written:
+            written.write(digest.encode())
     return digest
 
 

@@ -26,7 +26,7 @@ RECORD_LIMIT = 96 << 10
 """Bytes of a record; it has to fit an answer of the protocol."""
 SPARE = 64 << 20
 """Bytes of the disk that a put leaves free."""
-CHUNK = 1 << 22
+CHUNK = 1 << 20
 COPIES = 2
 """Of each blob before it is part of the store: the one that is made here, and the one that is checked and kept."""
 
@@ -49,8 +49,9 @@ class Room:
             free = shutil.disk_usage(directory).free - self._promised
             if bytes + SPARE > free:
                 raise StoreFull(
-                    f"{what} takes {bytes / 2**20:.0f} MB while it is put, the store's disk has "
-                    f"{max(free, 0) / 2**20:.0f} MB free that no other put needs"
+                    f"{what} takes {bytes / 2**20:.0f} MB while it is put, and leaves {SPARE >> 20} MB; the store's disk "
+                    f"has {max(free, 0) / 2**20:.0f} MB free that no other put needs",
+                    try_="lamella store remove a model, or a store on a larger disk with --root",
                 )
             self._promised += bytes
 

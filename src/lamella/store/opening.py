@@ -16,7 +16,7 @@ from lamella.errors import StoreError, WireError
 from lamella.runtime.function import Function
 from lamella.runtime.memory import MADV_POPULATE_READ
 from lamella.runtime.worker import Opened, open_files
-from lamella.store.client import Connection, Lease, StoreSession, find_socket, lease_of
+from lamella.store.client import Connection, Lease, StoreSession, has_daemon, lease_of
 
 ASK_S = 5.0
 """For a daemon to say what it knows: a function that waits longer opens its files."""
@@ -46,7 +46,7 @@ def open_shared(directory: Path, function: Function) -> Opened:
 
 def _lease(directory: Path) -> Lease | None:
     """A lease of the function, where a daemon listens and has it."""
-    if not find_socket().exists():
+    if not has_daemon():
         return None
     with Connection(timeout_s=ASK_S) as connection:
         model = connection.find(function_of(directory))

@@ -27,6 +27,13 @@ PORTABLE = ".portable"
 """Ends the name, before the version, of the variant that runs on any CPU: `bert.portable@1` beside `bert@1`."""
 
 
+def portable_name(name: str) -> str:
+    """What a model's variant for any CPU is called."""
+    model, at, version = name.partition("@")
+    plan, *function = model.split("/")
+    return "/".join([plan + PORTABLE, *function]) + at + version
+
+
 class SegmentRef(msgspec.Struct, frozen=True):
     """A blob by its content: a segment, or a graph."""
 

@@ -88,8 +88,8 @@ class Shelves:
         record = self._disk.records.get(check_name(name))
         if record is None:
             raise UnknownModel(
-                f"there is no model {name!r} in the store; there are {_few(self.names())}",
-                try_="lamella store put PACKAGE, or lamella store status",
+                f"there is no model {name!r} in the store",  # which there are is not everybody's to know
+                try_="lamella store status, or lamella store put PACKAGE NAME@VERSION",
             )
         return record
 
@@ -128,6 +128,11 @@ class Shelves:
         if lookup:
             lookup.run()
             self.commit_lookup(lookup)
+
+    def has(self, name: str, graph: str) -> bool:
+        """Whether a model is on disk, and is the one with this graph."""
+        record = self._disk.records.get(name)
+        return record is not None and record.graph.id == graph
 
     def holders(self, id: str) -> list[str]:
         """The models on disk that use a blob. Who may open none of them must not name it in a record of his own."""
@@ -266,7 +271,8 @@ class Shelves:
         """Remove blobs from disk and memory that no model uses."""
         used = {b.id for r in self._disk.records.values() for b in r.blobs}
         for id in set(ids) - used - self._needed_by_puts():
-            self._disk.drop(id)
+            with suppress(StorageError):  # then it counts, and goes with the next restart
+                self._disk.drop(id)
             if id in self._memory.residents:
                 self._memory.drop(id)
 
@@ -442,7 +448,7 @@ class Shelves:
         if count := self._leased()[name]:
             raise ModelLeased(f"{name} is leased {count} times", where=name, try_="stop the processes that hold it")
         if name in self._pins:
-            raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store unpin {name}")
+            raise ModelLeased(f"{name} is pinned", where=name, try_=f"lamella store pin {name} --off")
 
     # ------------------------------------------------------------------------------------------------- telling
 
@@ -495,10 +501,6 @@ def _remote(address: str) -> Remote:
     from lamella.store.remote import Remote
 
     return Remote(address)
-
-
-def _few(names: list[str]) -> str:
-    return (", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")) or "none"
 
 
 __all__ = ["Load", "Put", "Shelves"]

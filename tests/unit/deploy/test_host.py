@@ -169,6 +169,21 @@ def test_a_daemon_that_goes_is_done_without_from_then_on(
         assert not host.is_shared("a")
 
 
+def test_a_package_whose_weights_are_damaged_in_the_store_opens_its_own_files(
+    daemon: Daemon, made: dict[str, Path], rng: np.random.Generator, tmp_path: Path
+) -> None:
+    daemon(4)
+    with Connection() as connection:
+        connection.evict("a/stage-1@1")
+    for blob in (tmp_path / "root" / "objects").glob("*/*"):
+        blob.chmod(0o600)
+        with blob.open("r+b") as file:
+            file.write(b"?")
+    with Host(made, memory_mb=1024, limiter=UNLIMITED) as host:
+        ask(host, "a", rng)
+        assert not host.is_shared("a")
+
+
 def test_a_model_that_no_eviction_makes_room_for_opens_its_own_files(
     daemon: Daemon, made: dict[str, Path], rng: np.random.Generator
 ) -> None:

@@ -38,6 +38,8 @@ def test_a_slice_takes_and_gives_its_border_and_holds_its_nodes_and_weights(name
         assert tuple(i.name for i in made.input) == takes
         assert tuple(o.name for o in made.output) == gives
         assert [n.name for n in made.node] == [op.name for op in graph.operators[first:last]]
+        produced = [n for node in made.node for n in node.output]
+        assert [v.name for v in made.value_info] == [n for n in produced if n in {v.name for v in made.value_info}]
         assert {t.name for t in made.initializer} == {w for op in graph.operators[first:last] for w in op.weights}
         for value in (*made.input, *made.output):
             told = tuple(d.dim_value for d in value.type.tensor_type.shape.dim)

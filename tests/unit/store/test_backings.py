@@ -49,10 +49,14 @@ def mprotect(descriptor: int, shared: bool) -> None:
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
     libc.mprotect.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
     at = libc.mmap(None, 4096, READ, mmap.MAP_SHARED if shared else mmap.MAP_PRIVATE, descriptor, 0)
-    if libc.mprotect(at, 4096, READ | WRITE):
-        raise OSError(ctypes.get_errno(), "mprotect")
-    ctypes.memset(at, 0, 1)
+    try:
+        if libc.mprotect(at, 4096, READ | WRITE):
+            raise OSError(ctypes.get_errno(), "mprotect")
+        ctypes.memset(at, 0, 1)
+    finally:
+        libc.munmap(at, 4096)
 
 
 def punch(descriptor: int) -> None:

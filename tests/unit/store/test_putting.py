@@ -13,7 +13,7 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import ModelProto, TensorProto
+from onnx import ModelProto, TensorProto, helper, numpy_helper
 
 from lamella.documents import read
 from lamella.errors import ConfigError, PackageError
@@ -24,6 +24,7 @@ from lamella.graph.weights import alignment
 from lamella.package import build
 from lamella.package.build import build_model
 from lamella.runtime.function import Function, open_session
+from lamella.store import handing
 from lamella.store.putting import HUGE, MAGIC, SEGMENT_BYTES, SHARE, Prepared, Segments, contents, prepare
 from lamella.store.records import Held, Settings
 from lamella.store.shelves import Shelves
@@ -207,3 +208,26 @@ def test_a_function_that_was_not_optimised_and_a_damaged_package_are_refused(
         prepare(package, "../cnn", "1", tmp_path / "made")
     assert isinstance(prepare(package, "cnn", "1", tmp_path / "made")[0], Prepared)
     assert os.listdir(tmp_path / "made")
+
+
+@pytest.mark.parametrize(
+    ("weights_as_input", "outputs"), [(True, "y"), (False, "yx")], ids=["replaceable weights", "an input given back"]
+)
+def test_a_file_that_does_more_than_its_packaged_model_is_not_stood_in_for(
+    tmp_path: Path, weights_as_input: bool, outputs: str
+) -> None:
+    values = {
+        n: helper.make_tensor_value_info(n, TensorProto.FLOAT, s)
+        for n, s in zip("xyw", ([1, 4], [1, 4], [4, 4]), strict=True)
+    }
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "g",
+        [values[n] for n in ("xw" if weights_as_input else "x")],
+        [values[n] for n in outputs],
+        [numpy_helper.from_array(np.ones((4, 4), np.float32), "w")],
+    )
+    path = tmp_path / "odd.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    made = next(m for m in prepare(path, "odd", "1", tmp_path / "space") if m.record.name == "odd@1")
+    assert handing.stand_in(path, made.record.function) is None

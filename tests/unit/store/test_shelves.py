@@ -165,7 +165,7 @@ def test_names_that_are_none_and_models_that_are_not_there(opened: Open) -> None
     for name in ("../../etc/passwd", "one", "one@1/../two@1", "one@", "@1", "a/b/c@1", "one@1\n", ""):
         with pytest.raises(ConfigError):
             shelves.acquire(name)
-    with pytest.raises(UnknownModel, match="there are none"):
+    with pytest.raises(UnknownModel, match="no model 'one@1' in the store\n"):
         shelves.acquire("one@1")
 
 
@@ -193,6 +193,42 @@ def test_a_file_cut_short_is_set_aside_at_the_start_and_put_again_heals(opened: 
     with pytest.raises(StoreDamaged, match="is missing from the disk"):
         again.acquire("one@1")
     put(again, "one@1", A, directory=tmp_path / "in")
+    assert read(again.acquire("one@1"))[1] == A
+
+
+def test_a_disk_that_refuses_to_move_or_remove_is_an_error_and_the_store_goes_on(opened: Open, tmp_path: Path) -> None:
+    shelves, root = opened(), tmp_path / "root"
+    for name, data in (("one@1", A), ("two@1", B), ("tri@1", C)):
+        put(shelves, name, data, directory=tmp_path / "in")
+    (root / "damaged").rmdir()
+    (root / "damaged").touch()
+    flip(root / "objects" / ref(A).id[:2] / ref(A).id, 7)
+    for _ in range(2):
+        with pytest.raises(StoreDamaged):
+            shelves.acquire("one@1")
+    blob = root / "objects" / ref(B).id[:2] / ref(B).id
+    blob.unlink()
+    blob.mkdir()
+    shelves.remove("two@1")
+    assert shelves.names() == ["one@1", "tri@1"]
+    record = root / "models" / "tri@1.json"
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(StorageError, match="the store's disk refuses"):
+        shelves.remove("tri@1")
+    assert read(shelves.acquire("tri@1"))[1] == C
+
+
+def test_what_is_no_file_in_the_root_is_passed_over(opened: Open, tmp_path: Path) -> None:
+    shelves, root = opened(), tmp_path / "root"
+    put(shelves, "one@1", A, directory=tmp_path / "in")
+    shelves.close()
+    os.mkfifo(root / "models" / "two@1.json")
+    (root / "models" / "tri@1.json").symlink_to("/nowhere")
+    for place in ("models/for@1.json", "objects/ab/cd", "incoming/dir", "damaged/dir"):
+        (root / place).mkdir(parents=True)
+    again = opened()
+    assert again.names() == ["one@1"]
     assert read(again.acquire("one@1"))[1] == A
 
 

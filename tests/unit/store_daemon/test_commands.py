@@ -14,7 +14,7 @@ import onnxruntime as ort
 import pytest
 
 from lamella.cli.app import run
-from lamella.store.client import session, status
+from lamella.store.client import Connection, session, status
 from tests.unit.store_daemon.conftest import SIDE, environment, make, write_whole
 
 
@@ -67,6 +67,7 @@ def test_a_file_is_put_pinned_opened_evicted_and_told_of(
     told(capsys, "store", "remove", "net.portable@1")
     left = [m["name"] for m in told(capsys, "store", "status")["store"]["models"]]
     assert left == ["net@1"]
+    assert run(["store", "put", str(model), "net.portable@1"]) == 2
     assert run(["store", "evict", "none@1"]) != 0
     assert "none@1" in capsys.readouterr().err
 
@@ -104,6 +105,40 @@ def test_a_daemon_that_cannot_start_says_why(options: list[str], code: int, what
 def resident_mb(place: Path) -> float:
     lines = (place / "status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("VmRSS:")).split()[1]) / 1024
+
+
+def test_what_was_put_as_one_name_is_taken_out_by_that_name(
+    socket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    write_whole(first, make(tmp_path / "made", "m@1").weights)
+    write_whole(second, make(tmp_path / "made", "m@1", seed=1).weights)
+    told(capsys, "store", "put", first, "net@1")
+    assert run(["store", "put", str(second), "net@1"]) != 0
+    told(capsys, "store", "remove", "net@1")
+    assert told(capsys, "store", "status")["store"]["models"] == []
+    for function in ("stage-1", "stage-2"):
+        with Connection(socket) as connection:
+            made = make(tmp_path / "made", f"plan/{function}@1")
+            connection.put(made.record, made.blobs)
+    told(capsys, "store", "pin", "plan@1")
+    assert [m["pinned"] for m in told(capsys, "store", "status")["store"]["models"]] == [True, True]
+    told(capsys, "store", "pin", "plan@1", "--off")
+    told(capsys, "store", "remove", "plan@1")
+    assert told(capsys, "store", "status")["store"]["models"] == []
+
+
+def test_a_model_that_meets_another_s_variant_is_not_there_in_part(
+    socket: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = tmp_path / "first.onnx", tmp_path / "second.onnx"
+    write_whole(first, make(tmp_path / "made", "m@1").weights)
+    write_whole(second, make(tmp_path / "made", "m@1", seed=1).weights)
+    told(capsys, "store", "put", first, "net@1")
+    with Connection(socket) as connection:
+        connection.evict("net@1", disk=True)
+    assert run(["store", "put", str(second), "net@1"]) != 0
+    assert [m["name"] for m in told(capsys, "store", "status")["store"]["models"]] == ["net.portable@1"]
 
 
 def test_without_a_daemon_a_command_says_how_to_start_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -95,13 +95,21 @@ def test_a_file_s_model_is_told_by_one_s_own_word_and_by_trusted_ones_never_by_a
     for model, uid, trusted in (("a@1", 5, False), ("b@1", 6, False), ("c@1", 0, True)):
         sources.add(Source(sha256=DIGEST, model=model, uid=uid, trusted=trusted))
     again = Sources(tmp_path / "sources.json")
-    assert [list(again.models(DIGEST, uid)) for uid in (5, 6, 7, 0)] == [
+    assert [[claim.model for claim in again.claims(DIGEST, uid)] for uid in (5, 6, 7, 0)] == [
         ["a@1", "c@1"],
         ["b@1", "c@1"],
         ["c@1"],
         ["c@1"],
     ]
     assert (tmp_path / "sources.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_damaged_claims_are_set_aside_and_new_ones_are_kept(tmp_path: Path) -> None:
+    path = tmp_path / "sources.json"
+    path.write_bytes(b'{"junk')
+    Sources(path).add(Source(sha256=DIGEST, model="a@1", uid=5, trusted=False))
+    assert [claim.model for claim in Sources(path).claims(DIGEST, 5)] == ["a@1"]
+    assert path.with_suffix(".damaged").read_bytes() == b'{"junk'
 
 
 def test_the_client_loads_neither_the_tiers_nor_the_planner_s_libraries() -> None:

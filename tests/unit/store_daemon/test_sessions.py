@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import hashlib
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,6 +22,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lamella.errors import ModelLeased, StoreAway, StoreConflict, StoreDamaged, UnknownModel, WireError
+from lamella.store import hook
 from lamella.store.client import SOCKET, session, status
 from lamella.store.handing import hand_over
 from tests.unit.store_daemon.conftest import SIDE, Running, environment, make, until, write_whole
@@ -203,6 +206,10 @@ APP = """
 import onnxruntime as ort, numpy as np, sys
 class Own(ort.InferenceSession):
     pass
+try:
+    ort.InferenceSession(sys.argv[1], None, None, providers=[])
+except TypeError as error:
+    assert "__init__" in str(error), error
 for asks in sys.argv[2:]:
     options = ort.SessionOptions()
     eval(asks)
@@ -255,6 +262,34 @@ def test_a_program_whose_file_changed_or_that_finds_no_daemon_goes_its_ordinary_
         printed = program(tmp_path, model, ["options"], LAMELLA_STORE=str(socket), PYTHONPATH=path)
         assert printed.splitlines()[-2:] == ["the program has its own", "ordinary CPUExecutionProvider"]
     np.testing.assert_allclose(np.load(f"{model}.npy"), X @ (made.weights + 1), rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_is_not_served_with_the_weights_of_another_model_that_took_its_name(
+    daemon: Running, tmp_path: Path
+) -> None:
+    first, model = make(tmp_path / "made", "m@1"), tmp_path / "model.onnx"
+    digest = write_whole(model, first.weights)
+    daemon.put("m@1", source=digest)
+    with daemon.connect() as connection:
+        connection.evict("m@1", disk=True)
+        assert connection.find(digest) == ""
+    daemon.put("m@1", seed=1)
+    printed = program(tmp_path, model, ["options"], LAMELLA_STORE=str(daemon.path))
+    assert printed.splitlines() == ["ordinary CPUExecutionProvider"]
+    np.testing.assert_allclose(np.load(f"{model}.npy"), X @ first.weights, rtol=1e-4, atol=1e-4)
+
+
+def test_a_file_that_has_just_changed_is_hashed_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "model.onnx"
+    for data in (b"one", b"two"):
+        path.write_bytes(data)
+        times = path.stat().st_mtime_ns
+        assert hook.digest_of(path) == hashlib.sha256(data).hexdigest()
+        os.utime(path, ns=(times, times))
+    assert not (tmp_path / "cache" / "sources").exists()
+    assert hook.digest_of(path, lambda: time.time() + 1) == hashlib.sha256(b"two").hexdigest()
+    assert len(list((tmp_path / "cache" / "sources").iterdir())) == 1
 
 
 def test_the_hook_waits_for_onnxruntime(tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.errors import ConfigError, StoreDenied, StoreError, StoreQuota
+from lamella.errors import ConfigError, StoreDenied, StoreError, StoreQuota, UnknownModel
 from lamella.store import protocol
 from lamella.store.access import Access, AllowList, Quota, Rule, read_allow_list
-from lamella.store.client import Connection, session
+from lamella.store.client import HOST_SOCKET, SOCKET, Connection, find_socket, has_daemon, session
 from lamella.store.daemon import CONNECTIONS
 from lamella.store.ledger import FEW, KEPT, Ledger
 from lamella.store.peer import Peer
@@ -85,6 +85,35 @@ def test_a_user_opens_what_the_list_opens_and_learns_nothing_of_the_rest(shared:
     assert shared.path.stat().st_mode & 0o777 == 0o666
     assert shared.path.parent.stat().st_mode & 0o777 == 0o711
     assert secret.record.name == "secret@1"
+
+
+def test_a_name_that_may_be_opened_and_is_not_there_tells_nothing_of_others(shared: Running) -> None:
+    shared.put("secret@1")
+
+    def act() -> None:
+        with pytest.raises(UnknownModel) as caught:
+            session("open@7", shared.path)
+        assert "secret" not in str(caught.value)
+
+    as_nobody(act)
+
+
+def test_a_daemon_whose_directory_is_closed_to_a_user_is_none_for_it(
+    shared: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = shared.directory / "closed"
+    closed.mkdir(mode=0o700)
+    (closed / "store.socket").touch()
+    monkeypatch.setenv(SOCKET, str(closed / "store.socket"))
+    assert has_daemon()
+
+    def act() -> None:
+        assert not has_daemon()
+        monkeypatch.delenv(SOCKET)
+        monkeypatch.setenv("XDG_RUNTIME_DIR", str(closed))
+        assert find_socket() == HOST_SOCKET
+
+    as_nobody(act)
 
 
 def test_naming_a_blob_is_not_having_it(shared: Running, tmp_path: Path) -> None:
