@@ -102,7 +102,7 @@ def product_table(threads: int, rows: tuple[int, ...]) -> list[ProductTimes]:
     return found
 
 
-def one_function(graph: Graph, threads: int, *, prepack: bool) -> Plan:
+def one_function(graph: Graph, threads: int) -> Plan:
     """The whole model as one function."""
     shapes = {n: graph.tensors[n].shape for n in graph.inputs}
     whole = FunctionPlan(
@@ -114,7 +114,7 @@ def one_function(graph: Graph, threads: int, *, prepack: bool) -> Plan:
         memory_mb=4096,
         vcpu=float(threads),
         threads=threads,
-        prepack=prepack,
+        layout="prepacked",
         peak_mb=0.0,
         floor_mb=0.0,
         run_ms=0.0,
@@ -145,12 +145,12 @@ def opened(graph: Graph, threads: int, turns: int, runs: int) -> list[Opened]:
     with scratch("benchmark") as space:
         np.savez(space / "x.npz", **request(graph, np.random.default_rng(0)))
         ways: dict[str, list[str]] = {"(a) self-contained": [str(graph.source), "self-contained", "True"]}
-        build(one_function(graph, threads, prepack=True), graph, space / "plain")
+        build(one_function(graph, threads), graph, space / "plain")
         for prepack in (True, False):
             name = f"packaged, {'prepacked' if prepack else 'plain'}"
             ways[name] = [str(space / "plain/whole/graph.onnx"), "packaged", str(prepack)]
         for favour in FAVOURS:
-            build(one_function(graph, threads, prepack=True), graph, space / favour, favour=favour)
+            build(one_function(graph, threads), graph, space / favour, favour=favour)
             function = json.loads((space / favour / "whole/function.json").read_text())
             print(f"favouring {favour}: {function['layouts']}")
             ways[f"favour {favour}"] = [str(space / favour / "whole/graph.onnx"), "packaged", str(function["prepack"])]

@@ -58,7 +58,7 @@ from lamella.package import build
 from lamella.package.favour import Favour
 from lamella.plan.manual import plan_by_hand
 from lamella.platforms import platform
-from lamella.profile.timing import known_load
+from lamella.profile.quiet import known_load
 from lamella.runtime.starts import STARTS
 from lamella.scratch import scratch
 from lamella.store import client
@@ -204,7 +204,10 @@ class Model:
         plan = plan_by_hand(
             self.graph, self.positions, platform("openfaas"), given=str(self.graph.source), vcpu=float(threads)
         )
-        made = [msgspec.structs.replace(f, threads=threads, prepack=favour == "steady") for f in plan.functions]
+        made = [
+            msgspec.structs.replace(f, threads=threads, layout="prepacked" if favour == "steady" else "plain")
+            for f in plan.functions
+        ]
         directory = self.place / name
         build(msgspec.structs.replace(plan, functions=tuple(made)), self.graph, directory, favour=favour)
         hand_over(directory, f"{name}@1")

@@ -85,7 +85,7 @@ def plan_of(
             memory_mb=memory_mb,
             vcpu=1.0,
             threads=1,
-            prepack=False,
+            layout="plain",
             peak_mb=64.0,
             floor_mb=floor_mb,
             run_ms=1.0,

@@ -26,7 +26,7 @@ def package(
         Favour | None,
         Parameter(
             help="What wins where a quick start, steady time and memory conflict: weights of matrix products are "
-            "stored in this CPU's blocks where measured times say so. By default they stay as the model has them."
+            "stored in this CPU's blocks where measured times say so. By default each function is as planned."
         ),
     ] = None,
     json: Json = False,
@@ -50,11 +50,14 @@ def package(
 
 def told(layouts: Layouts) -> str:
     """What became of a function's products, in a line."""
+    asked = f"favouring {layouts.favour}" if layouts.favour else "blocked as planned"
     if layouts.refused:
-        return f"favouring {layouts.favour}: refused, as planned instead: {layouts.refused}"
+        return f"{asked}: refused, {'as planned' if layouts.favour else 'plain'} instead: {layouts.refused}"
+    if not layouts.block:
+        return f"{asked}: not on this CPU, whose runtime has no blocked layout; plain instead"
     kinds = {"blocked": layouts.blocked, "prepacked": layouts.prepacked, "plain": layouts.plain}
     parts = [f"{count} {kind}" for kind, count in kinds.items() if count] or ["nothing to choose"]
     if layouts.slower:
         parts.append(f"{layouts.slower} of them more than 5 % slower than prepacked")
     parts += [f"{count} left: {reason}" for reason, count in layouts.left.items()]
-    return f"favouring {layouts.favour}: {', '.join(parts)}"
+    return f"{asked}: {', '.join(parts)}"

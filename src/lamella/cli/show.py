@@ -13,7 +13,10 @@ from rich.table import Table
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.compare.table import NODE_COLUMNS, Column, columns
 from lamella.plan.document import Plan
-from lamella.profile.document import Profile
+from lamella.profile.document import Profile, Variant
+from lamella.runtime.function import Layout
+
+SHORT: dict[Layout, str] = {"plain": "", "prepacked": "+pack", "blocked": "+block"}
 
 
 def console() -> Console:
@@ -52,13 +55,15 @@ def show_profile(profile: Profile) -> None:
         f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
-    variants = [v for v in profile.variants if v.batch == 1]
-    names = [f"ms {v.threads}t{'+pack' if v.prepack else ''}" for v in variants]
+    run = {t.variant for unit in profile.units for t in unit.times if not t.shared}
+    variants = [v for v in profile.variants if v.batch == 1 and v in run]
+    names = [f"ms {v.threads}t{SHORT[v.layout]}" for v in variants]
     rows = []
     cuts = [*profile.cuts, None]
     for i, (unit, cut) in enumerate(zip(profile.units, cuts, strict=True)):
         times = {t.variant: t for t in unit.times}
-        off, on = unit.memory
+        held = {m.layout: m for m in unit.memory}
+        off, on = held["plain"], held["prepacked"]
         rows.append(
             [
                 str(i),
@@ -67,7 +72,7 @@ def show_profile(profile: Profile) -> None:
                 megabytes(unit.weight_bytes),
                 f"{on.private_mb - off.private_mb:.0f}" if on.private_mb - off.private_mb > 0.5 else "",
                 f"{off.live_mb:.1f}",
-                *(f"{times[v].median_ms:.2f}" for v in variants),
+                *("" if times[v].shared else f"{times[v].median_ms:.2f}" for v in variants),
                 f"{times[variants[0]].p95_ms:.2f}",
                 *(f"{q.throttled_ms:.1f}" for q in unit.quotas),
                 megabytes(cut.bytes) if cut else "",
@@ -92,11 +97,13 @@ def show_profile(profile: Profile) -> None:
             rows,
         )
     )
+    if any(times.shared for unit in profile.units for times in unit.times if times.variant in variants):
+        out.print("ms +block is empty where no product runs blocked: such a unit is the plain one in that layout")
     batches = sorted({v.batch for v in profile.variants})
     if len(batches) > 1:
         totals = []
         for b in batches:
-            k = next(i for i, v in enumerate(profile.variants) if v.batch == b and v.threads == 1 and not v.prepack)
+            k = profile.variants.index(Variant(b, "plain", 1))
             total = sum(u.times[k].median_ms for u in profile.units) - sum(c.savings[k].ms for c in profile.cuts)
             totals.append(f"{b}: {total:.1f} ms ({total / b:.1f} a row)")
         out.print("one thread, by batch: " + ", ".join(totals))

@@ -27,6 +27,7 @@ from lamella.plan.layout import model_ranges
 from lamella.platforms import Platform
 from lamella.platforms.packing import Load, Packing, pack
 from lamella.profile.document import Profile
+from lamella.runtime.function import LAYOUTS
 from lamella.runtime.instance import ColdStart
 from lamella.units import MB
 
@@ -156,7 +157,7 @@ def used_memory_time(plan: Plan, graph: Graph, profile: Profile, stage_ms: np.nd
 def uses(plan: Plan, made: ShardedGraph, graph: Graph, profile: Profile) -> list[tuple[Use, ...]]:
     """For each function what its units hold, and their shares of its time.
 
-    Times are those of the profile at the plan's batch, on one thread, without prepacking; a shard counts as one unit.
+    Times are those of the profile at the plan's batch, on one thread, with plain weights; a shard counts as one unit.
 
     Args:
         plan: whose functions.
@@ -198,7 +199,7 @@ def unit_records(graph: Graph, profile: Profile, batch: int) -> tuple[UnitRecord
 
 
 def _variant(profile: Profile, batch: int) -> int:
-    """Which of the measured variants stands for a batch: no prepacking, the fewest threads."""
+    """Which of the measured variants stands for a batch: plain weights, the fewest threads."""
     variants = profile.variants
     fits = [k for k, v in enumerate(variants) if v.batch == batch]
-    return min(fits, key=lambda k: (variants[k].prepack, variants[k].threads))
+    return min(fits, key=lambda k: (LAYOUTS.index(variants[k].layout), variants[k].threads))

@@ -11,7 +11,7 @@ import numpy as np
 from lamella.compare.field import OWN_FAULTS
 from lamella.deploy.local import Answer, Deployment
 from lamella.errors import LamellaError
-from lamella.profile.timing import known_load
+from lamella.profile.quiet import known_load
 
 NOISY = 1.15
 """A round is rejected when the known load beside it took this much longer than the fastest seen."""

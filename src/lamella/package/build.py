@@ -18,7 +18,7 @@ from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise, split_weights
 from lamella.graph.weights import disk_error
 from lamella.machine import this_machine
-from lamella.package.favour import Favour, Favouring
+from lamella.package.favour import Favouring
 from lamella.package.integrity import MANIFEST, PLAN, is_package, seal, sha256
 from lamella.package.layout import WeightsFile
 from lamella.package.manifest import Manifest
@@ -26,6 +26,7 @@ from lamella.package.place import take_place
 from lamella.plan.document import FittedCodec, FunctionPlan, Plan
 from lamella.plan.laws import structure
 from lamella.profile.fitting import kept
+from lamella.profile.layouts import Favour
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import FittedFile, Function, Layouts, TensorSpec
 from lamella.scratch import scratch
@@ -54,7 +55,7 @@ def build(
         directory: absent, empty, or an older package.
         progress: told before each function the share that is done, and its name.
         favour: what wins where a quick start, steady time and memory conflict, per product by its measured times
-            (`package.favour`); none leaves weights as the model has them, and prepacks where the plan does.
+            (`package.favour`), in all functions; by default each has the layout of the plan.
         timer: where those times come from.
 
     Raises:
@@ -85,7 +86,8 @@ def _write(
     plan: Plan, graph: Graph, directory: Path, progress: Progress, favour: Favour | None, timer: Timer
 ) -> Manifest:
     extractor = Extractor(plan.graph(graph))
-    favouring = Favouring(extractor.graph, favour, plan.batch, timer) if favour else None
+    decides = favour or any(f.layout == "blocked" for f in plan.functions)
+    favouring = Favouring(extractor.graph, favour, plan.batch, timer) if decides else None
     hashes = {}
     for k, function in enumerate(plan.functions):
         progress(k / len(plan.functions), function.name)
@@ -132,7 +134,8 @@ def build_function(
         directory: absent yet.
         portable: whether the graph for any CPU is written, too.
         fitted: the plan's learned codecs; it gets those of the tensors it takes or gives.
-        favouring: what decides the layout of its weights; it has to be given all functions of a plan in order.
+        favouring: what decides the layout of its weights, needed where the plan says blocked; it has to be given all
+            functions of a plan in order.
 
     Raises:
         PackageError: the parameters of a learned codec are not in the cache, or others than the plan's.
@@ -142,7 +145,7 @@ def build_function(
     takes, gives = graph.border(plan.first, plan.last)
     whole = plan.kind in ("plain", "default")
     if whole:
-        files, made = link_model(graph, directory), Made(plan.prepack)
+        files, made = link_model(graph, directory), Made(plan.layout == "prepacked")
     else:
         files, made = _slice(extractor, plan, directory, portable, favouring)
     learned = [_parameters(f, directory) for f in fitted if f.tensor in (*takes, *gives)]
@@ -240,9 +243,12 @@ def _slice(
         path = extractor.write(plan.first, plan.last, scratch)
         graph, weights = optimise(path)
         plain = split_weights(extractor.slice(plan.first, plan.last), scratch) if portable else None
-        if not favouring:
-            return files, Made(plan.prepack, None, _lay_out(directory, (graph, weights), plain))
-        remade = favouring.remake(plan, graph, weights, scratch / "blocked.bin")
+        favour = favouring.of(plan) if favouring else None
+        if not favouring or not favour:
+            if favouring:
+                favouring.follow(plan, scratch / "optimised.onnx")
+            return files, Made(plan.layout == "prepacked", None, _lay_out(directory, (graph, weights), plain))
+        remade = favouring.remake(plan, favour, graph, weights, scratch / "blocked.bin")
         size = _lay_out(directory, (remade.proto, remade.weights), plain)
         error, refused = favouring.check(plan, scratch / "optimised.onnx", directory / "graph.onnx")
         if not remade.layouts.blocked:  # the same graph: nothing to refuse
@@ -250,7 +256,7 @@ def _slice(
         layouts = msgspec.structs.replace(remade.layouts, error=error, refused=refused)
         if not refused:
             return files, Made(remade.prepack, layouts, size)
-        return files, Made(plan.prepack, layouts, _lay_out(directory, (graph, weights), plain))
+        return files, Made(plan.layout == "prepacked", layouts, _lay_out(directory, (graph, weights), plain))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from lamella.graph.divide import ShardSpan
+from lamella.runtime.function import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,7 @@ class Choice:
     memory_mb: int
     vcpu: float
     threads: int
-    prepack: bool
+    layout: Layout
     peak_mb: float
     floor_mb: float
     run_ms: float

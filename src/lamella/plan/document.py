@@ -12,7 +12,7 @@ from lamella.documents import Document
 from lamella.graph.divide import ShardSpan, shard
 from lamella.graph.model import Graph
 from lamella.machine import Machine
-from lamella.runtime.function import Kind
+from lamella.runtime.function import Kind, Layout
 
 
 class ModelRef(msgspec.Struct, frozen=True):
@@ -40,7 +40,8 @@ class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
     """Allocation: what the platform sells and bills."""
     vcpu: float
     threads: int
-    prepack: bool
+    layout: Layout
+    """Of its products' weights; `lamella package` makes it so."""
     peak_mb: float
     """Predicted VmHWM."""
     floor_mb: float

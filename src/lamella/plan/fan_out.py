@@ -40,7 +40,7 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
                 memory_mb=largest.memory_mb,
                 vcpu=model.platform.vcpu(largest.memory_mb, model.vcpu),
                 threads=1,
-                prepack=way.prepack,
+                layout=way.layout,
                 peak_mb=largest.peak_mb,
                 floor_mb=largest.floor_mb,
                 run_ms=makespan([s.run_ms for s in shards], way.at_once) + fan_out,
@@ -78,14 +78,12 @@ def _ways(model: SliceModel, first: int, last: int) -> list[tuple[ShardProfile, 
     cores = model.profile.machine.cores
     most = model.request.at_once or cores
     here = [w for w in model.profile.shards if (w.first, w.last, w.batch) == (first, last, model.batch)]
-    forks = {
-        (w.span, w.prepack, w.at_once): w.stage_ms - makespan([p.run_ms for p in w.parts], w.at_once) for w in here
-    }
-    found = [(w, forks[w.span, w.prepack, w.at_once]) for w in here if w.at_once <= most]
+    forks = {(w.span, w.layout, w.at_once): w.stage_ms - makespan([p.run_ms for p in w.parts], w.at_once) for w in here}
+    found = [(w, forks[w.span, w.layout, w.at_once]) for w in here if w.at_once <= most]
     for way in here:
         at_once = min(most, len(way.parts))
         if way.at_once == 1 and at_once > cores:
-            fork = max(ms for (span, prepack, _), ms in forks.items() if (span, prepack) == (way.span, way.prepack))
+            fork = max(ms for (span, layout, _), ms in forks.items() if (span, layout) == (way.span, way.layout))
             found.append((msgspec.structs.replace(way, at_once=at_once), fork))
     return found
 
@@ -133,7 +131,7 @@ def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> C
     # the parts and the whole are carried
     run = (model.hop_cost.call_ms + join.ms + 2 * model.carrying_ms(join.unit)) / min(1.0, vcpu)
     cost = model.platform.cost_usd(size, run, vcpu)
-    return Choice(join.unit, join.unit, size, vcpu, 1, False, peak, floor, run, cost)
+    return Choice(join.unit, join.unit, size, vcpu, 1, "plain", peak, floor, run, cost)
 
 
 def step(model: SliceModel, join: Join | None, choice: Choice | None) -> Step | None:

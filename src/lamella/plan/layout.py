@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import NamedTuple
@@ -16,7 +17,7 @@ from lamella.plan.predict import SliceModel
 from lamella.units import MB
 
 
-class Layout(NamedTuple):
+class LaidOut(NamedTuple):
     """What a chain of choices is as a plan."""
 
     functions: tuple[FunctionPlan, ...]
@@ -34,7 +35,7 @@ class _Stage(NamedTuple):
     choice: Choice | None
 
 
-def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
+def lay_out(model: SliceModel, choices: Sequence[Choice]) -> LaidOut:
     """Functions and hops of a chain of choices.
 
     The parts of a sharded stage are joined by the function after it; where that is no single function, by one of its
@@ -51,7 +52,7 @@ def lay_out(model: SliceModel, choices: Sequence[Choice]) -> Layout:
         before = stage.choice
     hops = tuple(_hop(model, made.graph, before, stage) for before, stage in pairwise(stages))
     at_once = tuple(stage.choice.at_once if stage.choice else 1 for stage in stages)
-    return Layout(tuple(functions), hops, spans, at_once, sum(c.fan_out_ms for c in choices))
+    return LaidOut(tuple(functions), hops, spans, at_once, sum(c.fan_out_ms for c in choices))
 
 
 def stage_ranges(slices: Sequence[Range], made: ShardedGraph) -> list[tuple[tuple[Range, ...], int | None]]:
@@ -136,7 +137,7 @@ def _functions(
                 memory_mb=one.memory_mb,
                 vcpu=model.platform.vcpu(one.memory_mb, model.vcpu),
                 threads=1,
-                prepack=choice.prepack,
+                layout=choice.layout,
                 peak_mb=one.peak_mb,
                 floor_mb=one.floor_mb,
                 run_ms=one.run_ms,
@@ -165,7 +166,7 @@ def _function(choice: Choice, graph: Graph, name: str, number: int, span: Range,
         memory_mb=choice.memory_mb,
         vcpu=choice.vcpu,
         threads=choice.threads,
-        prepack=choice.prepack,
+        layout=choice.layout,
         peak_mb=choice.peak_mb,
         floor_mb=choice.floor_mb,
         run_ms=choice.run_ms,
@@ -176,7 +177,7 @@ def _function(choice: Choice, graph: Graph, name: str, number: int, span: Range,
 
 
 def why(model: SliceModel, choice: Choice) -> str:
-    """Which requirement set the size, and what prepacking would have done."""
+    """Which requirement set the size, and what the next best layout of the weights would have taken."""
     need = max(choice.peak_mb, choice.floor_mb)
     what = "its predicted peak" if choice.peak_mb >= choice.floor_mb else "law 4 (all weights in full)"
     at_least = model.platform.allocation_mb(need)
@@ -184,13 +185,23 @@ def why(model: SliceModel, choice: Choice) -> str:
         size = f"{choice.memory_mb} MB is the smallest size for {what} of {need:.0f} MB"
     else:
         size = f"{choice.memory_mb} MB where {at_least} would hold it, for {choice.vcpu:.2f} vCPU"
-    other_peak, other_law = model.memory_mb(choice.first, choice.last, prepack=not choice.prepack)
-    other_ms = model.run_ms(choice.first, choice.last, prepack=not choice.prepack, vcpu=choice.vcpu)
-    verb = "on" if choice.prepack else "off"
-    return (
-        f"{size}; prepacking {verb}: {choice.run_ms:.1f} ms and {need:.0f} MB, "
-        f"the other way {other_ms:.1f} ms and {max(other_peak, other_law):.0f} MB"
-    )
+    return f"{size}; weights {choice.layout}: {choice.run_ms:.1f} ms and {need:.0f} MB{_next_best(model, choice)}"
+
+
+def _next_best(model: SliceModel, choice: Choice) -> str:
+    """What the cheapest of the other layouts takes on as much CPU, at the size that it needs."""
+    found = []
+    for layout in model.layouts_of(choice.first, choice.last):
+        if layout == choice.layout:
+            continue
+        need = max(model.memory_mb(choice.first, choice.last, layout=layout))
+        run = model.run_ms(choice.first, choice.last, layout=layout, vcpu=choice.vcpu)
+        size = max(choice.memory_mb if need <= choice.memory_mb else 0, model.platform.allocation_mb(need) or math.inf)
+        found.append((size * run, layout, run, need))
+    if not found:
+        return ""
+    _, layout, run, need = min(found)
+    return f"; the next best, {layout}: {run:.1f} ms and {need:.0f} MB"
 
 
 def crossing(graph: Graph, position: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -173,7 +173,7 @@ def _details(candidate: Candidate) -> str:
     if len(candidate.choices) > 1:
         return ""
     only = candidate.choices[0]
-    return f", {only.memory_mb} MB, prepacking {'on' if only.prepack else 'off'}"
+    return f", {only.memory_mb} MB, {only.layout}"
 
 
 def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
@@ -212,7 +212,8 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
         threads = min(threads_for(share), this_machine().cores)
         whole = measure_whole(graph, kind, threads, batch, ranges)
         run = throttled_ms(round(whole.run_ms, 3), round(share, 4), platform.cpu.period_ms.value)
-        choice = Choice(0, model.units, size, share, threads, True, peak, law, run, platform.cost_usd(size, run, share))
+        cost = platform.cost_usd(size, run, share)
+        choice = Choice(0, model.units, size, share, threads, "prepacked", peak, law, run, cost)
         candidates.append(Candidate(name, (choice,), model.entry_ms + run, choice.cost_usd))
     feasible = [c for c in candidates if slo_ms is None or c.latency_ms <= slo_ms]
     if not feasible:

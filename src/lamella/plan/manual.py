@@ -64,7 +64,7 @@ def plan_by_hand(
                     memory_mb=size or int(platform.memory.max_mb.value),
                     vcpu=vcpu,
                     threads=1,
-                    prepack=False,
+                    layout="plain",
                     peak_mb=ROOM_MB + held,
                     floor_mb=held,
                     run_ms=0.0,

@@ -65,7 +65,7 @@ class Planner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Single:
-    """One function of our own package, the cheapest size and prepacking for it."""
+    """One function of our own package, the cheapest size and layout for it."""
 
     name: str = "single"
     shards: bool = False
@@ -270,8 +270,8 @@ def _within(candidates: list[Candidate], request: Request, model: SliceModel) ->
 def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request) -> InfeasiblePlan:
     """Which constraint binds, by how much, and the nearest feasible plan."""
     if not candidates:
-        peak, law = model.memory_mb(0, model.units, prepack=False)
-        worst = max((max(model.memory_mb(u, u + 1, prepack=False)), u) for u in range(model.units))
+        peak, law = model.memory_mb(0, model.units, layout="plain")
+        worst = max((max(model.memory_mb(u, u + 1, layout="plain")), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
         most, package = model.platform.memory.max_mb.value, model.platform.limits.package_mb.value
         shipped = [model.graph.weight_bytes(*model.span(u, u + 1)) / MB for u in range(model.units)]
@@ -287,7 +287,7 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
                     try_=hint,
                 )
             vcpu = model.platform.vcpu(most, model.vcpu)
-            run = min(model.run_ms(0, model.units, prepack=p, vcpu=vcpu) for p in (False, True))
+            run = min(model.run_ms(0, model.units, layout=way, vcpu=vcpu) for way in model.layouts)
             return InfeasiblePlan(
                 f"timeout: {model.graph.name} runs {run / 1000:.0f} s at best as one function, the timeout of "
                 f"{model.platform.name} is {model.platform.limits.timeout_s.value:g} s, and no division keeps it",

@@ -1,7 +1,7 @@
 """What a slice would take, from the profile alone: time, memory and cost of units i to j-1 as one function.
 
 Time: units less the savings at inner cuts (see `profile.timing`), plus the call; below one vCPU the CPU quota stretches
-it. Memory: the runtime floor, every weight in full, prepacked copies, and the highest unit's live peak beside the
+it. Memory: the runtime floor, every weight in full, copies packed at load, and the highest unit's live peak beside the
 slice's own hop buffers. No slice is ever run for a prediction, so any of the n*n/2 slices can be priced in O(1).
 """
 
@@ -23,9 +23,12 @@ from lamella.plan.request import Request
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.document import Profile, UnitMemory, Variant
+from lamella.runtime.function import Layout
 from lamella.units import MB
 
 PHASES = 32
+PACKING: Mapping[Layout, Layout] = {"plain": "prepacked", "prepacked": "plain"}
+"""Layouts that are the same where prepacking does nothing."""
 EXACT_MS = 1e-6
 """Work that ends with its grant to this much needs no further period: sums of floats miss by less."""
 LOAD_FACTOR = 1.25
@@ -124,10 +127,24 @@ class SliceModel:
         return SliceModel(self.graph, self.profile, self.platform, self.request._replace(shards=False), self.lossy)
 
     @cached_property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Those that the profile knows, plain first."""
+        return tuple(dict.fromkeys(v.layout for v in self.profile.variants))
+
+    @cached_property
+    def _blocked(self) -> list[bool]:
+        """Units that hold a product which the blocked layout runs blocked."""
+        return [any(t.variant.layout == "blocked" and not t.shared for t in u.times) for u in self.profile.units]
+
+    def layouts_of(self, first: int, last: int) -> tuple[Layout, ...]:
+        """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
+        return tuple(way for way in self.layouts if way != "blocked" or any(self._blocked[first:last]))
+
+    @cached_property
     def _inert(self) -> list[bool]:
         """Units on which prepacking does nothing: no private copy appears."""
         return [
-            abs(self._memory(u, True).private_mb - self._memory(u, False).private_mb) < INERT_MB
+            abs(self._memory(u, "prepacked").private_mb - self._memory(u, "plain").private_mb) < INERT_MB
             for u in range(self.units)
         ]
 
@@ -136,7 +153,8 @@ class SliceModel:
         """Per variant the prefix sums of unit times and of savings.
 
         Where prepacking does nothing its two measurements are of the same thing: their mean is used for both, or the
-        planner would pick the luckier one, slice after slice. A saving below zero is noise.
+        planner would pick the luckier one, slice after slice. Units that the blocked layout shares with the plain one
+        have that mean, too. A saving below zero is noise.
         """
         raw = {
             v: (
@@ -147,25 +165,35 @@ class SliceModel:
         }
         same_units = np.array(self._inert)
         same_cuts = same_units[:-1] & same_units[1:]
-        table = {}
+        table = dict(raw)
         for variant, (times, savings) in raw.items():
-            other = raw.get(msgspec.structs.replace(variant, prepack=not variant.prepack))
+            other = raw.get(msgspec.structs.replace(variant, layout=PACKING.get(variant.layout, variant.layout)))
             if other:
                 times = np.where(same_units, (times + other[0]) / 2, times)
                 savings = np.where(same_cuts, (savings + other[1]) / 2, savings)
-            saved = np.cumsum([0.0, *np.maximum(savings, 0.0)])
-            table[variant] = (np.concatenate([[0.0], np.cumsum(times)]), saved)
-        return table
+            table[variant] = times, savings
+        for k, variant in enumerate(self.profile.variants):
+            if variant.layout == "blocked":
+                plain_times, plain_savings = table[msgspec.structs.replace(variant, layout="plain")]
+                times, savings = table[variant]
+                units, cuts = self.profile.units, self.profile.cuts
+                times = np.where([u.times[k].shared for u in units], plain_times, times)
+                savings = np.where(np.array([c.savings[k].shared for c in cuts], bool), plain_savings, savings)
+                table[variant] = times, savings
+        return {
+            variant: (np.concatenate([[0.0], np.cumsum(times)]), np.cumsum([0.0, *np.maximum(savings, 0.0)]))
+            for variant, (times, savings) in table.items()
+        }
 
-    def compute_ms(self, first: int, last: int, *, prepack: bool, threads: int) -> float:
+    def compute_ms(self, first: int, last: int, *, layout: Layout, threads: int) -> float:
         """Unthrottled time of the slice's operators, ms."""
-        variant = Variant(self.batch, prepack, threads)
+        variant = Variant(self.batch, layout, threads)
         if variant not in self._prefix:  # larger batches are measured on one thread: scale as batch 1 does
-            one = self._sum(first, last, Variant(self.batch, prepack, 1))
+            one = self._sum(first, last, Variant(self.batch, layout, 1))
             return (
                 one
-                * self._sum(first, last, Variant(1, prepack, threads))
-                / self._sum(first, last, Variant(1, prepack, 1))
+                * self._sum(first, last, Variant(1, layout, threads))
+                / self._sum(first, last, Variant(1, layout, 1))
             )
         return self._sum(first, last, variant)
 
@@ -173,16 +201,16 @@ class SliceModel:
         times, saved = self._prefix[variant]
         return max(0.001, float(times[last] - times[first] - (saved[last - 1] - saved[first])))
 
-    def run_ms(self, first: int, last: int, *, prepack: bool, vcpu: float) -> float:
+    def run_ms(self, first: int, last: int, *, layout: Layout, vcpu: float) -> float:
         """Time of one run of the function under its CPU share, ms."""
         threads = min(threads_for(vcpu), self.profile.machine.cores)
         beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms
         beside += self.carrying_ms(first) + self.carrying_ms(last)
-        busy = self.compute_ms(first, last, prepack=prepack, threads=threads) + beside
+        busy = self.compute_ms(first, last, layout=layout, threads=threads) + beside
         if vcpu < 1:
             return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
         if 1 < vcpu < threads:
-            alone = self.compute_ms(first, last, prepack=prepack, threads=1) + beside
+            alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
             return max(busy, min(alone, alone / vcpu))
         return busy
 
@@ -203,9 +231,9 @@ class SliceModel:
         known = all(any(live.batch == self.batch for live in unit.lives) for unit in self.profile.units)
         return self.batch if known else 1
 
-    def _memory(self, unit: int, prepack: bool) -> UnitMemory:
+    def _memory(self, unit: int, layout: Layout) -> UnitMemory:
         found = self.profile.units[unit]
-        memory = next(m for m in found.memory if m.prepack == prepack)
+        memory = next((m for m in found.memory if m.layout == layout), found.memory[0])
         live = next((live.live_mb for live in found.lives if live.batch == self._live_batch), memory.live_mb)
         return msgspec.structs.replace(memory, live_mb=live)
 
@@ -214,11 +242,11 @@ class SliceModel:
         return self.profile.units[first].first, self.profile.units[last - 1].last
 
     @lru_cache(maxsize=65536)  # noqa: B019 - a model lives as long as one planning run
-    def memory_mb(self, first: int, last: int, *, prepack: bool) -> tuple[float, float]:
+    def memory_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
         """Predicted VmHWM, and what law 4 demands, MB."""
         span = self.span(first, last)
-        parts = [self._memory(u, prepack) for u in range(first, last)]
-        base = min(self._memory(u, False).private_mb for u in range(self.units))  # a session without copies
+        parts = [self._memory(u, layout) for u in range(first, last)]
+        base = min(self._memory(u, "plain").private_mb for u in range(self.units))  # a session without copies
         weights = self._weights_mb(parts, first)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)
@@ -233,7 +261,7 @@ class SliceModel:
             floor + private + max(p.load_extra_mb for p in parts),
         )
         full = self.graph.weight_bytes(*span) / MB
-        if prepack:
+        if layout == "prepacked":
             peak = max(peak, self._load_mb(parts, private, full, first, last))
         peak += (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB
         law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
@@ -245,7 +273,14 @@ class SliceModel:
         resident = sum(p.weights_mb for p in parts)
         apart = sum(u.weight_bytes for u in units)
         whole = self.graph.weight_bytes(units[0].first, units[-1].last)
-        return resident * whole / apart if whole < apart else resident
+        if whole == apart:
+            return resident
+        readers: dict[bool, set[str]] = {True: set(), False: set()}
+        for unit, part in zip(units, parts, strict=True):
+            names = (w for op in self.graph.operators[unit.first : unit.last] for w in op.weights)
+            readers[part.layout == "blocked"].update(names)
+        whole += sum(self.graph.weights[w].bytes for w in readers[True] & readers[False])  # in memory both ways
+        return resident * min(1.0, whole / apart)
 
     def _live_mb(
         self, span: tuple[int, int], parts: Sequence[UnitMemory], first: int, into: float, out: float
@@ -282,15 +317,15 @@ class SliceModel:
         read_mb = sum(u.weight_bytes for _, u in packed) / MB
         ms_per_mb = sum(p.read_ms for p, _ in packed) / read_mb
         start = self.profile.floor.start_ms + sum(p.load_ms + p.read_ms for p, _ in packed)
-        start += self.compute_ms(first, last, prepack=True, threads=1)
+        start += self.compute_ms(first, last, layout="prepacked", threads=1)
         spare = (LOAD_FACTOR - 1) * start / (PASSES * ms_per_mb)
         return self.profile.floor.anonymous_mb + private + file_mb - spare
 
     def choices(self, first: int, last: int) -> list[Choice]:
         """Every sensible way to run the slice on the platform: none dominates another in cost and time."""
         found: list[Choice] = []
-        for prepack in (False, True):
-            peak, law = self.memory_mb(first, last, prepack=prepack)
+        for layout in self.layouts_of(first, last):
+            peak, law = self.memory_mb(first, last, layout=layout)
             need = self.platform.allocation_mb(max(peak, law))
             if (
                 need is None
@@ -299,12 +334,12 @@ class SliceModel:
                 continue
             for size in self.sizes(need):
                 vcpu = self.platform.vcpu(size, self.vcpu)
-                run = self.run_ms(first, last, prepack=prepack, vcpu=vcpu)
+                run = self.run_ms(first, last, layout=layout, vcpu=vcpu)
                 if run / 1000 > self.platform.limits.timeout_s.value:
                     continue
                 threads = min(threads_for(vcpu), self.profile.machine.cores)
                 cost = self.platform.cost_usd(size, run, vcpu)
-                found.append(Choice(first, last, size, vcpu, threads, prepack, peak, law, run, cost))
+                found.append(Choice(first, last, size, vcpu, threads, layout, peak, law, run, cost))
         found.sort(key=lambda c: (c.run_ms, c.cost_usd))
         kept: list[Choice] = []
         for choice in found:

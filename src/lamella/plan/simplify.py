@@ -18,13 +18,13 @@ def waste(model: SliceModel, first: int, middle: int, last: int) -> float:
     """Share of memory-time wasted by serving units first..middle and middle..last as one function."""
 
     def memory_time(i: int, j: int) -> float:
-        peak, law = model.memory_mb(i, j, prepack=False)
-        return max(peak, law) * model.compute_ms(i, j, prepack=False, threads=1)
+        peak, law = model.memory_mb(i, j, layout="plain")
+        return max(peak, law) * model.compute_ms(i, j, layout="plain", threads=1)
 
     apart = memory_time(first, middle) + memory_time(middle, last)
-    joined_mb = max(model.memory_mb(first, last, prepack=False))
-    time = model.compute_ms(first, middle, prepack=False, threads=1) + model.compute_ms(
-        middle, last, prepack=False, threads=1
+    joined_mb = max(model.memory_mb(first, last, layout="plain"))
+    time = model.compute_ms(first, middle, layout="plain", threads=1) + model.compute_ms(
+        middle, last, layout="plain", threads=1
     )
     return joined_mb * time / apart - 1
 

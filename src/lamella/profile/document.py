@@ -7,14 +7,15 @@ import msgspec
 from lamella.documents import Document
 from lamella.graph.divide import ShardSpan
 from lamella.machine import Machine
+from lamella.runtime.function import Layout
 from lamella.units import MB
 
 
-class Variant(msgspec.Struct, frozen=True, order=True):
+class Variant(msgspec.Struct, frozen=True):
     """A way to run a unit. One thread means one vCPU; below one vCPU time follows from the CPU time."""
 
     batch: int
-    prepack: bool
+    layout: Layout
     threads: int
 
 
@@ -24,28 +25,30 @@ class Timing(msgspec.Struct, frozen=True):
     variant: Variant
     median_ms: float
     p95_ms: float
+    shared: bool = False
+    """The plain layout's: nothing of the unit would lie otherwise in this one."""
 
 
 class UnitMemory(msgspec.Struct, frozen=True):
-    """What a process holding only this unit adds to the runtime floor, at batch 1."""
+    """What a process holding only this unit adds to the runtime floor, at batch 1, with its weights in one layout."""
 
-    prepack: bool
+    layout: Layout
     weights_mb: float
     """Resident part of the mapped weights after runs."""
     private_mb: float
-    """Anonymous memory added by loading: session, and prepacked copies where on."""
+    """Anonymous memory added by loading: session, and copies of weights where prepacked."""
     live_mb: float
     """Peak beyond that while running: activations, workspace, code pages, hop buffers."""
     load_extra_mb: float
     """Peak of loading beyond what stays."""
     load_ms: float = 0.0
-    """Opening the session with its files in the page cache; measured where prepacking copies."""
+    """Opening the session with its files in the page cache."""
     read_ms: float = 0.0
-    """What it takes more when they have to come from disk."""
+    """What it takes more when they have to come from disk; measured where prepacking copies."""
 
 
 class BatchLive(msgspec.Struct, frozen=True):
-    """`UnitMemory.live_mb` of a larger batch, which depends on prepacking even less."""
+    """`UnitMemory.live_mb` of a larger batch, which depends on the layout even less."""
 
     batch: int
     live_mb: float
@@ -70,6 +73,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     live_bytes: int
     times: tuple[Timing, ...] = ()
     memory: tuple[UnitMemory, ...] = ()
+    """By layout, plain first; blocked only where some product of it is: else it is the plain one."""
     lives: tuple[BatchLive, ...] = ()
     """Of the batches above 1 that were measured."""
     quotas: tuple[QuotaTime, ...] = ()
@@ -81,6 +85,8 @@ class Saving(msgspec.Struct, frozen=True):
 
     variant: Variant
     ms: float
+    shared: bool = False
+    """The plain layout's."""
 
 
 class CodecResult(msgspec.Struct, frozen=True):
@@ -133,8 +139,8 @@ class ShardProfile(msgspec.Struct, frozen=True):
     """Time of joining the parts and of the operators after it, in the function that comes next."""
     join_mb: float
     """What that function holds more for it: the parts and the whole."""
-    prepack: bool = False
-    """Whether the shards hold their weights in copies packed at load."""
+    layout: Layout = "plain"
+    """Of their weights; they are not tried blocked."""
 
 
 class Floor(msgspec.Struct, frozen=True):

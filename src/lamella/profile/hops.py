@@ -137,7 +137,7 @@ def _functions(directory: Path, works: Sequence[int], rows: int) -> list[tuple[F
             folder / "optimised.onnx",
         )
         specs = [TensorSpec(n, "float32", (rows, WIDTH)) for n in (names[0], names[-1])]
-        functions.append((write_function(folder, (specs[0],), (specs[1],), prepack=False), folder))
+        functions.append((write_function(folder, (specs[0],), (specs[1],)), folder))
     return functions
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from lamella import documents
 from lamella.codecs import installed
 from lamella.errors import ConfigError
+from lamella.graph.blocked import block
 from lamella.graph.cuts import Cut, plan_cuts
 from lamella.graph.divide import Divider
 from lamella.graph.extract import Extractor
@@ -38,7 +39,9 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
+from lamella.profile.layouts import may_block
 from lamella.profile.probes import COPIES_MB
+from lamella.profile.products import ProductShape, Timer, product_times, unknown
 from lamella.profile.shards import PACKED, SHARDS_VERSION, candidates, signature
 from lamella.profile.steps import (
     Borders,
@@ -50,13 +53,18 @@ from lamella.profile.steps import (
     take_floor,
     take_live,
     take_memory,
+    take_product,
+    take_products,
     take_shards,
     take_times,
 )
 from lamella.profile.timing import Span
+from lamella.runtime.function import LAYOUTS, Layout
 
-PROFILE_VERSION = "18"
+PROFILE_VERSION = "19"
 """Part of the cache key: raise it when measuring changes."""
+FINDING = 0.05
+"""Share of the progress in which products are looked for."""
 
 
 def units_of(graph: Graph) -> tuple[list[Span], list[Cut]]:
@@ -67,7 +75,7 @@ def units_of(graph: Graph) -> tuple[list[Span], list[Cut]]:
 
 
 def variants_for(graph: Graph, batches: Sequence[int], threads: Sequence[int]) -> list[Variant]:
-    """What to run: prepacking off and on; larger batches on one thread only.
+    """What to run: every layout that this CPU has, plain first; larger batches on one thread only.
 
     Raises:
         ConfigError: a batch above 1 is asked of a model whose batch axis is bound.
@@ -78,10 +86,15 @@ def variants_for(graph: Graph, batches: Sequence[int], threads: Sequence[int]) -
             try_="--shape NAME=N,... on its inputs",
         )
     cores = this_machine().cores
-    grid = [
-        Variant(b, p, t) for b in batches for t in threads if t <= cores and (b == 1 or t == 1) for p in (False, True)
+    layouts = [layout for layout in LAYOUTS if layout != "blocked" or block()]
+    counts = sorted({t for t in threads if t <= cores})
+    return [
+        Variant(batch, layout, count)
+        for batch in sorted(set(batches))
+        for layout in layouts
+        for count in counts
+        if batch == 1 or count == 1
     ]
-    return sorted(set(grid))
 
 
 def threads_needed(coupling: str, vcpu: float) -> tuple[int, ...]:
@@ -108,6 +121,7 @@ def measure(
     ranges: Mapping[str, tuple[float, float]] | None = None,
     shards: bool = False,
     at_once: int | None = None,
+    timer: Timer = product_times,
 ) -> Profile:
     """The profile of a model on this machine; measures only what the cache does not hold.
 
@@ -120,6 +134,7 @@ def measure(
         ranges: value ranges of integer inputs, by name.
         shards: measure what is worth dividing among shards, too.
         at_once: how many of them may be busy at a time; this machine's cores by default.
+        timer: where times of products come from, which say what the blocked layout is of a unit.
     """
     path = cache_path(graph)
     state = documents.read(path, State, made_by="lamella profile MODEL") if path.exists() else State()
@@ -127,17 +142,35 @@ def measure(
     wanted = [v for v in variants_for(graph, batches, threads) if v not in {t.variant for t in state.timed}]
     scratch = Path(tempfile.mkdtemp(prefix=mark(".profile"), dir=graph.directory))
     try:
-        steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges)
-        share = 0.75 if shards and steps else 1.0
-        state = run_steps(steps, state, path, lambda done, what: progress(done * share, what))
+        begun = 0.0
+        steps = _product_steps(graph, state, units, wanted, scratch)
+        if steps:  # which sizes to time depends on what the optimiser makes of the units
+            state = run_steps(steps, state, path, lambda done, what: progress(done * FINDING, what))
+            begun = FINDING
+        steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges, timer)
+        end = 0.75 if shards and steps else 1.0
+        state = run_steps(steps, state, path, _between(progress, begun, end))
         if shards:  # what to try depends on the times
             steps = _shard_steps(graph, state, units, batches, scratch, ranges, at_once)
-            begun = share if share < 1 else 0.0
-            state = run_steps(steps, state, path, lambda done, what: progress(begun + done * (1 - begun), what))
+            state = run_steps(steps, state, path, _between(progress, end if end < 1 else begun, 1.0))
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     progress(1.0, "done")
     return _assemble(graph, units, cuts, state)
+
+
+def _between(progress: Progress, begun: float, end: float) -> Progress:
+    """Tells of the part of the work from one share to another."""
+    return lambda done, what: progress(begun + done * (end - begun), what)
+
+
+def _product_steps(graph: Graph, state: State, units: list[Span], wanted: list[Variant], scratch: Path) -> list[Step]:
+    """What is not known yet of the products that can run blocked."""
+    if not any(v.layout == "blocked" for v in wanted):
+        return []
+    new = [span for span in units if str(span[0]) not in state.products and may_block(graph, *span)]
+    run = partial(take_products, Extractor(graph), new, scratch)
+    return [Step("products that can run blocked", 0.3 * len(new), run)] if new else []
 
 
 def _steps(
@@ -150,17 +183,22 @@ def _steps(
     scratch: Path,
     budget_s: float,
     ranges: Mapping[str, tuple[float, float]] | None,
+    timer: Timer,
 ) -> list[Step]:
     """What the state does not hold yet."""
     rng = np.random.default_rng(0)
     steps = [] if state.hop else [Step("runtime floor and hops", 6.0, partial(take_floor, scratch), timed=True)]
+    steps += [
+        Step(f"time of {shape}", 2.0, partial(take_product, shape, timer))
+        for shape in unknown(_products(state, wanted))
+    ]
     for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
         group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
         steps.append(
             Step(
                 f"times, batch {batch}, {count} thread{'s' * (count > 1)}",
                 budget_s * (1 + 0.5 * batch),
-                partial(take_times, graph, units, group, request(graph, rng, batch, ranges), scratch, budget_s),
+                partial(take_times, graph, units, group, request(graph, rng, batch, ranges), scratch, budget_s, timer),
                 timed=True,
             )
         )
@@ -178,12 +216,21 @@ def _steps(
             if batch > 1:
                 run = partial(take_live, extractor, span, values, scratch, batch)
             else:
-                run = partial(take_memory, extractor, span, values, scratch, limiter)
+                run = partial(take_memory, extractor, span, values, scratch, limiter, timer)
             what = "memory and quotas" if batch == 1 else "memory"
             steps.append(Step(f"{what} of unit {span[0]}{of_batch}", 0.9 if batch == 1 else 0.3, run))
         if names:
             steps.append(Step(f"codecs{of_batch}", 0.05 * len(cuts), partial(take_codecs, cuts, values, batch, names)))
     return steps
+
+
+def _products(state: State, wanted: Sequence[Variant]) -> Iterator[ProductShape]:
+    """What products the choice of a blocked layout asks about."""
+    sizes = [size for found in state.products.values() for size in found]
+    for variant in wanted:
+        if variant.layout == "blocked":
+            for size in sizes:
+                yield from size.shapes({1, variant.batch}, variant.threads)
 
 
 def _shard_steps(
@@ -197,7 +244,8 @@ def _shard_steps(
 ) -> list[Step]:
     """Shards that are worth trying by the times measured, and are not measured yet."""
     divider = Divider(graph)
-    times, packed = (next(t for t in state.timed if t.variant == Variant(1, p, 1)).median_ms for p in (False, True))
+    layouts: tuple[Layout, Layout] = ("plain", "prepacked")
+    times, packed = (next(t for t in state.timed if t.variant == Variant(1, way, 1)).median_ms for way in layouts)
     steps = []
     tried = candidates(divider, units, times, at_once)
     names = {one: signature(graph, one, units) for one in tried}
@@ -208,21 +256,21 @@ def _shard_steps(
             first, last, span = alike[0]
             quicker = sum(packed[first:last]) <= PACKED * sum(times[first:last])
             copies = any(_copies(state.memory[str(span[0])]) for span in units[first:last])
-            for prepack in (False, True) if quicker and copies else (False,):
-                key = f"{SHARDS_VERSION}-{batch}-{name}{'-prepacked' * prepack}"
+            for layout in layouts if quicker and copies else layouts[:1]:
+                key = f"{SHARDS_VERSION}-{batch}-{name}-{layout}"
                 if {(a.first, a.last) for a in alike} == {(s.first, s.last) for s in state.shards.get(key, ())}:
                     continue
-                what = f"{span.shards} {'prepacked ' * prepack}shards by {span.way} of units {first} to {last - 1}"
+                what = f"{span.shards} {layout} shards by {span.way} of units {first} to {last - 1}"
                 space = scratch / f"shards-{key}"
-                run = partial(take_shards, divider, units, alike, borders, space, batch, prepack, key)
+                run = partial(take_shards, divider, units, alike, borders, space, batch, layout, key)
                 steps.append(Step(what, 0.5 + 0.6 * span.shards, run))
     return steps
 
 
 def _copies(memory: Sequence[UnitMemory]) -> bool:
     """Whether prepacking does anything to a unit."""
-    off, on = (next(m.private_mb for m in memory if m.prepack == prepack) for prepack in (False, True))
-    return on > off + COPIES_MB
+    held = {m.layout: m.private_mb for m in memory}
+    return held["prepacked"] > held["plain"] + COPIES_MB
 
 
 def _lacks_memory(state: State, span: Span, batch: int, limiter: Limiter) -> bool:
@@ -244,7 +292,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
             flops=sum(op.flops for op in graph.operators[first:last]),
             weight_bytes=graph.weight_bytes(first, last),
             live_bytes=graph.live_bytes(first, last),
-            times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i]) for t in state.timed),
+            times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i], t.shared[i]) for t in state.timed),
             memory=state.memory[str(first)],
             lives=state.lives.get(str(first), ()),
             quotas=state.quotas[str(first)],
@@ -257,7 +305,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
             tensors=cut.tensors,
             side=cut.side,
             bytes=cut.bytes,
-            savings=tuple(Saving(t.variant, t.saving_ms[i]) for t in state.timed),
+            savings=tuple(Saving(t.variant, t.saving_ms[i], t.shared_cuts[i]) for t in state.timed),
             codecs=state.codecs[str(cut.position)],
         )
         for i, cut in enumerate(cuts)

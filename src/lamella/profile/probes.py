@@ -22,7 +22,9 @@ from lamella.limits.pagecache import evict
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import this_machine
 from lamella.profile.document import QuotaTime, UnitMemory
-from lamella.runtime.function import Function, TensorSpec
+from lamella.profile.layouts import blocked_graph, may_block
+from lamella.profile.products import Timer, product_times
+from lamella.runtime.function import Function, Layout, TensorSpec
 from lamella.runtime.instance import Instance
 
 RUNS = 4
@@ -34,9 +36,9 @@ PERIOD_MS = 10
 
 
 def write_function(
-    directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], *, prepack: bool
+    directory: Path, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], layout: Layout = "plain"
 ) -> Function:
-    """Make the `optimised.onnx` in a directory a function of one thread."""
+    """Make the `optimised.onnx` in a directory, which has that layout, a function of one thread."""
     weights = "optimised.bin" if (directory / "optimised.bin").exists() else ""
     function = Function(
         name=directory.name,
@@ -47,7 +49,7 @@ def write_function(
         inputs=inputs,
         outputs=outputs,
         threads=1,
-        prepack=prepack,
+        prepack=layout == "prepacked",
         machine=this_machine(),
         sha256={},
     )
@@ -63,9 +65,15 @@ class UnitProbe(NamedTuple):
 
 
 def probe_unit(
-    extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path, limiter: Limiter
+    extractor: Extractor,
+    first: int,
+    last: int,
+    values: Mapping[str, np.ndarray],
+    scratch: Path,
+    limiter: Limiter,
+    timer: Timer = product_times,
 ) -> UnitProbe:
-    """Operators `first` to `last - 1` in a process: memory with prepacking off and on, time under CPU quotas.
+    """Operators `first` to `last - 1` in a process: memory in each layout, time under CPU quotas.
 
     Args:
         extractor: of the model.
@@ -74,25 +82,30 @@ def probe_unit(
         values: the real tensors at the unit's border, by name.
         scratch: an empty directory to work in; removed afterwards.
         limiter: enforces the quotas; where it cannot, none is measured.
+        timer: where times of products come from, which say what runs blocked.
     """
     takes, gives = extractor.graph.border(first, last)
-    found = []
+    found: list[UnitMemory] = []
     quotas: list[QuotaTime] = []
     try:
-        optimise(extractor.write(first, last, scratch))
-        for prepack in (False, True):
-            write_function(scratch, _specs(values, takes), _specs(values, gives), prepack=prepack)
-            with Probe(scratch, values, takes, gives, limiter) as probe:
+        optimised = optimise(extractor.write(first, last, scratch))
+        places: dict[Layout, Path] = {"plain": scratch, "prepacked": scratch}
+        path = scratch / "blocked" / "optimised.onnx"
+        if may_block(extractor.graph, first, last) and blocked_graph(extractor.graph, optimised, 1, 1, timer, path):
+            places["blocked"] = path.parent
+        for layout, place in places.items():
+            write_function(place, _specs(values, takes), _specs(values, gives), layout)
+            with Probe(place, values, takes, gives, limiter) as probe:
                 free = min(probe.run()[1] for _ in range(RUNS))
-                found.append(_memory(probe.instance.report(), prepack=prepack))
-                load_ms = probe.cold.session
-                if not prepack and limiter.enforced:
+                memory = _memory(probe.instance.report(), layout, probe.cold.session)
+                if layout == "plain" and limiter.enforced:
                     quotas = [QuotaTime(q, free, _under_quota(probe, q, free)) for q in QUOTAS]
-            if prepack and found[1].private_mb > found[0].private_mb + COPIES_MB:
-                evict([scratch / "optimised.bin"])
-                with Probe(scratch, values, takes, gives) as probe:
-                    read_ms = max(0.0, probe.cold.session - load_ms)
-                found[1] = msgspec.structs.replace(found[1], load_ms=load_ms, read_ms=read_ms)
+            if layout == "prepacked" and memory.private_mb > found[0].private_mb + COPIES_MB:
+                evict([place / "optimised.bin"])
+                with Probe(place, values, takes, gives) as probe:
+                    read_ms = max(0.0, probe.cold.session - memory.load_ms)
+                memory = msgspec.structs.replace(memory, read_ms=read_ms)
+            found.append(memory)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return UnitProbe(tuple(found), tuple(quotas))
@@ -103,11 +116,11 @@ def probe_live(extractor: Extractor, first: int, last: int, values: Mapping[str,
     takes, gives = extractor.graph.border(first, last)
     try:
         optimise(extractor.write(first, last, scratch))
-        write_function(scratch, _specs(values, takes), _specs(values, gives), prepack=False)
+        write_function(scratch, _specs(values, takes), _specs(values, gives))
         with Probe(scratch, values, takes, gives) as probe:
             for _ in range(RUNS):
                 probe.run()
-            return _memory(probe.instance.report(), prepack=False).live_mb
+            return _memory(probe.instance.report(), "plain", probe.cold.session).live_mb
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -126,17 +139,18 @@ def _under_quota(probe: Probe, vcpu: float, free_ms: float) -> float:
     return float(np.mean(times[1:]))
 
 
-def _memory(report: wire.Memory, *, prepack: bool) -> UnitMemory:
+def _memory(report: wire.Memory, layout: Layout, load_ms: float) -> UnitMemory:
     private = report.load_anonymous_mb - report.floor_anonymous_mb
     stays = report.floor_mb + report.weights_mb + private
     return UnitMemory(
-        prepack=prepack,
+        layout=layout,
         weights_mb=report.weights_mb,
         private_mb=private,
         live_mb=max(
             0.0, report.peak_mb - stays if report.peak_mb > report.load_peak_mb else report.resident_mb - stays
         ),
         load_extra_mb=report.load_peak_mb - report.floor_mb - private,
+        load_ms=load_ms,
     )
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,11 +24,12 @@ from lamella.documents import Document
 from lamella.graph.blocked import block, rewrite
 from lamella.graph.products import products
 from lamella.graph.weights import write_weights
-from lamella.machine import this_machine
+from lamella.machine import on_cores, this_machine
+from lamella.profile.quiet import quietly
 from lamella.runtime.function import LAYOUTS, Layout, open_session
 from lamella.scratch import scratch
 
-PRODUCTS_VERSION = 1
+PRODUCTS_VERSION = 2
 """Part of the table's name: raise it when times are measured in another way."""
 COLD_BYTES = 32 << 20
 """Weights that the copies of a product hold together."""
@@ -48,6 +50,9 @@ class ProductShape(msgspec.Struct, frozen=True, order=True):
     inner: int
     outer: int
     threads: int
+
+    def __str__(self) -> str:
+        return f"[{self.rows}, {self.inner}] x [{self.inner}, {self.outer}], {self.threads} threads"
 
 
 class ProductTimes(msgspec.Struct, frozen=True):
@@ -70,21 +75,46 @@ class Table(Document, frozen=True, kw_only=True):
     """What was measured on a machine."""
 
     times: tuple[ProductTimes, ...] = ()
+    loads_ms: tuple[float, ...] = ()
+    """Known loads beside them."""
+
+    def of(self, shape: ProductShape) -> ProductTimes | None:
+        """A product's times, where they are known."""
+        return next((t for t in self.times if t.shape == shape), None)
+
+
+def unknown(shapes: Iterable[ProductShape]) -> list[ProductShape]:
+    """Those that the machine's table does not hold yet, each once."""
+    held = {t.shape for t in _table().times}
+    return [shape for shape in dict.fromkeys(shapes) if shape not in held]
 
 
 def product_times(shape: ProductShape) -> ProductTimes:
     """From the machine's table, or measured now and kept there.
 
+    What is kept is used for ever, so it is taken again, twice at most, while a known load says the machine is busy.
+
     Raises:
         StorageError: the table cannot be written.
     """
-    path = documents.cache_dir() / "products" / f"{this_machine().key}-v{PRODUCTS_VERSION}.json"
-    table = documents.read(path, Table, made_by=f"rm {path}") if path.exists() else Table()
-    found = next((t for t in table.times if t.shape == shape), None)
-    if found is None:
-        found = measure_product(shape)
-        documents.write(path, Table(times=tuple(sorted((*table.times, found), key=lambda t: t.shape))))
-    return found
+    table = _table()
+    found = table.of(shape)
+    if found:
+        return found
+    with on_cores(shape.threads):
+        new, loads = quietly(partial(measure_product, shape), table.loads_ms)
+    others = (t for t in _table().times if t.shape != shape)  # somebody else may have measured meanwhile
+    documents.write(_path(), Table(times=tuple(sorted((*others, new), key=lambda t: t.shape)), loads_ms=loads))
+    return new
+
+
+def _path() -> Path:
+    return documents.cache_dir() / "products" / f"{this_machine().key}-v{PRODUCTS_VERSION}.json"
+
+
+def _table() -> Table:
+    path = _path()
+    return documents.read(path, Table, made_by=f"rm {path}") if path.exists() else Table()
 
 
 def measure_product(shape: ProductShape) -> ProductTimes:

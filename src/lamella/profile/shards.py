@@ -10,7 +10,8 @@ that dominate.
 A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
 (where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
 requests as the other stages would do. Where the units are quicker with their weights packed at load (an LSTM by a
-quarter, a large dense layer by a third), the shards are measured that way, too.
+quarter, a large dense layer by a third), the shards are measured that way, too. They are not tried blocked: each would
+have to be rewritten and checked apart, and what shards gain is memory and time, not their start.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from lamella.profile.document import HopCost, ShardPart, ShardProfile
 from lamella.profile.probes import write_function
 from lamella.profile.timing import Span
 from lamella.runtime.chain import Chain, Size
-from lamella.runtime.function import Function, TensorSpec, open_session
+from lamella.runtime.function import Function, Layout, TensorSpec, open_session
 from lamella.units import MB
 
 SHARDS_VERSION = "3"
@@ -197,8 +198,7 @@ def measure_shards(
     scratch: Path,
     hop: HopCost,
     batch: int = 1,
-    *,
-    prepack: bool = False,
+    layout: Layout = "plain",
 ) -> list[ShardProfile]:
     """Measure a candidate, its shards one at a time and, on several cores, as many at once as those.
 
@@ -210,7 +210,7 @@ def measure_shards(
         scratch: an empty directory to work in; removed afterwards.
         hop: what a request takes in cold caches before and after its stage.
         batch: rows of the request.
-        prepack: whether the shards pack their weights at load.
+        layout: of the shards' weights, plain or prepacked.
     """
     parts = _parts(divider, tried.span)
     assert parts
@@ -221,7 +221,7 @@ def measure_shards(
     held = dict(values)
     try:
         functions = [
-            _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}", prepack=prepack)
+            _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}", layout)
             for k, nodes in enumerate(parts.shards)
         ]
         join, directory = _function(divider, [*parts.join, *tail], parts.weights, gives, held, scratch / "join")
@@ -243,7 +243,7 @@ def measure_shards(
                     stage_ms=stage_ms,
                     join_ms=join_ms,
                     join_mb=join_mb,
-                    prepack=prepack,
+                    layout=layout,
                 )
             )
     finally:
@@ -306,8 +306,7 @@ def _function(
     wanted: Iterable[str],
     values: dict[str, np.ndarray],
     directory: Path,
-    *,
-    prepack: bool = False,
+    layout: Layout = "plain",
 ) -> tuple[Function, Path]:
     """A shard as a function, optimised as a package would be; what it gives joins `values`."""
     directory.mkdir(parents=True)
@@ -333,4 +332,4 @@ def _function(
         tuple(TensorSpec(n, a.dtype.name, a.shape) for n, a in side)
         for side in (((n, values[n]) for n in takes), zip(gives, outputs, strict=True))
     ]
-    return write_function(directory, specs[0], specs[1], prepack=prepack), directory
+    return write_function(directory, specs[0], specs[1], layout), directory

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -31,13 +32,13 @@ from lamella.profile.document import (
     Variant,
 )
 from lamella.profile.hops import floor_and_hops
+from lamella.profile.layouts import ProductSize, product_sizes
 from lamella.profile.probes import probe_live, probe_unit
+from lamella.profile.products import ProductShape, Timer
+from lamella.profile.quiet import RETAKES, quietly
 from lamella.profile.shards import Candidate, measure_shards
-from lamella.profile.timing import Span, border_values, known_load, time_units
-
-RETAKES = 2
-NOISY = 1.25
-"""A timed step is taken again while the known load beside it took this much longer than the fastest seen."""
+from lamella.profile.timing import Span, border_values, time_units
+from lamella.runtime.function import Layout
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
@@ -50,6 +51,10 @@ class Timed(msgspec.Struct, frozen=True):
     median_ms: tuple[float, ...]
     p95_ms: tuple[float, ...]
     saving_ms: tuple[float, ...]
+    shared: tuple[bool, ...]
+    """Units whose figures are the plain variant's,"""
+    shared_cuts: tuple[bool, ...]
+    """and cuts."""
 
 
 class State(Document, frozen=True, kw_only=True):
@@ -57,6 +62,8 @@ class State(Document, frozen=True, kw_only=True):
 
     floor: Floor | None = None
     hop: HopCosts | None = None
+    products: dict[str, tuple[ProductSize, ...]] = msgspec.field(default_factory=dict)
+    """Of each unit that may hold some: those that can run blocked."""
     timed: tuple[Timed, ...] = ()
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
@@ -95,19 +102,8 @@ def _tick(progress: Progress, done: float, step: Step, total: float, share: floa
 
 def _quietly(step: Step, state: State, tick: Callable[[float], None]) -> State:
     """Run a step; one that measures time is taken again, twice at most, while a known load says the machine is busy."""
-    best: tuple[float, State] | None = None
-    for _ in range(1 + RETAKES * step.timed):
-        before = known_load()
-        new = step.run(state, tick)
-        loads = (*state.loads_ms, before, known_load())
-        noise = max(loads[-2:]) / min(loads)
-        new = msgspec.structs.replace(new, loads_ms=loads[-400:])
-        if best is None or noise < best[0]:
-            best = (noise, new)
-        if noise < NOISY:
-            break
-    assert best
-    return best[1]
+    new, loads = quietly(partial(step.run, state, tick), state.loads_ms, RETAKES * step.timed)
+    return msgspec.structs.replace(new, loads_ms=loads)
 
 
 class Borders:
@@ -140,6 +136,24 @@ def take_floor(scratch: Path, state: State, tick: Callable[[float], None]) -> St
     return msgspec.structs.replace(state, floor=floor, hop=hop)
 
 
+def take_products(
+    extractor: Extractor, units: Sequence[Span], scratch: Path, state: State, tick: Callable[[float], None]
+) -> State:
+    """Which products of the units can run blocked."""
+    found = {}
+    for k, span in enumerate(units):
+        tick(k / len(units))
+        found[str(span[0])] = product_sizes(extractor, *span, scratch / "products")
+        shutil.rmtree(scratch / "products")
+    return msgspec.structs.replace(state, products={**state.products, **found})
+
+
+def take_product(shape: ProductShape, timer: Timer, state: State, tick: Callable[[float], None]) -> State:
+    """Have a product timed in each layout; the machine's table keeps it, beside a known load of its own."""
+    timer(shape)
+    return state
+
+
 def take_times(
     graph: Graph,
     units: list[Span],
@@ -147,19 +161,24 @@ def take_times(
     inputs: dict[str, np.ndarray],
     scratch: Path,
     budget_s: float,
+    timer: Timer,
     state: State,
     tick: Callable[[float], None],
 ) -> State:
     """Every unit alone and every cut's saving, for variants of one batch and thread count, in rounds."""
     least = 5 if variants[0].batch == 1 else 3
     with on_cores(max(v.threads for v in variants)):
-        results = time_units(graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick)
+        results = time_units(
+            graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick, timer=timer
+        )
     timed = [
         Timed(
             variant,
             tuple(np.median(times.alone, axis=0).tolist()),
             tuple(np.percentile(times.alone, 95, axis=0).tolist()),
             tuple(np.median(times.savings, axis=0).tolist()),
+            times.shared,
+            times.shared_cuts,
         )
         for variant, times in zip(variants, results, strict=True)
     ]
@@ -172,12 +191,13 @@ def take_memory(
     borders: Borders,
     scratch: Path,
     limiter: Limiter,
+    timer: Timer,
     state: State,
     tick: Callable[[float], None],
 ) -> State:
-    """A unit in processes of its own: memory with and without prepacking, and time under quotas."""
+    """A unit in processes of its own: memory in each layout, and time under quotas."""
     with on_cores(1):
-        found = probe_unit(extractor, *span, borders.values, scratch / f"unit-{span[0]}", limiter)
+        found = probe_unit(extractor, *span, borders.values, scratch / f"unit-{span[0]}", limiter, timer)
     key = str(span[0])
     return msgspec.structs.replace(
         state, memory={**state.memory, key: found.memory}, quotas={**state.quotas, key: found.quotas}
@@ -225,7 +245,7 @@ def take_shards(
     borders: Borders,
     scratch: Path,
     batch: int,
-    prepack: bool,
+    layout: Layout,
     key: str,
     state: State,
     tick: Callable[[float], None],
@@ -233,7 +253,7 @@ def take_shards(
     """Measure the first of several candidates that do the same work; the others have its figures."""
     assert state.hop
     hop = state.hop.cold
-    measured = measure_shards(divider, units, alike[0], borders.values, scratch, hop, batch, prepack=prepack)
+    measured = measure_shards(divider, units, alike[0], borders.values, scratch, hop, batch, layout)
     found = tuple(
         msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
     )

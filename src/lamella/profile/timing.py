@@ -12,9 +12,10 @@ runtime's own node profile (its fused nodes do not map back to units, and border
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
@@ -26,8 +27,11 @@ import onnxruntime as ort
 from lamella.channels.segments import create
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
+from lamella.graph.optimise import optimise
 from lamella.limits.owner import mark
 from lamella.profile.document import Variant
+from lamella.profile.layouts import blocked_graph, may_block
+from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import open_session
 
 Span = tuple[int, int]
@@ -69,17 +73,35 @@ def in_segment(array: np.ndarray) -> np.ndarray:
     return view
 
 
-def open_pieces(
-    graph: Graph, spans: Sequence[Span], variant: Variant, directory: Path, extractor: Extractor
-) -> list[Piece]:
-    """A session per span, optimised as a package would be."""
-    pieces = []
-    for first, last in spans:
-        path = extractor.write(first, last, directory)
-        session = open_session(path, "portable", threads=variant.threads, prepack=variant.prepack)
+def open_piece(extractor: Extractor, span: Span, variant: Variant, directory: Path, timer: Timer) -> Piece | None:
+    """A session over a span, optimised as a package would be; none for a blocked one in which no product is blocked."""
+    opened = _open_blocked if variant.layout == "blocked" else _open
+    session = opened(extractor, span, variant, directory, timer)
+    return Piece(session, *extractor.graph.border(*span)) if session else None
+
+
+def _open(extractor: Extractor, span: Span, variant: Variant, directory: Path, _: Timer) -> ort.InferenceSession:
+    path = extractor.write(*span, directory)
+    try:
+        return open_session(path, "portable", threads=variant.threads, prepack=variant.layout == "prepacked")
+    finally:
         path.unlink()
-        pieces.append(Piece(session, *graph.border(first, last)))
-    return pieces
+
+
+def _open_blocked(
+    extractor: Extractor, span: Span, variant: Variant, directory: Path, timer: Timer
+) -> ort.InferenceSession | None:
+    if not may_block(extractor.graph, *span):
+        return None
+    work = directory / "blocked"
+    try:
+        optimised = optimise(extractor.write(*span, work))
+        path = work / "made" / "blocked.onnx"
+        if not blocked_graph(extractor.graph, optimised, variant.batch, variant.threads, timer, path):
+            return None
+        return open_session(path, "packaged", threads=variant.threads, prepack=False)  # its weights stay mapped
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
 
 
 class UnitTimes(NamedTuple):
@@ -87,6 +109,10 @@ class UnitTimes(NamedTuple):
 
     alone: np.ndarray
     savings: np.ndarray
+    shared: tuple[bool, ...]
+    """Units whose times are those of the plain variant beside it,"""
+    shared_cuts: tuple[bool, ...]
+    """and cuts."""
 
 
 def time_units(
@@ -100,50 +126,71 @@ def time_units(
     min_rounds: int = 5,
     max_rounds: int = 25,
     tick: Callable[[float], None] = lambda _: None,
+    timer: Timer = product_times,
 ) -> list[UnitTimes]:
     """Times of units and savings at cuts, for each variant; the variants take turns, so they see the same noise.
+
+    A unit in which nothing is blocked is not run a second time for the blocked variant: it has the plain one's time.
 
     Args:
         graph: the model.
         units: consecutive spans of operators.
-        variants: of one batch.
+        variants: of one batch and number of threads, the plain one first.
         inputs: one request of that batch.
         directory: scratch space on the file system of the model's weights.
         budget_s: stop when this is spent and `min_rounds` are done.
         min_rounds: at least so many rounds after the discarded one.
         max_rounds: at most so many.
         tick: called with the share that is done.
+        timer: where times of products come from, which say what runs blocked.
     """
+    assert variants[0].layout == "plain"
     extractor = Extractor(graph)
     pairs = [(a[0], b[1]) for a, b in pairwise(units)]
-    singles = [open_pieces(graph, units, v, directory, extractor) for v in variants]
-    joined = [open_pieces(graph, pairs, v, directory, extractor) for v in variants]
+    singles = [[open_piece(extractor, span, v, directory, timer) for span in units] for v in variants]
+    joined = [
+        [
+            open_piece(extractor, span, v, directory, timer) if a or b else None
+            for span, (a, b) in zip(pairs, pairwise(pieces), strict=True)
+        ]
+        for v, pieces in zip(variants, singles, strict=True)
+    ]
     values = {name: in_segment(array) for name, array in inputs.items()}
     alone: list[list[list[float]]] = [[] for _ in variants]
     together: list[list[list[float]]] = [[] for _ in variants]
     begun = time.monotonic()
     for round_ in range(max_rounds + 1):
-        for k in range(len(variants)):
-            one = [piece.run(values) for piece in singles[k]]
-            two = [0.0] * len(joined[k])
-            for parity in (0, 1):
-                for i in range(parity, len(two), 2):
-                    two[i] = joined[k][i].run(values)
-            if round_:
-                alone[k].append(one)
-                together[k].append(two)
+        ones, twos = list[list[float]](), list[list[float]]()
+        for one, two in zip(singles, joined, strict=True):
+            ones.append(_turn(one, values, ones, range(len(one))))
+            twos.append(_turn(two, values, twos, [*range(0, len(two), 2), *range(1, len(two), 2)]))
         if round_ == 0:
             begun = time.monotonic()
             continue  # the first round makes arrays and touches weights
+        for k in range(len(variants)):
+            alone[k].append(ones[k])
+            together[k].append(twos[k])
         spent = time.monotonic() - begun
         tick(min(1.0, max(round_ / max_rounds, spent / budget_s)))
         if round_ >= min_rounds and spent > budget_s:
             break
     found = []
-    for one_, two_ in zip(alone, together, strict=True):
-        t, pair = np.array(one_), np.array(two_).reshape(len(one_), -1)
-        found.append(UnitTimes(t, t[:, :-1] + t[:, 1:] - pair))
+    for k in range(len(variants)):
+        t, pair = np.array(alone[k]), np.array(together[k]).reshape(len(alone[k]), -1)
+        shared, shared_cuts = (tuple(piece is None for piece in side[k]) for side in (singles, joined))
+        found.append(UnitTimes(t, t[:, :-1] + t[:, 1:] - pair, shared, shared_cuts))
     return found
+
+
+def _turn(
+    pieces: Sequence[Piece | None], values: dict[str, np.ndarray], before: list[list[float]], order: Iterable[int]
+) -> list[float]:
+    """The times of a variant's pieces, run in that order; of those it shares what the first variant took this round."""
+    taken = [0.0] * len(pieces)
+    for k in order:
+        piece = pieces[k]
+        taken[k] = piece.run(values) if piece else before[0][k]
+    return taken
 
 
 def border_values(graph: Graph, units: Sequence[Span], inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -157,18 +204,3 @@ def border_values(graph: Graph, units: Sequence[Span], inputs: Mapping[str, np.n
         file.flush()
         session = open_session(Path(file.name), "portable", threads=1, prepack=False)
         return {**inputs, **dict(zip(names, session.run(list(names), dict(inputs)), strict=True))}
-
-
-def known_load() -> float:
-    """A fixed piece of work for one core, ms: slower than before means the machine is busy.
-
-    Rejected: matrix products, whose library has threads of its own that wait for each other on a busy machine.
-    """
-    a = np.full(1 << 15, 0.5, np.float32)
-    best = float("inf")
-    for _ in range(3):
-        start = time.perf_counter()
-        for _ in range(80):
-            np.sqrt(a, out=a)
-        best = min(best, (time.perf_counter() - start) * 1000)
-    return best

@@ -51,9 +51,10 @@ class FittedFile(msgspec.Struct, frozen=True):
 
 
 class Layouts(msgspec.Struct, frozen=True, kw_only=True):
-    """What `lamella package --favour` made of a function's products with constant weights."""
+    """What became of a function's products with constant weights."""
 
     favour: str
+    """Of `lamella package --favour`; empty where the plan says blocked."""
     block: int
     """Channels per block of the CPU it was made for; 0 where it has no blocked layout."""
     plain: int
@@ -91,7 +92,7 @@ class Function(Document, frozen=True, kw_only=True):
     fitted: tuple[FittedFile, ...] = ()
     """Parameters of codecs that were fitted to a tensor it takes or gives."""
     layouts: Layouts | None = None
-    """Where the package was made to favour something."""
+    """Where the function is planned blocked, or the package was made to favour something."""
     read_bytes: int = 0
     """How much of `weights`, from its beginning, `graph` reads: the rest is the portable graph's. 0 is all."""
 

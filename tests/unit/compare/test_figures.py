@@ -102,7 +102,7 @@ def test_used_memory_time_of_a_batch_is_of_its_own_tensors_and_times() -> None:
     profile = msgspec.structs.replace(
         profile,
         units=tuple(
-            msgspec.structs.replace(u, times=(Timing(Variant(4, False, 1), ms, ms), *u.times))
+            msgspec.structs.replace(u, times=(Timing(Variant(4, "plain", 1), ms, ms), *u.times))
             for u, ms in zip(profile.units, (30.0, 90.0), strict=True)
         ),
     )

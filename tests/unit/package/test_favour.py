@@ -23,10 +23,10 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.package import Favour, build, verify
-from lamella.package.favour import FAVOURS, choose
 from lamella.plan.document import Plan
+from lamella.profile.layouts import FAVOURS, choose
 from lamella.profile.products import ProductShape, ProductTimes, Timer, measure_product, product_times
-from lamella.runtime.function import Function, Layout, Layouts
+from lamella.runtime.function import LAYOUTS, Function, Layout, Layouts
 from tests.unit.graph.compose import answer, worst_share
 from tests.unit.graph.onnx_models import model, node
 from tests.unit.package.plans import plan_of
@@ -48,7 +48,7 @@ def bert(cache_dir: Path) -> Graph:
 
 
 def prepacking(plan: Plan) -> Plan:
-    functions = (msgspec.structs.replace(f, prepack=True) for f in plan.functions)
+    functions = (msgspec.structs.replace(f, layout="prepacked") for f in plan.functions)
     return msgspec.structs.replace(plan, functions=tuple(functions))
 
 
@@ -79,16 +79,16 @@ def convolutions(directory: Path, name: str = "stage-1") -> int:
 times = st.builds(ProductTimes, st.just(SOME), st.floats(0.5, 2), st.floats(0.5, 2), st.floats(0.5, 2))
 
 
-@given(favour=st.sampled_from(FAVOURS), seen=st.lists(times, min_size=1, max_size=3), prepack=st.booleans())
+@given(favour=st.sampled_from(FAVOURS), seen=st.lists(times, min_size=1, max_size=3), planned=st.sampled_from(LAYOUTS))
 def test_only_steady_prepacks_and_only_where_the_plan_does_and_nothing_is_slow(
-    favour: Favour, seen: list[ProductTimes], prepack: bool
+    favour: Favour, seen: list[ProductTimes], planned: Layout
 ) -> None:
-    layout = choose(favour, seen, prepack=prepack)
+    layout = choose(favour, seen, planned=planned)
     if layout == "prepacked":
         assert favour == "steady"
-        assert prepack
+        assert planned == "prepacked"
     if layout == "blocked":
-        other: Layout = "prepacked" if favour == "steady" and prepack else "plain"
+        other: Layout = "prepacked" if favour == "steady" and planned == "prepacked" else "plain"
         assert all(t.blocked_ms <= 1.05 * t.of(other) for t in seen)
     else:
         assert any(t.blocked_ms > t.of(layout) for t in seen)

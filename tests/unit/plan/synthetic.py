@@ -27,6 +27,7 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
+from lamella.runtime.function import LAYOUTS
 from lamella.units import MB
 
 FLOOR_MB = 50.0
@@ -47,8 +48,10 @@ class Made:
     private_mb: float = 2.0
     load_extra_mb: float = 6.0
     packed_mb: float = 0.0
-    """Prepacked copies: private memory beyond, where prepacking is on."""
+    """Private memory beyond, where prepacked."""
     packed_speedup: float = 1.0
+    blocked_speedup: float = 0.0
+    """0 where nothing of it runs blocked."""
     saving_ms: float = 0.0
     ratio: float = 1.0
     """Of shuffle-zstd behind it; 1 where it was not measured."""
@@ -85,7 +88,7 @@ def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
 def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
     """What measuring the chain on `MACHINE` would have found."""
     price = hop or HopCost(0.1, 0.5, 0.2, 0.05)
-    variants = [Variant(1, prepack, threads) for threads in range(1, CORES + 1) for prepack in (False, True)]
+    variants = [Variant(1, layout, threads) for threads in range(1, CORES + 1) for layout in LAYOUTS]
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
@@ -101,16 +104,17 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 flops=1000,
                 weight_bytes=graph.weight_bytes(i, i + 1),
                 live_bytes=graph.live_bytes(i, i + 1),
-                times=tuple(Timing(v, _time_ms(unit, v), _time_ms(unit, v)) for v in variants),
+                times=tuple(Timing(v, _time_ms(unit, v), _time_ms(unit, v), _shares(unit, v)) for v in variants),
                 memory=tuple(
                     UnitMemory(
-                        prepack=prepack,
+                        layout=layout,
                         weights_mb=unit.weights_mb,
-                        private_mb=unit.private_mb + unit.packed_mb * prepack,
+                        private_mb=unit.private_mb + unit.packed_mb * (layout == "prepacked"),
                         live_mb=unit.live_mb,
                         load_extra_mb=unit.load_extra_mb,
                     )
-                    for prepack in (False, True)
+                    for layout in LAYOUTS
+                    if layout != "blocked" or unit.blocked_speedup
                 ),
             )
             for i, unit in enumerate(units)
@@ -121,7 +125,9 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 tensors=(f"t{i}",),
                 side=(),
                 bytes=graph.tensors[f"t{i}"].bytes_at(),
-                savings=tuple(Saving(v, unit.saving_ms) for v in variants),
+                savings=tuple(
+                    Saving(v, unit.saving_ms, _shares(unit, v) and _shares(units[i + 1], v)) for v in variants
+                ),
                 codecs=(
                     CodecResult("none", 1, 1.0, 0.1, 0.1, 0.0),
                     CodecResult("bf16", 1, 2.0, 0.3, 0.3, 0.002),
@@ -133,8 +139,13 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
     )
 
 
+def _shares(unit: Made, variant: Variant) -> bool:
+    return variant.layout == "blocked" and not unit.blocked_speedup
+
+
 def _time_ms(unit: Made, variant: Variant) -> float:
-    return unit.time_ms / SPEEDUP[variant.threads] / (unit.packed_speedup if variant.prepack else 1.0)
+    faster = {"plain": 1.0, "prepacked": unit.packed_speedup, "blocked": unit.blocked_speedup or 1.0}
+    return unit.time_ms / SPEEDUP[variant.threads] / faster[variant.layout]
 
 
 def model_of(
@@ -147,7 +158,7 @@ def model_of(
 
 def choice(first: int, last: int, run_ms: float, cost_usd: float) -> Choice:
     """A way to run a slice of which only time and cost matter."""
-    return Choice(first, last, 128, 1.0, 1, False, 100.0, 100.0, run_ms, cost_usd)
+    return Choice(first, last, 128, 1.0, 1, "plain", 100.0, 100.0, run_ms, cost_usd)
 
 
 UNITS = st.builds(
@@ -160,6 +171,7 @@ UNITS = st.builds(
     load_extra_mb=st.sampled_from([0.0, 7.0, 100.0]),
     packed_mb=st.sampled_from([0.0, 20.0, 90.0]),
     packed_speedup=st.sampled_from([1.0, 1.2]),
+    blocked_speedup=st.sampled_from([0.0, 0.9, 1.3]),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
 )
 CODED = st.builds(

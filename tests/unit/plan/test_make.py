@@ -101,7 +101,7 @@ def test_a_profile_is_no_plan(tmp_path: Path) -> None:
 
 def test_losers_are_named_with_their_figures() -> None:
     losers = make().losers
-    assert any(x.candidate.startswith("single, ") and "prepacking off" in x.candidate for x in losers)
+    assert any(x.candidate.startswith("single, ") and ", plain" in x.candidate for x in losers)
     assert any(x.candidate == "best with 2 stages" and x.stages == 2 for x in losers)
     assert all(x.why for x in losers)
 

@@ -12,6 +12,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.predict import SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
+from lamella.runtime.function import LAYOUTS, Layout
 from lamella.units import MB
 from tests.unit.plan.synthetic import (
     CHAINS,
@@ -26,6 +27,7 @@ from tests.unit.plan.synthetic import (
     profile_of,
 )
 
+LAYOUT = st.sampled_from(LAYOUTS)
 THREE = (
     Made(time_ms=4.0, saving_ms=0.5, packed_mb=10.0, packed_speedup=2.0),
     Made(time_ms=6.0, saving_ms=0.25, packed_mb=10.0, packed_speedup=2.0),
@@ -39,25 +41,27 @@ def spans(model: SliceModel) -> list[tuple[int, int]]:
 
 def test_a_slice_takes_its_units_less_the_savings_at_inner_cuts() -> None:
     model = model_of(THREE)
-    assert model.compute_ms(0, 3, prepack=False, threads=1) == pytest.approx(4 + 6 + 8 - 0.5 - 0.25)
-    assert model.compute_ms(0, 2, prepack=False, threads=1) == pytest.approx(4 + 6 - 0.5)
-    assert model.compute_ms(1, 2, prepack=False, threads=1) == pytest.approx(6)
-    assert model.compute_ms(1, 3, prepack=True, threads=1) == pytest.approx(3 + 4 - 0.25)
-    assert model.compute_ms(1, 3, prepack=True, threads=2) == pytest.approx((3 + 4) / SPEEDUP[2] - 0.25)
+    assert model.compute_ms(0, 3, layout="plain", threads=1) == pytest.approx(4 + 6 + 8 - 0.5 - 0.25)
+    assert model.compute_ms(0, 2, layout="plain", threads=1) == pytest.approx(4 + 6 - 0.5)
+    assert model.compute_ms(1, 2, layout="plain", threads=1) == pytest.approx(6)
+    assert model.compute_ms(1, 3, layout="prepacked", threads=1) == pytest.approx(3 + 4 - 0.25)
+    assert model.compute_ms(1, 3, layout="prepacked", threads=2) == pytest.approx((3 + 4) / SPEEDUP[2] - 0.25)
 
 
-@given(CHAINS, st.booleans(), st.sampled_from([1, 2]))
-def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], prepack: bool, threads: int) -> None:
+@given(CHAINS, LAYOUT, st.sampled_from([1, 2]))
+def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], layout: Layout, threads: int) -> None:
     model = model_of(units)
     times = []
     for unit in units:
         off, on = unit.time_ms / SPEEDUP[threads], unit.time_ms / SPEEDUP[threads] / unit.packed_speedup
-        inert = unit.packed_mb == 0  # the same thing measured twice: its mean
-        times.append((off + on) / 2 if inert else (on if prepack else off))
+        if unit.packed_mb == 0:  # the same thing measured twice: its mean
+            off = on = (off + on) / 2
+        blocked = unit.time_ms / SPEEDUP[threads] / unit.blocked_speedup if unit.blocked_speedup else off
+        times.append({"plain": off, "prepacked": on, "blocked": blocked}[layout])
     for first, last in spans(model):
         saved = sum(max(0.0, u.saving_ms) for u in units[first : last - 1])
         want = max(0.001, sum(times[first:last]) - saved)
-        assert model.compute_ms(first, last, prepack=prepack, threads=threads) == pytest.approx(want)
+        assert model.compute_ms(first, last, layout=layout, threads=threads) == pytest.approx(want)
 
 
 def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
@@ -65,7 +69,7 @@ def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
     profile = profile_of(graph, THREE)
     assert all(v.batch == 1 for v in profile.variants)
     model = model_of(THREE)
-    half = model.compute_ms(0, 1, prepack=False, threads=2) / model.compute_ms(0, 1, prepack=False, threads=1)
+    half = model.compute_ms(0, 1, layout="plain", threads=2) / model.compute_ms(0, 1, layout="plain", threads=1)
     assert half == pytest.approx(1 / SPEEDUP[2])
 
 
@@ -73,19 +77,19 @@ def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
     hop = HopCost(0.1, 0.5, 0.2, 0.05)
     busy = 4.0 + 0.05
     model = model_of(THREE, hop=hop)
-    assert model.run_ms(0, 1, prepack=False, vcpu=1.0) == pytest.approx(busy)
-    assert model.run_ms(0, 1, prepack=False, vcpu=0.5) == throttled_ms(busy, 0.5, 100.0)
-    assert model.run_ms(0, 1, prepack=False, vcpu=2.0) == pytest.approx(4.0 / SPEEDUP[2] + 0.05)
+    assert model.run_ms(0, 1, layout="plain", vcpu=1.0) == pytest.approx(busy)
+    assert model.run_ms(0, 1, layout="plain", vcpu=0.5) == throttled_ms(busy, 0.5, 100.0)
+    assert model.run_ms(0, 1, layout="plain", vcpu=2.0) == pytest.approx(4.0 / SPEEDUP[2] + 0.05)
     # Two threads in one and a half vCPU: no faster than the share allows, no slower than one thread.
-    assert 4.0 / SPEEDUP[2] <= model.run_ms(0, 1, prepack=False, vcpu=1.5) <= busy
+    assert 4.0 / SPEEDUP[2] <= model.run_ms(0, 1, layout="plain", vcpu=1.5) <= busy
 
 
 @given(CHAINS, PLATFORMS)
 def test_more_cpu_never_makes_a_run_slower(units: tuple[Made, ...], where: str) -> None:
     model = model_of(units, where)
     shares = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
-    for prepack in (False, True):
-        runs = [model.run_ms(0, model.units, prepack=prepack, vcpu=v) for v in shares]
+    for layout in LAYOUTS:
+        runs = [model.run_ms(0, model.units, layout=layout, vcpu=v) for v in shares]
         # Under a quota whole microseconds are counted.
         assert all(later <= earlier + 1e-3 for earlier, later in pairwise(runs))
 
@@ -98,21 +102,21 @@ def test_memory_of_a_slice_by_hand() -> None:
     )
     model = model_of(units)
     # Unit 1 alone: floor, weights, private, its live peak; but its load peak is higher.
-    peak, law = model.memory_mb(1, 2, prepack=False)
+    peak, law = model.memory_mb(1, 2, layout="plain")
     assert peak == pytest.approx(max(FLOOR_MB + 20 + 5 + 9, FLOOR_MB + 5 + 90))
     assert law == pytest.approx(FLOOR_MB + 20 + 1 + 3)
     # All: sessions share what the smallest of them holds; unit 1 runs beside the request and the answer's buffers.
-    peak, _ = model.memory_mb(0, 3, prepack=False)
+    peak, _ = model.memory_mb(0, 3, layout="plain")
     private = 2 + 0 + 3 + 0
     x = 1024 * 4 / MB
     assert peak == pytest.approx(max(FLOOR_MB + 60 + private + 9 + x + 2, FLOOR_MB + private + 90))
 
 
-@given(CHAINS, st.booleans())
-def test_law_4_counts_every_weight_in_full_and_all_live_activations(units: tuple[Made, ...], prepack: bool) -> None:
+@given(CHAINS, LAYOUT)
+def test_law_4_counts_every_weight_in_full_and_all_live_activations(units: tuple[Made, ...], layout: Layout) -> None:
     model = model_of(units)
     for first, last in spans(model):
-        peak, law = model.memory_mb(first, last, prepack=prepack)
+        peak, law = model.memory_mb(first, last, layout=layout)
         weights = sum(u.weights_mb for u in units[first:last])
         live = model.graph.live_bytes(first, last) / MB
         assert law >= FLOOR_MB + weights + live - 1e-3
