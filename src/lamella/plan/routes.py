@@ -14,6 +14,7 @@ Pareto pruning, every label held against the same bounds. The reference in the t
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
 from typing import NamedTuple
@@ -71,6 +72,14 @@ class Proof(NamedTuple):
     labels: int
 
 
+class Bounds(NamedTuple):
+    """Of what the cheapest route within a latency costs: some route costs `upper_usd`, and no one below `lower_usd`."""
+
+    lower_usd: float
+    upper_usd: float
+    multiplier: float
+
+
 class Found(NamedTuple):
     """The routes that are best, by latency, and the proof."""
 
@@ -87,8 +96,8 @@ class Routes:
         tail: np.ndarray,
         head: np.ndarray,
         sums: Sums,
-        law: Law = Law(),
-        begin_ms: float = 0.0,  # noqa: B008
+        law: Law | None = None,
+        begin_ms: float = 0.0,
     ) -> None:
         """Put arcs in order.
 
@@ -97,7 +106,7 @@ class Routes:
             tail: of each arc, the state it leaves.
             head: the state it reaches, always a later one.
             sums: what each arc adds.
-            law: of latency.
+            law: of latency; that of means by default.
             begin_ms: what every route takes beside its arcs.
 
         Raises:
@@ -108,7 +117,7 @@ class Routes:
         for name, values in sums._asdict().items():
             if not np.all(np.isfinite(values)) or np.any(values < 0):
                 raise ValueError(f"an arc's {name} is not a finite number from 0")
-        self.states, self.law, self.begin_ms = states, law, begin_ms
+        self.states, self.law, self.begin_ms = states, law or Law(), begin_ms
         self._order = np.argsort(head, kind="stable")
         self._tail, self._head = tail[self._order], head[self._order]
         self._sums = Sums(*(np.asarray(s, float)[self._order] for s in sums))
@@ -118,7 +127,7 @@ class Routes:
 
     def cheapest(self, most_ms: float = math.inf) -> Found:
         """The cheapest route within a latency, of equally cheap ones the quickest; none where none keeps it."""
-        bounds = self._bounds(most_ms)
+        bounds = self.bounds(most_ms)
         if bounds is None:
             return Found((), Proof(math.inf, 0.0, len(self._tail), 0, 0))
         found = self._search(most_ms, bounds.upper_usd, bounds.multiplier, bounds.lower_usd)
@@ -136,12 +145,7 @@ class Routes:
 
     # ---------------------------------------------------------------------------------------------------- bounds
 
-    class _Bounds(NamedTuple):
-        lower_usd: float
-        upper_usd: float
-        multiplier: float
-
-    def _bounds(self, most_ms: float) -> _Bounds | None:
+    def bounds(self, most_ms: float) -> Bounds | None:
         """What the cheapest route within a latency costs at least and at most; None where there is none.
 
         Latency by the law is at least the mean, with the least deviation any route has.
@@ -151,7 +155,7 @@ class Routes:
         if cheap is None:
             return None
         if self._keeps(cheap.latency_ms, most_ms):
-            return self._Bounds(cheap.usd, cheap.usd, 0.0)
+            return Bounds(cheap.usd, cheap.usd, 0.0)
         fast = self._fastest(most_ms)
         if fast is None:
             return None
@@ -176,7 +180,7 @@ class Routes:
                 right = (route.usd, mean)
             else:
                 left = (route.usd, mean)
-        return self._Bounds(min(lower, upper), upper, best)
+        return Bounds(min(lower, upper), upper, best)
 
     def _fastest(self, most_ms: float) -> Route | None:
         """A route that keeps the bound, if there is one; by the mean, or where that does not do, by labels."""
@@ -238,22 +242,34 @@ class Routes:
         latency = float(self.law.latency_ms(np.float64(mean), np.float64(variance)))
         return Route(tuple(self._order[at].tolist()), usd, mean, variance, latency)
 
+    def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
+        """Which arcs some route may take that keeps both bounds, by means: the others can be left out. [arcs], bool."""
+        ok = np.empty(len(self._tail), bool)
+        ok[self._order] = self._within((most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms), multiplier)
+        return ok
+
+    def _within(self, caps: tuple[float, float], multiplier: float) -> np.ndarray:
+        """By the shortest way that an arc is on: in cost, in latency, and with latency weighed into cost."""
+        usd, ms = self._sums.usd, self._sums.ms
+        tests = [(usd, caps[0]), (ms, caps[1])]
+        if multiplier:
+            tests.append((usd + multiplier * ms, (caps[0] + multiplier * caps[1]) * (1 + CLOSE)))
+        ok = np.ones(len(self._tail), bool)
+        for weight, most in tests:
+            if math.isfinite(most):
+                ok &= self._forward(weight)[0][self._tail] + weight + self._backward(weight)[self._head] <= most
+        return ok
+
     # ---------------------------------------------------------------------------------------------------- labels
 
     def _search(self, most_ms: float, most_usd: float, multiplier: float, bound_usd: float) -> Found:
         """The front of routes within both bounds."""
         usd, ms, variance = self._sums
         caps = (most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms)
-        mixed = usd + multiplier * ms
         rests = Sums(self._backward(usd), self._backward(ms), self._backward(variance))
-        rest_mixed = self._backward(mixed) if multiplier else rests.usd
-        ahead = (self._forward(usd)[0], self._forward(ms)[0], self._forward(mixed)[0] if multiplier else None)
-        ok = ahead[0][self._tail] + usd + rests.usd[self._head] <= caps[0]
-        ok &= ahead[1][self._tail] + ms + rests.ms[self._head] <= caps[1]
-        mixed_cap = caps[0] + multiplier * caps[1] if multiplier else math.inf
-        if ahead[2] is not None:
-            ok &= ahead[2][self._tail] + mixed + rest_mixed[self._head] <= mixed_cap * (1 + CLOSE)
-        kept = np.flatnonzero(ok)
+        rest_mixed = self._backward(usd + multiplier * ms) if multiplier else rests.usd
+        mixed_cap = (caps[0] + multiplier * caps[1]) * (1 + CLOSE) if multiplier else math.inf
+        kept = np.flatnonzero(self._within(caps, multiplier))
         fronts: list[_Front | None] = [None] * self.states
         fronts[0] = _Front(Sums(np.zeros(1), np.zeros(1), np.zeros(1)), np.full(1, -1), np.full(1, -1))
         ends = np.searchsorted(self._head[kept], np.arange(self.states + 1))
@@ -268,7 +284,7 @@ class Routes:
                 within = (here.sums.usd + rests.usd[state] <= caps[0]) & (latency <= caps[1])
                 if multiplier:
                     total = here.sums.usd + multiplier * here.sums.ms + rest_mixed[state]
-                    within &= total <= mixed_cap * (1 + CLOSE)
+                    within &= total <= mixed_cap
                 chosen = _best(here.at(np.flatnonzero(within)), bool(self.law.deviations))
                 count += len(chosen.arc)
                 fronts[state] = chosen if len(chosen.arc) else None
@@ -334,8 +350,6 @@ def _skyline(usd: list[float], variance: list[float], order: list[int]) -> list[
 
     The earlier ones' two coordinates make a staircase, kept by the first with the second falling.
     """
-    from bisect import bisect_left, bisect_right
-
     steps: list[float] = []
     heights: list[float] = []
     kept = []

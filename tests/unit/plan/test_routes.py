@@ -44,7 +44,7 @@ def every(routes: Routes) -> list[Route]:
     return found
 
 
-@settings(max_examples=1500)
+@settings(max_examples=400)
 @given(graphs(), st.one_of(st.just(math.inf), st.floats(0, 30)))
 def test_the_cheapest_route_is_that_of_looking_at_all(routes: Routes, most_ms: float) -> None:
     allowed = [r for r in every(routes) if r.latency_ms <= most_ms]
@@ -61,16 +61,16 @@ def test_the_cheapest_route_is_that_of_looking_at_all(routes: Routes, most_ms: f
     assert route.usd == pytest.approx(same.usd)
 
 
-@settings(max_examples=500)
-@given(graphs(), st.floats(0, 30), st.booleans())
-def test_the_slo_exactly_at_a_route_s_latency_is_kept(routes: Routes, _: float, last: bool) -> None:
+@settings(max_examples=200)
+@given(graphs(), st.booleans())
+def test_the_slo_exactly_at_a_route_s_latency_is_kept(routes: Routes, last: bool) -> None:
     for route in sorted(every(routes), key=lambda r: r.latency_ms)[-1 if last else 0 :][:1]:
         found = routes.cheapest(route.latency_ms)
         assert found.routes
         assert found.routes[0].usd <= route.usd * (1 + 1e-8)
 
 
-@settings(max_examples=1000)
+@settings(max_examples=300)
 @given(graphs(), st.one_of(st.just(math.inf), st.floats(0, 30)), st.one_of(st.just(math.inf), st.floats(0, 30)))
 def test_the_front_is_that_of_looking_at_all(routes: Routes, most_ms: float, most_usd: float) -> None:
     allowed = [r for r in every(routes) if r.latency_ms <= most_ms and r.usd <= most_usd]
