@@ -98,6 +98,8 @@ class Routes:
         sums: Sums,
         law: Law | None = None,
         begin_ms: float = 0.0,
+        stages: np.ndarray | None = None,
+        most_stages: int | None = None,
     ) -> None:
         """Put arcs in order.
 
@@ -108,6 +110,8 @@ class Routes:
             sums: what each arc adds.
             law: of latency; that of means by default.
             begin_ms: what every route takes beside its arcs.
+            stages: how many each arc adds.
+            most_stages: a route may have; any number by default.
 
         Raises:
             ValueError: an arc leads back, or something is not a finite number from 0.
@@ -118,10 +122,16 @@ class Routes:
             if not np.all(np.isfinite(values)) or np.any(values < 0):
                 raise ValueError(f"an arc's {name} is not a finite number from 0")
         self.states, self.law, self.begin_ms = states, law or Law(), begin_ms
-        self._order = np.argsort(head, kind="stable")
-        self._tail, self._head = tail[self._order], head[self._order]
+        limited = stages is not None and most_stages is not None
+        counts = stages if limited else np.zeros(len(tail), int)
+        self._most = most_stages if limited and most_stages is not None else 0
+        assert counts is not None
+        self._order = np.lexsort((counts, head))
+        self._tail, self._head, self._stages = tail[self._order], head[self._order], counts[self._order]
         self._sums = Sums(*(np.asarray(s, float)[self._order] for s in sums))
-        self._by_tail = np.argsort(self._tail, kind="stable")
+        self._into = _groups(self._head, self._stages)
+        self._by_tail = np.lexsort((self._stages, self._tail))
+        self._from = _groups(self._tail[self._by_tail], self._stages[self._by_tail])
 
     # ------------------------------------------------------------------------------------------------- questions
 
@@ -141,7 +151,7 @@ class Routes:
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> Found:
         """Every route that no other beats in both cost and latency, within bounds; by latency."""
-        return self._search(most_ms, most_usd, 0.0, self._forward(self._sums.usd)[0][-1])
+        return self._search(most_ms, most_usd, 0.0, float(self._forward(self._sums.usd)[0][-1, -1]))
 
     # ---------------------------------------------------------------------------------------------------- bounds
 
@@ -182,9 +192,13 @@ class Routes:
                 left = (route.usd, mean)
         return Bounds(min(lower, upper), upper, best)
 
+    def fastest(self) -> Route | None:
+        """The route of least mean latency, whatever it costs."""
+        return self._route(self._forward(self._sums.ms))
+
     def _fastest(self, most_ms: float) -> Route | None:
         """A route that keeps the bound, if there is one; by the mean, or where that does not do, by labels."""
-        route = self._route(self._forward(self._sums.ms))
+        route = self.fastest()
         if route is None or self._keeps(route.latency_ms, most_ms):
             return route
         if not self.law.deviations:
@@ -194,52 +208,54 @@ class Routes:
 
     @cached_property
     def _least_variance(self) -> float:
-        return float(self._forward(self._sums.variance)[0][-1]) if self.law.deviations else 0.0
+        return float(self._forward(self._sums.variance)[0][-1, -1]) if self.law.deviations else 0.0
 
     def _keeps(self, latency_ms: float, most_ms: float) -> bool:
         return latency_ms <= most_ms * (1 + CLOSE)
 
     def _forward(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The least weight from the begin to each state, and by which arc it is reached."""
-        least, by = np.full(self.states, math.inf), np.full(self.states, -1)
+        """The least weight from the begin to each state with at most 0, 1, ... stages, and the last arc to it."""
+        width = self._most + 1
+        least, by = np.full((self.states, width), math.inf), np.full((self.states, width), -1)
         least[0] = 0.0
-        ends = np.searchsorted(self._head, np.arange(self.states + 1))
-        for state in range(1, self.states):
-            low, high = ends[state], ends[state + 1]
-            if low < high:
-                values = least[self._tail[low:high]] + weight[low:high]
-                at = int(np.argmin(values))
-                least[state], by[state] = values[at], low + at
+        for state, count, low, high in self._into:
+            if count < width:
+                values = least[self._tail[low:high], : width - count] + weight[low:high, None]
+                at = np.argmin(values, axis=0)
+                found = values[at, np.arange(width - count)]
+                better = found < least[state, count:]
+                least[state, count:][better] = found[better]
+                by[state, count:][better] = low + at[better]
         return least, by
 
     def _backward(self, weight: np.ndarray) -> np.ndarray:
-        """The least weight from each state to the end."""
-        least = np.full(self.states, math.inf)
+        """The least weight from each state to the end with at most 0, 1, ... stages."""
+        width = self._most + 1
+        least = np.full((self.states, width), math.inf)
         least[-1] = 0.0
-        tails, heads, weights = self._tail[self._by_tail], self._head[self._by_tail], weight[self._by_tail]
-        ends = np.searchsorted(tails, np.arange(self.states + 1))
-        for state in range(self.states - 2, -1, -1):
-            low, high = ends[state], ends[state + 1]
-            if low < high:
-                least[state] = np.min(least[heads[low:high]] + weights[low:high])
+        heads, weights = self._head[self._by_tail], weight[self._by_tail]
+        for state, count, low, high in reversed(self._from):
+            if count < width:
+                values = least[heads[low:high], : width - count] + weights[low:high, None]
+                least[state, count:] = np.minimum(least[state, count:], values.min(axis=0))
         return least
 
     def _route(self, found: tuple[np.ndarray, np.ndarray]) -> Route | None:
         """The route to the end."""
         least, by = found
-        if not math.isfinite(least[-1]):
+        if not math.isfinite(least[-1, -1]):
             return None
-        arcs, state = [], self.states - 1
+        arcs, state, stages = [], self.states - 1, self._most
         while state:
-            arcs.append(int(by[state]))
-            state = int(self._tail[arcs[-1]])
+            arcs.append(int(by[state, stages]))
+            state, stages = int(self._tail[arcs[-1]]), stages - int(self._stages[arcs[-1]])
         return self._made(arcs[::-1])
 
     def _made(self, arcs: Sequence[int]) -> Route:
         at = list(arcs)
         usd, ms, variance = (float(math.fsum(s[at])) for s in self._sums)
         mean = self.begin_ms + ms
-        latency = float(self.law.latency_ms(np.float64(mean), np.float64(variance)))
+        latency = float(self.law.latency_ms(np.array(mean), np.array(variance)))
         return Route(tuple(self._order[at].tolist()), usd, mean, variance, latency)
 
     def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
@@ -257,8 +273,22 @@ class Routes:
         ok = np.ones(len(self._tail), bool)
         for weight, most in tests:
             if math.isfinite(most):
-                ok &= self._forward(weight)[0][self._tail] + weight + self._backward(weight)[self._head] <= most
+                ok &= self._shortest_over(weight) <= most
         return ok
+
+    def _shortest_over(self, weight: np.ndarray) -> np.ndarray:
+        """Of each arc the least weight of a route that takes it."""
+        before, after = self._forward(weight)[0], self._backward(weight)
+        if not self._most:
+            over: np.ndarray = before[self._tail, 0] + weight + after[self._head, 0]
+            return over
+        found = np.full(len(weight), math.inf)
+        for state, count, low, high in self._into:
+            left = self._most - count
+            if left >= 0:
+                rest = after[state, left::-1] if left < self._most else after[state, ::-1]
+                found[low:high] = weight[low:high] + (before[self._tail[low:high], : left + 1] + rest).min(axis=1)
+        return found
 
     # ---------------------------------------------------------------------------------------------------- labels
 
@@ -271,25 +301,28 @@ class Routes:
         mixed_cap = (caps[0] + multiplier * caps[1]) * (1 + CLOSE) if multiplier else math.inf
         kept = np.flatnonzero(self._within(caps, multiplier))
         fronts: list[_Front | None] = [None] * self.states
-        fronts[0] = _Front(Sums(np.zeros(1), np.zeros(1), np.zeros(1)), np.full(1, -1), np.full(1, -1))
+        zero = np.zeros(1)
+        fronts[0] = _Front(Sums(zero, zero, zero), np.full(1, -1), np.full(1, -1), np.zeros(1, int))
         ends = np.searchsorted(self._head[kept], np.arange(self.states + 1))
-        count = 0
+        labels = 0
         for state in range(1, self.states):
             arcs = [a for a in kept[ends[state] : ends[state + 1]].tolist() if fronts[self._tail[a]] is not None]
             if arcs:
                 here = self._extended(arcs, fronts)
+                here = here.at(np.flatnonzero(here.stages <= self._most))
+                left = self._most - here.stages
                 latency = self.law.latency_ms(
-                    here.sums.ms + rests.ms[state], here.sums.variance + rests.variance[state]
+                    here.sums.ms + rests.ms[state, left], here.sums.variance + rests.variance[state, left]
                 )
-                within = (here.sums.usd + rests.usd[state] <= caps[0]) & (latency <= caps[1])
+                within = (here.sums.usd + rests.usd[state, left] <= caps[0]) & (latency <= caps[1])
                 if multiplier:
-                    total = here.sums.usd + multiplier * here.sums.ms + rest_mixed[state]
+                    total = here.sums.usd + multiplier * here.sums.ms + rest_mixed[state, left]
                     within &= total <= mixed_cap
-                chosen = _best(here.at(np.flatnonzero(within)), bool(self.law.deviations))
-                count += len(chosen.arc)
+                chosen = _best(here.at(np.flatnonzero(within)), bool(self.law.deviations), state < self.states - 1)
+                labels += len(chosen.arc)
                 fronts[state] = chosen if len(chosen.arc) else None
         routes = self._read(fronts)
-        return Found(routes, Proof(float(bound_usd), multiplier, len(self._tail), len(kept), count))
+        return Found(routes, Proof(float(bound_usd), multiplier, len(self._tail), len(kept), labels))
 
     def _extended(self, arcs: Sequence[int], fronts: Sequence[_Front | None]) -> _Front:
         """Every label of the states that arcs leave, one arc further."""
@@ -297,7 +330,8 @@ class Routes:
         counts = [len(front.arc) for front in before]
         by = np.repeat(arcs, counts)
         sums = Sums(*(np.concatenate([f.sums[k] for f in before]) + self._sums[k][by] for k in range(3)))
-        return _Front(sums, by, np.concatenate([np.arange(n) for n in counts]))
+        stages = np.concatenate([f.stages for f in before]) + self._stages[by]
+        return _Front(sums, by, np.concatenate([np.arange(n) for n in counts]), stages)
 
     def _read(self, fronts: Sequence[_Front | None]) -> tuple[Route, ...]:
         """The last state's labels as routes, those that are beaten by the law left out."""
@@ -322,27 +356,53 @@ class Routes:
         return tuple(routes)
 
 
+def _groups(state: np.ndarray, stages: np.ndarray) -> list[tuple[int, int, int, int]]:
+    """Runs of equal state and stages: those, the first index, and one past the last."""
+    if not len(state):
+        return []
+    begins = np.flatnonzero(np.r_[True, (state[1:] != state[:-1]) | (stages[1:] != stages[:-1])])
+    ends = np.r_[begins[1:], len(state)]
+    return list(zip(state[begins].tolist(), stages[begins].tolist(), begins.tolist(), ends.tolist(), strict=True))
+
+
 class _Front(NamedTuple):
-    """Labels of a state: their sums, by which arc they came, from which label of the state before."""
+    """Labels of a state: their sums, by which arc they came, from which label of the state before; their stages."""
 
     sums: Sums
     arc: np.ndarray
     label: np.ndarray
+    stages: np.ndarray
 
     def at(self, chosen: np.ndarray) -> _Front:
-        return _Front(Sums(*(s[chosen] for s in self.sums)), self.arc[chosen], self.label[chosen])
+        return _Front(Sums(*(s[chosen] for s in self.sums)), self.arc[chosen], self.label[chosen], self.stages[chosen])
 
 
-def _best(front: _Front, varied: bool) -> _Front:
-    """The labels that no other is at least as good as; in two or, where variance counts, three respects."""
+def _best(front: _Front, varied: bool, counted: bool) -> _Front:
+    """The labels that no other is at least as good as: in cost and latency, and where they count variance and stages.
+
+    Variance and stages both: labels of other numbers of stages are not held against each other.
+    """
     usd, ms, variance = front.sums
-    order = np.lexsort((variance, usd, ms))
-    if not varied:
-        costs = usd[order]
-        better = np.ones(len(order), bool)
-        better[1:] = costs[1:] < np.minimum.accumulate(costs)[:-1]
-        return front.at(order[better])
-    return front.at(np.array(_skyline(usd[order].tolist(), variance[order].tolist(), order.tolist()), int))
+    counted = counted and bool(len(front.stages)) and bool(np.any(front.stages != front.stages[0]))
+    if varied and counted:
+        parts = [np.flatnonzero(front.stages == count) for count in np.unique(front.stages)]
+        kept = [part[_undominated(usd[part], ms[part], variance[part])] for part in parts]
+        return front.at(np.concatenate(kept))
+    third = variance if varied else front.stages if counted else None
+    return front.at(_undominated(usd, ms, third))
+
+
+def _undominated(usd: np.ndarray, ms: np.ndarray, third: np.ndarray | None) -> np.ndarray:
+    """Indices of points that no other is at most as large as in all respects, of equal ones the first."""
+    if third is not None:
+        order = np.lexsort((third, usd, ms))
+        return np.array(_skyline(usd[order].tolist(), third[order].tolist(), order.tolist()), int)
+    order = np.lexsort((usd, ms))
+    costs = usd[order]
+    better = np.ones(len(order), bool)
+    better[1:] = costs[1:] < np.minimum.accumulate(costs)[:-1]
+    kept: np.ndarray = order[better]
+    return kept
 
 
 def _skyline(usd: list[float], variance: list[float], order: list[int]) -> list[int]:

@@ -24,17 +24,22 @@ def graphs(draw: st.DrawFn) -> Routes:
     number = st.one_of(PRICES, st.floats(0, 10))
     sums = Sums(*(np.array(draw(st.lists(number, min_size=len(ends), max_size=len(ends)))) for _ in range(3)))
     tail, head = np.array(ends).T
-    return Routes(states, tail, head, sums, law, draw(st.sampled_from([0.0, 1.0])))
+    stages = np.array(draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=len(ends), max_size=len(ends))))
+    most = draw(st.sampled_from([None, None, 1, 2, 3, 9]))
+    return Routes(states, tail, head, sums, law, draw(st.sampled_from([0.0, 1.0])), stages, most)
 
 
 def every(routes: Routes) -> list[Route]:
-    """All routes, in sums of their own."""
+    """All routes of as many stages as there may be, in sums of their own."""
     arcs_from: dict[int, list[int]] = {}
     for arc, tail in enumerate(routes._tail.tolist()):
         arcs_from.setdefault(tail, []).append(arc)
-    found, open_ = [], [(0, ())]
+    found: list[Route] = []
+    open_: list[tuple[int, tuple[int, ...]]] = [(0, ())]
     while open_:
         state, arcs = open_.pop()
+        if routes._stages[list(arcs)].sum() > routes._most:
+            continue
         if state == routes.states - 1:
             usd, ms, variance = (math.fsum(s[list(arcs)]) for s in routes._sums)
             mean = ms + routes.begin_ms
