@@ -14,7 +14,8 @@ from lamella.plan.document import Plan
 from lamella.plan.fan_out import step
 from lamella.plan.laws import broken_laws, payloads
 from lamella.plan.make import make_plan
-from lamella.plan.planners import LATENCY_MARGIN, Mopar, Single, planner
+from lamella.plan.planners import LATENCY_MARGIN, Mopar, Single
+from lamella.plan.registry import planner
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR, divide
 from lamella.plan.simplify import merge_similar

@@ -35,6 +35,7 @@ VERBS = {
     "run": "Answer a request with a plan's functions on this machine.",
     "compare": "Deploy several plans for real and measure them side by side.",
     "report": "Make one page to read of what `compare` measured.",
+    "platforms": "What is known of each platform, and from where; check a file of your own.",
     "store": "Share one copy of weights among this machine's processes: serve, put, status, pin, exec, ...",
     "clean": "Remove what dead runs left behind.",
     "demo": "The main job, start to end, in three minutes.",

@@ -40,7 +40,12 @@ Range = Annotated[
 ]
 Json = Annotated[bool, Parameter(name="--json", negative="", help="Print one JSON document instead of a table.")]
 Output = Annotated[Path | None, Parameter(name=["-o", "--output"], help="Where to write the document.")]
-PlatformName = Annotated[str, Parameter(name="--platform", help="Whose sizes, prices and limits apply.")]
+PlatformName = Annotated[
+    str,
+    Parameter(
+        name="--platform", help="Whose sizes, prices and limits apply: a name of `lamella platforms`, or FILE.toml."
+    ),
+]
 Slo = Annotated[float | None, Parameter(name="--slo-ms", help="Latency bound of a request, ms.")]
 MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many stages, one after the other.")]
 Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where the platform lets one choose.")]

@@ -13,7 +13,7 @@ from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
 from lamella.plan.make import BASELINES
-from lamella.plan.planners import planner as planner_named
+from lamella.plan.registry import planner as planner_named
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms import platform as platform_named
@@ -33,9 +33,15 @@ def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
     """The model's graph and the platform's rules.
 
     Raises:
+        ConfigError: there is no such platform, or it does not run functions.
         PlatformLimit: a request or its answer is larger than the platform's payload; no plan could help.
     """
     rules = platform_named(asked.platform)
+    if rules.kind == "instance":
+        raise ConfigError(
+            f"{rules.name} is a machine that is always on and paid by the hour: there is nothing to divide on it",
+            try_=f"lamella platforms show {rules.name}",
+        )
     ranges = parse_ranges(asked.range_)  # an option that cannot be read is told before minutes of work
     graph = loaded(model, asked.shape)
     check_ranges(graph, ranges)

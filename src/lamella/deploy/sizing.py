@@ -139,11 +139,11 @@ def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: 
         if verdict == "ok":
             break
         refused = size
-        larger = platform.allocation_mb(max(size * 1.06, size + platform.memory.step_mb.value))
+        larger = platform.allocation_mb(max(size * 1.06, size + platform.step_mb))
         if larger is None:
             raise InfeasiblePlan(f"memory: {planned.name} runs badly at {size} MB ({verdict})", where=planned.name)
         size = larger
-    while refused and (size - refused) > max(platform.memory.step_mb.value, size * PRECISION):
+    while refused and (size - refused) > max(platform.step_mb, size * PRECISION):
         middle = platform.allocation_mb((refused + size) / 2)
         if middle is None or middle in (refused, size):
             break

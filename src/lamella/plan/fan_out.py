@@ -104,12 +104,13 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float) -> Shard | Non
 
 def behind(model: SliceModel, join: Join, choice: Choice) -> Choice | None:
     """A single function that joins the parts of the stage before it, too; None where no size holds it."""
-    run, peak, floor = choice.run_ms + join.ms, choice.peak_mb + join.mb, choice.floor_mb + join.mb
+    peak, floor = choice.peak_mb + join.mb, choice.floor_mb + join.mb
     size = model.platform.allocation_mb(max(peak, floor))
     if size is None:
         return None
     size = max(size, choice.memory_mb)
     vcpu = model.platform.vcpu(size, model.vcpu)
+    run = model.run_ms(choice.first, choice.last, layout=choice.layout, vcpu=vcpu, more_ms=join.ms)
     cost = model.platform.cost_usd(size, run, vcpu)
     return replace(choice, memory_mb=size, vcpu=vcpu, peak_mb=peak, floor_mb=floor, run_ms=run, cost_usd=cost)
 

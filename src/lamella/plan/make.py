@@ -12,11 +12,13 @@ from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.choice import Choice
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
+from lamella.plan.exact import Exact
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.lossy import judged
-from lamella.plan.planners import Candidate, Decision, band, cheapest_of, planner
+from lamella.plan.planners import Candidate, Decision, band, cheapest_of
 from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
+from lamella.plan.registry import planner
 from lamella.plan.request import Request, variant
 from lamella.plan.search import cheapest
 from lamella.platforms import Platform
@@ -101,6 +103,8 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
 
     Without them more hops may be encoded: parts of a sharded stage go as they are.
     """
+    if isinstance(planner(name), Exact):  # chooses codecs, too
+        return document(model, planner(name).decide(model, request), name, given, request)
     divides = request.shards and model.profile.shards and planner(name).shards
     sharded = _sharded(model, name, given, request) if divides else None
     bare = model.without_shards()
@@ -140,6 +144,8 @@ def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:
 def document(model: SliceModel, decision: Decision, name: str, given: str, request: Request) -> Plan:
     """The plan that a decision is."""
     chosen = decision.chosen
+    if decision.codings is not None:
+        model = model.with_codings(decision.codings)
     laid = lay_out(model, chosen.choices)
     plan = Plan(
         model=model_ref(model.graph, given),

@@ -8,12 +8,13 @@ latency. `single` is a candidate of every planner that divides, so no plan is wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from lamella.errors import ConfigError, InfeasiblePlan
+from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice, Join
+from lamella.plan.coding import Coding
 from lamella.plan.fan_out import sharded, step
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
@@ -46,6 +47,8 @@ class Decision(NamedTuple):
     chosen: Candidate
     why: str
     losers: tuple[tuple[Candidate, str], ...]
+    codings: Mapping[int, Coding] | None = None
+    """Codecs of the hops, by the unit behind them, where the planner chose them; else the quickest of each hop."""
 
 
 class Planner(Protocol):
@@ -74,7 +77,7 @@ class Single:
         """The cheapest single function within the SLO."""
         candidates = singles(model)
         chosen = _within(candidates, request, model)
-        losers = tuple((c, _lost(c, chosen, request)) for c in candidates if c is not chosen)
+        losers = tuple((c, lost(c, chosen, request)) for c in candidates if c is not chosen)
         return Decision(chosen, "the cheapest way to serve the model as one function", losers)
 
 
@@ -142,15 +145,15 @@ class Mopar:
         worth, near = WORTH if request.slo_ms is None else 0.0, band(request)
         label = cheapest((x for x in within if x.cost_usd <= least * (1 - worth)), near)
         if label is None and not whole:
-            raise _infeasible(model, space.fastest(self.name), request)
+            raise infeasible(model, space.fastest(self.name), request)
         chosen = _candidate(self.name, label) if label else cheapest_of(whole)  # just what `single` says
         losers = []
         for k in fronts:
             best = cheapest((x for x in within if within[x] == k), near)
             if best and best.chain() != list(chosen.choices):
                 loser = _candidate(f"best with {k} stage{'s' * (k > 1)}", best)
-                losers.append((loser, _lost(loser, chosen, request)))
-        losers += [(c, _lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices][:3]
+                losers.append((loser, lost(loser, chosen, request)))
+        losers += [(c, lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices][:3]
         if request.slo_ms is None:
             losers += self._beyond(space.cheapest("cheapest at any latency"), chosen, cap)
         why = f"one function: no division is {f'more than {worth:.0%} ' if worth else ''}cheaper with {said}"
@@ -263,11 +266,11 @@ def _candidate(name: str, label: Label) -> Candidate:
 def _within(candidates: list[Candidate], request: Request, model: SliceModel) -> Candidate:
     feasible = [c for c in candidates if request.slo_ms is None or c.latency_ms <= request.slo_ms]
     if not feasible:
-        raise _infeasible(model, candidates, request)
+        raise infeasible(model, candidates, request)
     return cheapest_of(feasible)
 
 
-def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request) -> InfeasiblePlan:
+def infeasible(model: SliceModel, candidates: list[Candidate], request: Request) -> InfeasiblePlan:
     """Which constraint binds, by how much, and the nearest feasible plan."""
     if not candidates:
         peak, law = model.memory_mb(0, model.units, layout="plain")
@@ -311,7 +314,8 @@ def _infeasible(model: SliceModel, candidates: list[Candidate], request: Request
     )
 
 
-def _lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
+def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
+    """Why a candidate was not chosen."""
     if request.slo_ms is not None and candidate.latency_ms > request.slo_ms:
         return f"{candidate.latency_ms - request.slo_ms:.1f} ms over the latency cap of {request.slo_ms:.1f} ms"
     more = candidate.cost_usd / chosen.cost_usd - 1
@@ -323,22 +327,3 @@ def _lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
             return f"{-more:.1%} cheaper, less than the {WORTH:.0%} that a division has to save without an SLO"
         return f"{-more:.1%} cheaper, {slower:.1f} ms slower: not worth it, a percent for a percent"
     return f"as cheap, {slower:.1f} ms slower" if slower > 0 else "as cheap, with more functions"
-
-
-def planner(name: str) -> Planner:
-    """The planner of that name.
-
-    Raises:
-        ConfigError: there is none, with the names there are.
-    """
-    if name.startswith("uniform-") and name.removeprefix("uniform-").isdecimal():
-        stages = int(name.removeprefix("uniform-"))
-        if stages >= 1:
-            return Uniform(stages)
-    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar())}
-    if name not in found:
-        raise ConfigError(
-            f"no planner {name!r}; there are ort, ort-default, single, uniform-K and mopar",
-            try_="--planner mopar",
-        )
-    return found[name]

@@ -7,7 +7,6 @@ slice's own hop buffers. No slice is ever run for a prediction, so any of the n*
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -26,7 +25,6 @@ from lamella.profile.document import Profile, UnitMemory, Variant
 from lamella.runtime.function import Layout
 from lamella.units import MB
 
-PHASES = 32
 PACKING: Mapping[Layout, Layout] = {"plain": "prepacked", "prepacked": "plain"}
 """Layouts that are the same where prepacking does nothing."""
 EXACT_MS = 1e-6
@@ -44,27 +42,31 @@ GRAPH_MB = 1.0
 """What a package holds beside weights, at most as seen on twelve models: the graph, and filling up to pages."""
 
 
-@lru_cache(maxsize=65536)
-def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
-    """Wall time of a one-thread run of `cpu_ms` under a quota below one vCPU, averaged over its phase in a period.
+def throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndarray:
+    """Wall time of one-thread runs of `cpu_ms` under quotas, on average over the phase in a period; many at once.
 
     The kernel grants `vcpu * period` of CPU time in each period and holds the process back when it is spent. An idle
-    process starts with its grant unspent.
+    process starts with its grant unspent. So a run that its first grant does not cover pauses after each grant; how
+    long at first depends on what was left of the period when it began, which is uniform. From one vCPU nothing is held.
     """
-    if vcpu >= 1:
-        return cpu_ms
-    grant = vcpu * period_ms
-    total = 0.0
-    for phase in range(PHASES):
-        left_in_period = period_ms * (1 - (phase + 0.5) / PHASES)
-        first = min(grant, left_in_period, cpu_ms)
-        rest = cpu_ms - first
-        if rest <= EXACT_MS:
-            total += cpu_ms
-            continue
-        full = math.ceil((rest - EXACT_MS) / grant) - 1  # periods whose grant is spent before the last one
-        total += left_in_period + full * period_ms + rest - full * grant
-    return total / PHASES
+    grant = np.minimum(vcpu, 1.0) * period_ms
+    idle = period_ms - grant
+    work = np.maximum(cpu_ms - grant, 0.0)  # after the first grant
+    whole = np.ceil(np.maximum(work - EXACT_MS, 0.0) / grant) - 1
+    late = (
+        (grant + period_ms) / 2 + whole * idle + work
+    )  # began with more left than a grant takes: it waits for the rest
+    periods = np.floor((cpu_ms + EXACT_MS) / grant)
+    part = np.maximum(cpu_ms - periods * grant, 0.0)  # began so late that the next grant follows at once
+    early = (part * (cpu_ms + periods * idle) + (grant - part) * (cpu_ms + (periods - 1) * idle)) / period_ms
+    held = (1 - grant / period_ms) * late + early
+    return np.where((vcpu >= 1) | (cpu_ms <= grant + EXACT_MS), cpu_ms, held)
+
+
+@lru_cache(maxsize=65536)
+def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
+    """`throttled` of one run."""
+    return float(throttled(np.array(cpu_ms), np.array(vcpu), period_ms))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +113,10 @@ class SliceModel:
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
         # where memory buys CPU, requests come one by one, after pauses (the measure of latency): nothing is warm
         self.hop_cost = profile.hop.cold if platform.cpu.mb_per_vcpu else profile.hop.at(touched)
+
+    def with_codings(self, chosen: Mapping[int, Coding]) -> SliceModel:
+        """The same model where hops have those codecs, by the unit behind them, and others none."""
+        return _Coded(self, chosen)
 
     def with_shards(self, kept: Collection[tuple[int, int, ShardSpan]]) -> SliceModel:
         """The same model where only those runs of units may be divided, first, last and what of them."""
@@ -218,18 +224,24 @@ class SliceModel:
         times, saved = self._prefix[variant]
         return max(0.001, float(times[last] - times[first] - (saved[last - 1] - saved[first])))
 
-    def run_ms(self, first: int, last: int, *, layout: Layout, vcpu: float) -> float:
-        """Time of one run of the function under its CPU share, ms."""
-        threads = min(threads_for(vcpu), self.profile.machine.cores)
-        beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms
+    def run_ms(self, first: int, last: int, *, layout: Layout, vcpu: float, more_ms: float = 0.0) -> float:
+        """Time of one run of the function under its CPU share, on as many threads as are quickest, ms."""
+        return self._run(first, last, layout, vcpu, more_ms)[0]
+
+    def _run(self, first: int, last: int, layout: Layout, vcpu: float, more_ms: float = 0.0) -> tuple[float, int]:
+        """The time, and on how many threads: one for each started vCPU, or one, where that is as quick."""
+        beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms + more_ms
         beside += self.carrying_ms(first) + self.carrying_ms(last)
-        busy = self.compute_ms(first, last, layout=layout, threads=threads) + beside
+        alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
         if vcpu < 1:
-            return throttled_ms(round(busy, 3), round(vcpu, 4), self.platform.cpu.period_ms.value)
-        if 1 < vcpu < threads:
-            alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
-            return max(busy, min(alone, alone / vcpu))
-        return busy
+            return throttled_ms(round(alone, 3), round(vcpu, 4), self.platform.cpu.period_ms.value), 1
+        threads = min(threads_for(vcpu), self.profile.machine.cores)
+        if threads == 1:
+            return alone, 1
+        busy = self.compute_ms(first, last, layout=layout, threads=threads) + beside
+        if vcpu < threads:
+            busy = max(busy, alone / vcpu)
+        return (busy, threads) if busy < alone else (alone, 1)
 
     @lru_cache(maxsize=4096)  # noqa: B019 - as below
     def carrying_ms(self, unit: int) -> float:
@@ -258,9 +270,14 @@ class SliceModel:
         """The operators of units `first` to `last - 1`."""
         return self.profile.units[first].first, self.profile.units[last - 1].last
 
-    @lru_cache(maxsize=65536)  # noqa: B019 - a model lives as long as one planning run
     def memory_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
         """Predicted VmHWM, and what law 4 demands, MB."""
+        peak, law = self.held_mb(first, last, layout=layout)
+        return peak + (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB, law
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - a model lives as long as one planning run
+    def held_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
+        """Predicted VmHWM without buffers of codecs, and what law 4 demands, MB."""
         span = self.span(first, last)
         parts = [self._memory(u, layout) for u in range(first, last)]
         base = min(self._memory(u, "plain").private_mb for u in range(self.units))  # a session without copies
@@ -280,7 +297,6 @@ class SliceModel:
         full = self.graph.weight_bytes(*span) / MB
         if layout == "prepacked":
             peak = max(peak, self._load_mb(parts, private, full, first, last))
-        peak += (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB
         law = floor + max(full, private) + self.graph.live_bytes(*span, self.batch) / MB
         return peak, law
 
@@ -346,10 +362,9 @@ class SliceModel:
                 continue
             for size in self.sizes(need):
                 vcpu = self.platform.vcpu(size, self.vcpu)
-                run = self.run_ms(first, last, layout=layout, vcpu=vcpu)
+                run, threads = self._run(first, last, layout, vcpu)
                 if run / 1000 > self.platform.limits.timeout_s.value:
                     continue
-                threads = min(threads_for(vcpu), self.profile.machine.cores)
                 cost = self.platform.cost_usd(size, run, vcpu)
                 found.append(Choice(first, last, size, vcpu, threads, layout, peak, law, run, cost))
         found.sort(key=lambda c: (c.run_ms, c.cost_usd))
@@ -374,15 +389,16 @@ class SliceModel:
         """The vCPU that codecs are compared at: what is asked for; one where memory buys CPU, since sizes differ."""
         return 1.0 if self.platform.cpu.mb_per_vcpu else min(1.0, self.platform.vcpu(0, self.vcpu))
 
-    @lru_cache(maxsize=4096)  # noqa: B019 - as above
     def coding(self, unit: int) -> Coding:
         """The codec of the hop before a unit.
 
         None before the first unit and behind the last, which is request and answer; none where shards may begin or
         end, since their parts go as they are.
         """
-        if unit in (0, self.units):
-            return plain(0)
+        return plain(0) if unit in (0, self.units) else self._coding(unit)
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as above
+    def _coding(self, unit: int) -> Coding:
         found = self.codings(unit)
         shards = self.profile.shards if self.request.shards else ()
         ends = {end for s in shards if s.batch == self.batch for end in (s.first, s.last)}
@@ -399,9 +415,14 @@ class SliceModel:
 
         Encoding and decoding are not in it: functions do that, and are billed for it.
         """
-        size = self.coding(unit).bytes
-        time = self.platform.hop_ms(size) + self.between_ms
-        return time, self.platform.hop.usd.value, size
+        coding = self.coding(unit)
+        return *self.hop_of(coding)[:2], coding.bytes
+
+    def hop_of(self, coding: Coding) -> tuple[float, float, float]:
+        """A hop with a codec: time and price beyond the functions' runs, and what it takes those on either side, ms."""
+        price = self.platform.hop.price
+        carried = price.transfer_ms(coding.bytes) / 2 if price else 0.0
+        return self.platform.hop_ms(coding.bytes) + self.between_ms, self.platform.hop.usd.value, carried
 
     @property
     def between_ms(self) -> float:
@@ -410,7 +431,11 @@ class SliceModel:
 
     def fits_payload(self, unit: int) -> bool:
         """Whether what crosses before a unit, encoded, may travel on the platform."""
-        return self.platform.payload_mb(self.coding(unit).bytes) <= self.platform.limits.payload_mb.value
+        return self.may_travel(self.coding(unit))
+
+    def may_travel(self, coding: Coding) -> bool:
+        """Whether so many bytes may go over a hop of the platform."""
+        return self.platform.payload_mb(coding.bytes) <= self.platform.limits.payload_mb.value
 
     @property
     def entry_ms(self) -> float:
@@ -418,3 +443,15 @@ class SliceModel:
         hop = self.hop_cost
         size = sum(self.graph.tensors[n].bytes_at(self.batch) for n in {*self.graph.inputs, *self.graph.outputs})
         return hop.entry_ms + hop.fixed_ms + hop.entry_mb_ms * size / MB
+
+
+class _Coded(SliceModel):
+    """A model whose codecs are chosen."""
+
+    def __init__(self, model: SliceModel, chosen: Mapping[int, Coding]) -> None:
+        super().__init__(model.graph, model.profile, model.platform, model.request, model.lossy)
+        self._chosen = chosen
+
+    def coding(self, unit: int) -> Coding:
+        """As chosen; plain else."""
+        return self._chosen.get(unit) or (plain(0) if unit in (0, self.units) else self.codings(unit)[0])

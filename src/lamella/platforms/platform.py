@@ -1,4 +1,4 @@
-"""A platform as a value, read from a TOML file in which every figure has a source and a date.
+"""A platform as a value: what it sells, what it bills, what it refuses, how tensors travel, how functions start.
 
 Memory is in MB as the platforms count it, which is MiB; prices are per GiB-second.
 """
@@ -6,39 +6,52 @@ Memory is in MB as the platforms count it, which is MiB; prices are per GiB-seco
 from __future__ import annotations
 
 import math
-from functools import cache
-from importlib import resources
+from itertools import pairwise
 from typing import Literal
 
 import msgspec
 
-from lamella.errors import ConfigError
+from lamella.platforms.figures import Figure, Flag
 from lamella.profile.document import ChannelPrice
 
-
-class Figure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A number with where it is from and when it was looked up."""
-
-    value: float
-    source: str
-    date: str
+BASE64 = 4 / 3
+"""What base64 makes of a payload."""
 
 
 class Memory(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which sizes are sold."""
+    """Which sizes are sold: every `step_mb` from the smallest to the largest, or a few."""
 
     min_mb: Figure
     max_mb: Figure
-    step_mb: Figure
+    step_mb: Figure | None = None
+    only_mb: tuple[Figure, ...] = ()
+
+
+class CpuRange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which memory goes with so many vCPU at most."""
+
+    vcpu: float
+    min_mb: Figure
+    max_mb: Figure
 
 
 class Cpu(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How CPU is had: chosen apart from memory, or in proportion to it."""
+    """How CPU is had: chosen apart from memory (within ranges, where there are some), or in proportion to it."""
 
     coupling: Literal["free", "memory"]
     max_vcpu: Figure
     period_ms: Figure
     mb_per_vcpu: Figure | None = None
+    ranges: tuple[CpuRange, ...] = ()
+    """By vCPU."""
+
+
+class Provisioned(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Instances kept ready: paid while they are, and at another price when they run."""
+
+    reserved_usd_per_gb_s: Figure
+    run_usd_per_gb_s: Figure
+    rounding_s: Figure
 
 
 class Billing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -47,19 +60,39 @@ class Billing(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usd_per_gb_s: Figure
     usd_per_request: Figure
     granularity_ms: Figure
+    init_billed: Flag
+    """Whether a function's start is billed as a run is."""
     usd_per_vcpu_s: Figure | None = None
     min_ms: Figure | None = None
     """A shorter run is billed as so long."""
+    provisioned: Provisioned | None = None
+
+
+class Arm(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The same on arm64, where it has a price of its own. How fast a model is there was not measured."""
+
+    usd_per_gb_s: Figure
 
 
 class Bounds(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the platform refuses."""
+    """What the platform refuses. None: it sets no such limit, or the thing does not exist there."""
 
     package_mb: Figure
+    """The largest of the forms in which a package may come."""
     payload_mb: Figure
+    """Of a request that waits for its answer, and of the answer."""
     timeout_s: Figure
     base64: bool
     """Whether a binary payload grows by a third on the way."""
+    zip_mb: Figure | None = None
+    """Unzipped."""
+    image_mb: Figure | None = None
+    async_payload_mb: Figure | None = None
+    disk_mb: Figure | None = None
+    """Temporary, at most."""
+    init_s: Figure | None = None
+    concurrency: Figure | None = None
+    """Instances of an account, unless it asks for more."""
 
 
 class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -70,19 +103,35 @@ class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     latency_ms: Figure
     mb_per_s: Figure
     usd: Figure
+    """Per hop, whatever its size."""
+    usd_per_gb: Figure | None = None
+    payload_mb: Figure | None = None
+    """What it carries at most, where that is another limit than a request's."""
     price: ChannelPrice | None = None
     """Of another channel than the platform's own, as measured here; never in the catalogue."""
 
 
+class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Parts of a cold start that this machine does not show, and how long a start lasts."""
+
+    spawn_ms: Figure
+    """Until the function's own process begins."""
+    fetch_mb_per_s: Figure
+    """At which a package comes to where it runs; 0: it is there."""
+    keep_alive_s: Figure
+    """How long an idle instance stays."""
+
+
 class Node(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A machine of one's own cluster, all of it for functions."""
+    """A machine of one's own cluster, or a hosted one, all of it for functions."""
 
     memory_mb: Figure
     vcpu: Figure
+    usd_per_hour: Figure | None = None
 
 
 class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What runs functions."""
+    """What runs functions, or (`kind` instance) a machine that is always on and paid by the hour."""
 
     name: str
     title: str
@@ -91,14 +140,46 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     billing: Billing
     limits: Bounds
     hop: HopRule
+    """What is used unless something else is asked for."""
+    start: Start
+    kind: Literal["functions", "instance"] = "functions"
+    channels: dict[str, HopRule] = {}
+    """Other ways from function to function."""
+    arm: Arm | None = None
     node: Node | None = None
     """Of a cluster of one's own; None where the platform runs the machines."""
 
-    def allocation_mb(self, need_mb: float) -> int | None:
-        """The smallest size sold that holds `need_mb`; None where none does."""
-        low, step = self.memory.min_mb.value, self.memory.step_mb.value
+    def sizes_mb(self, vcpu: float = 1.0) -> tuple[int, ...]:
+        """Every size that is sold with so many vCPU, in MB, smallest first."""
+        low, high = self._bounds_mb(vcpu)
+        if self.memory.only_mb:
+            return tuple(sorted(int(f.value) for f in self.memory.only_mb if low <= f.value <= high))
+        return tuple(range(math.ceil(low), math.floor(high) + 1, self.step_mb))
+
+    @property
+    def step_mb(self) -> int:
+        """How far sizes are apart, at least."""
+        if self.memory.step_mb:
+            return int(self.memory.step_mb.value)
+        sizes = sorted(f.value for f in self.memory.only_mb)
+        return int(min((b - a for a, b in pairwise(sizes)), default=1))
+
+    def most_mb(self, vcpu: float = 1.0) -> float:
+        """The largest size that is sold with so many vCPU, MB."""
+        return self._bounds_mb(vcpu)[1]
+
+    def _bounds_mb(self, vcpu: float) -> tuple[float, float]:
+        fits = next((r for r in self.cpu.ranges if vcpu <= r.vcpu + 1e-9), None)
+        low, high = self.memory.min_mb.value, self.memory.max_mb.value
+        return (max(low, fits.min_mb.value), min(high, fits.max_mb.value)) if fits else (low, high)
+
+    def allocation_mb(self, need_mb: float, vcpu: float = 1.0) -> int | None:
+        """The smallest size sold that holds `need_mb`, with so many vCPU; None where none does."""
+        if self.memory.only_mb:
+            return next((s for s in self.sizes_mb(vcpu) if s >= need_mb - 1e-9), None)
+        (low, high), step = self._bounds_mb(vcpu), self.step_mb
         size = low if need_mb <= low else low + math.ceil((need_mb - low) / step - 1e-9) * step
-        return int(size) if size <= self.memory.max_mb.value else None
+        return int(size) if size <= high else None
 
     def vcpu(self, memory_mb: float, asked: float) -> float:
         """The CPU share of a function: as asked, or what its memory buys."""
@@ -141,28 +222,9 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def payload_mb(self, size: int) -> float:
         """What `size` bytes weigh on the wire, MB."""
-        return size * (4 / 3 if self.limits.base64 else 1) / 2**20
+        return size * (BASE64 if self.limits.base64 else 1) / 2**20
 
 
 def threads(vcpu: float) -> int:
     """One thread below one vCPU, else one for each started vCPU."""
     return max(1, math.ceil(vcpu - 1e-9))
-
-
-def names() -> tuple[str, ...]:
-    """The platforms of the catalogue."""
-    folder = resources.files(__package__) / "catalogue"
-    return tuple(sorted(p.name.removesuffix(".toml") for p in folder.iterdir() if p.name.endswith(".toml")))
-
-
-@cache
-def platform(name: str) -> Platform:
-    """The platform of that name.
-
-    Raises:
-        ConfigError: there is none, with the names there are.
-    """
-    if name not in names():
-        raise ConfigError(f"no platform {name!r}; there are {', '.join(names())}", try_=f"--platform {names()[0]}")
-    text = (resources.files(__package__) / "catalogue" / f"{name}.toml").read_text()
-    return msgspec.toml.decode(text, type=Platform)

@@ -11,7 +11,7 @@ from lamella.graph.model import Graph
 from tests.unit.cli.conftest import MODEL, Lamella
 
 PLAN = ("plan", MODEL, "--platform", "openfaas")
-VERBS = ("inspect", "profile", "plan", "check", "package", "run", "compare", "clean", "demo")
+VERBS = ("inspect", "profile", "plan", "check", "package", "run", "compare", "platforms", "clean", "demo")
 
 
 @pytest.mark.parametrize("argv", [(), ("--help",), ("--version",), *((verb, "--help") for verb in VERBS)])
@@ -59,7 +59,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_workflow(lamella: Lamella) -> 
         ((*PLAN, "--shape", "x=1,3,32,32", "--shape", "x=2,3,32,32"), "--shape is given twice for 'x'"),
         ((*PLAN, "--shape", "x=9999999999,3,32,32"), "a dimension has at most 9 digits"),
         ((*PLAN, "--shape", "x=999999999,3,32,32"), "GB free"),
-        (("plan", MODEL, "--platform", "azure"), "no platform 'azure'; there are aws-lambda, azure-consumption"),
+        (("plan", MODEL, "--platform", "azure"), "no platform 'azure'; there are aws-lambda, aws-lambda-2021"),
         ((*PLAN, "--planner", "mopra"), "no planner 'mopra'"),
         (("compare", *PLAN[1:], "--planners", "single,mopra"), "no planner 'mopra'"),
         (("compare", *PLAN[1:], "--planners", " ,"), "no planner is named"),

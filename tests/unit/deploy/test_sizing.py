@@ -126,7 +126,7 @@ def test_a_trial_waits_as_long_as_the_platform_and_the_unlimited_run_say() -> No
 def test_a_function_beyond_the_platform_s_timeout_is_refused_by_that_number(
     slow: Graph, tmp_path: Path, free: Limiter
 ) -> None:
-    half = msgspec.structs.replace(OPENFAAS.limits.timeout_s, value=0.5)
+    half = msgspec.structs.replace(OPENFAAS.limits.timeout_s, number=0.5)
     hasty = msgspec.structs.replace(OPENFAAS, limits=msgspec.structs.replace(OPENFAAS.limits, timeout_s=half))
     made = packages.package(slow, tmp_path / "package")
     with pytest.raises(FunctionTimeout, match=r"within 0\.5 s"):

@@ -16,8 +16,8 @@ from lamella.objects import Bucket, bucket
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan, on_channel
-from lamella.plan.planners import planner
 from lamella.plan.predict import SliceModel
+from lamella.plan.registry import planner
 from lamella.plan.request import Request
 from lamella.platforms import Platform, platform
 from lamella.profile.channels import CHANNELS_VERSION, channel_price

@@ -43,8 +43,8 @@ MBIT_PER_S = [10, 100, 1000, 10_000]
 def link(mbit_per_s: float, latency_ms: float = 1.0, where: str = "openfaas") -> Platform:
     """A platform whose hops go over such a link, emulated."""
     made = platform(where)
-    rate = replace(made.hop.mb_per_s, value=mbit_per_s * 1e6 / 8 / MB)
-    wait = replace(made.hop.latency_ms, value=latency_ms)
+    rate = replace(made.hop.mb_per_s, number=mbit_per_s * 1e6 / 8 / MB)
+    wait = replace(made.hop.latency_ms, number=latency_ms)
     return replace(made, hop=replace(made.hop, channel="link", emulated=True, mb_per_s=rate, latency_ms=wait))
 
 

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.choice import Choice
-from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Mopar, Single, Uniform, planner
+from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Mopar, Single, Uniform
 from lamella.plan.predict import SliceModel
+from lamella.plan.registry import planner
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR
 from lamella.plan.simplify import merge_similar
@@ -246,7 +247,7 @@ def test_more_uniform_slices_than_units_names_the_most_there_can_be() -> None:
 
 @pytest.mark.parametrize("name", ["", "mopra", "uniform", "uniform-", "uniform-0", "uniform--1", "uniform-x", "ort"])
 def test_an_unknown_planner_is_a_config_error_with_the_names_there_are(name: str) -> None:
-    with pytest.raises(ConfigError, match="single, uniform-K and mopar"):
+    with pytest.raises(ConfigError, match="single, uniform-K, mopar and exact"):
         planner(name)
 
 

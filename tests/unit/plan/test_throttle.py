@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from fractions import Fraction
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.plan.predict import PHASES, throttled_ms
+from lamella.plan.predict import throttled_ms
 
 HUNDREDTHS = st.integers(3, 99)
 CPU_US = st.one_of(st.integers(1, 400_000), st.integers(1, 400).map(lambda ms: ms * 1000))
@@ -16,10 +17,15 @@ PERIODS = st.sampled_from([10, 100])
 
 
 def simulated_ms(cpu_ms: Fraction, grant_ms: Fraction, period_ms: Fraction) -> Fraction:
-    """Wall time averaged over the phases: run until the work, the grant or the period ends; wait; get a new grant."""
+    """Wall time averaged over the phases: run until the work, the grant or the period ends; wait; get a new grant.
+
+    It is linear in the phase but where what is left of the period just takes a grant, or all but whole grants of the
+    work: between these the middle stands for all.
+    """
     total = Fraction(0)
-    for phase in range(PHASES):
-        now = begun = period_ms * Fraction(2 * phase + 1, 2 * PHASES)
+    marks = sorted({Fraction(0), period_ms - grant_ms, period_ms - cpu_ms % grant_ms, period_ms})
+    for low, high in pairwise(marks):
+        now = begun = (low + high) / 2
         period_ends, budget, work = period_ms, grant_ms, cpu_ms
         while True:
             step = min(work, budget, period_ends - now)
@@ -28,8 +34,8 @@ def simulated_ms(cpu_ms: Fraction, grant_ms: Fraction, period_ms: Fraction) -> F
                 break
             if not budget or now == period_ends:
                 now, period_ends, budget = period_ends, period_ends + period_ms, grant_ms
-        total += now - begun
-    return total / PHASES
+        total += (now - begun) * (high - low)
+    return total / period_ms
 
 
 @given(CPU_US, HUNDREDTHS, PERIODS)
@@ -65,9 +71,8 @@ def test_a_quota_never_makes_faster_and_from_one_vcpu_nothing_is_lost(cpu_us: in
 def test_half_a_vcpu_by_hand() -> None:
     # 10 ms of work, 5 ms of CPU in each 10 ms. With 5 ms or more of the period left: 5 ms, a wait until its end, 5 ms.
     # With less left: what is left, a whole period, and the rest of the work.
-    left = [10 * (1 - (k + 0.5) / PHASES) for k in range(PHASES)]
-    took = [x + 5 if x >= 5 else x + 10 + (10 - x - 5) for x in left]
-    assert throttled_ms(10.0, 0.5, 10.0) == pytest.approx(sum(took) / PHASES)
+    # On average 7.5 + 5 ms and 15 ms.
+    assert throttled_ms(10.0, 0.5, 10.0) == pytest.approx((12.5 + 15) / 2)
 
 
 def test_long_work_takes_its_time_over_the_share() -> None:

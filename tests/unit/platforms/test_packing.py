@@ -7,12 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.platforms import platform
+from lamella.platforms.figures import Figure
 from lamella.platforms.packing import Load, pack
-from lamella.platforms.platform import Figure, Node
+from lamella.platforms.platform import Node
+
+
+def figure(value: float) -> Figure:
+    return Figure(number=value, source="test", date="2026-11-22", confidence="assumed")
 
 
 def node(memory_mb: float, vcpu: float) -> Node:
-    return Node(Figure(memory_mb, "test", "2026-11-22"), Figure(vcpu, "test", "2026-11-22"))
+    return Node(figure(memory_mb), figure(vcpu))
 
 
 LOADS = st.lists(

@@ -1,0 +1,26 @@
+"""Planners by name."""
+
+from __future__ import annotations
+
+from lamella.errors import ConfigError
+from lamella.plan.exact import Exact
+from lamella.plan.planners import Mopar, Planner, Single, Uniform
+
+
+def planner(name: str) -> Planner:
+    """The planner of that name.
+
+    Raises:
+        ConfigError: there is none, with the names there are.
+    """
+    if name.startswith("uniform-") and name.removeprefix("uniform-").isdecimal():
+        stages = int(name.removeprefix("uniform-"))
+        if stages >= 1:
+            return Uniform(stages)
+    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Exact())}
+    if name not in found:
+        raise ConfigError(
+            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar and exact",
+            try_="--planner mopar",
+        )
+    return found[name]

@@ -1,0 +1,415 @@
+"""Everything that can be chosen for a plan at once, and the least cost in it.
+
+The plan's choices become a graph (`plan.routes`). A state is a border of units with the codec of what crosses it, or
+with the parts of a sharded stage that wait to be joined. An arc is a slice with its layout, codecs and size, or a stage
+of shards. Where memory buys CPU every size that is sold counts, a megabyte apart: far too many to price. So an arc
+begins as a few blocks of sizes, each as cheap as its smallest and as quick as its largest one, which no size in it
+beats; what even so cannot be part of a plan within the bounds is dropped, the rest is divided, until blocks are sizes.
+
+Optimal under the model's law: costs and latencies of functions and hops add; below one vCPU a quota stretches them
+(`plan.predict`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.plan.choice import Choice, Join
+from lamella.plan.coding import Coding
+from lamella.plan.fan_out import sharded, step
+from lamella.plan.predict import SliceModel, throttled
+from lamella.plan.request import Request
+from lamella.plan.routes import Proof, Route, Routes, Sums
+from lamella.platforms.platform import threads as threads_for
+from lamella.units import MB
+
+BLOCKS = 8
+"""Blocks of sizes at first, and what is left of a block is divided into so many."""
+
+
+class Mode(NamedTuple):
+    """How what crosses a border travels: its codec, and what that takes whom."""
+
+    coding: Coding
+    hop_ms: float
+    hop_usd: float
+    giving_ms: float
+    taking_ms: float
+    """Work and carrying of the functions on either side, billed."""
+
+
+def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
+    """The ways to cross the border before a unit that no other is as good as, plain first; none where none may travel.
+
+    At the model's own ends there is one: request and answer are not ours to encode.
+    """
+    if unit in (0, model.units):
+        carried = model.carrying_ms(unit)
+        return (Mode(model.coding(unit), 0.0, 0.0, carried, carried),)
+    allowed = model.lossy.allowed.get(unit, frozenset())
+    found: list[Mode] = []
+    for coding in model.codings(unit):
+        if not (coding.lossless or coding.codec in allowed) or not model.may_travel(coding):
+            continue
+        hop_ms, hop_usd, carried = model.hop_of(coding)
+        mode = Mode(coding, hop_ms, hop_usd, coding.encode_ms + carried, coding.decode_ms + carried)
+        if not any(_as_good(other, mode) for other in found):
+            found.append(mode)
+    return tuple(found)
+
+
+def _as_good(one: Mode, other: Mode) -> bool:
+    a, b = one.coding, other.coding
+    held = a.giving_bytes <= b.giving_bytes and a.taking_bytes <= b.taking_bytes
+    return held and all(x <= y for x, y in zip(one[1:], other[1:], strict=True))
+
+
+class State(NamedTuple):
+    """What a plan leaves open before a unit: the mode of what crosses, or parts to be joined."""
+
+    unit: int
+    mode: int
+    join: Join | None
+
+
+class Cells(NamedTuple):
+    """Slices that wait for their size, one row each."""
+
+    tail: np.ndarray
+    head: np.ndarray
+    first: np.ndarray
+    last: np.ndarray
+    layout: np.ndarray
+    """Index into the model's layouts."""
+    peak_mb: np.ndarray
+    floor_mb: np.ndarray
+    join_ms: np.ndarray
+    join_mb: np.ndarray
+    """Of joining the parts before it: in its memory and work."""
+    hop_ms: np.ndarray
+    hop_usd: np.ndarray
+    """Of the hop before it."""
+    work_ms: np.ndarray
+    """[threads, cells], from one thread: what is billed, unthrottled."""
+
+
+class Fixed(NamedTuple):
+    """An arc that is no slice of one size: a stage of shards, or what joins its parts at the end."""
+
+    tail: int
+    head: int
+    usd: float
+    ms: float
+    stages: int
+    choice: Choice | None
+
+
+class Chosen(NamedTuple):
+    """A plan as choices, with the codecs of its hops, and its sums."""
+
+    choices: tuple[Choice, ...]
+    codings: Mapping[int, Coding]
+    latency_ms: float
+    cost_usd: float
+    stages: int
+
+
+class Answer(NamedTuple):
+    """The best plan, if there is one, and why there is no better one."""
+
+    chosen: Chosen | None
+    proof: Proof
+
+
+class _Blocks(NamedTuple):
+    """Sizes `low` to `high` (indices of what is sold) of cells."""
+
+    cell: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+    def divided(self) -> _Blocks:
+        """Each in parts of about the same ratio of sizes, of at least one."""
+        count = np.minimum(self.high - self.low + 1, BLOCKS)
+        parts = np.repeat(np.arange(len(count)), count)
+        number = np.arange(len(parts)) - np.repeat(np.cumsum(count) - count, count)
+        width = (self.high - self.low + 1)[parts]
+        low = self.low[parts] + number * width // count[parts]
+        high = self.low[parts] + (number + 1) * width // count[parts] - 1
+        return _Blocks(self.cell[parts], low, high)
+
+
+class Space:
+    """Everything that can be chosen for a model on a platform."""
+
+    def __init__(self, model: SliceModel, request: Request) -> None:
+        """Price all slices but for their sizes.
+
+        Args:
+            model: prices.
+            request: what is asked; its SLO and number of stages are not looked at.
+        """
+        self.model, self.request = model, request
+        platform = model.platform
+        per_vcpu = platform.cpu.mb_per_vcpu
+        most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
+        sold = np.array(platform.sizes_mb(model.vcpu), float)
+        self.sizes = sold[sold <= max(most, sold[0])]
+        self.free = per_vcpu is None
+        self.vcpu = np.array([platform.vcpu(size, model.vcpu) for size in self.sizes.tolist()])
+        self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
+        self.most_threads = int(self.threads.max())
+        self.modes = [modes(model, unit) for unit in range(model.units + 1)]
+        self.stages = self._stages()
+        self.states = self._states()
+        self.number = {state: k for k, state in enumerate(self.states)}
+        self.cells = self._cells()
+        self.fixed = self._fixed()
+
+    # ---------------------------------------------------------------------------------------------------- states
+
+    def _stages(self) -> dict[tuple[int, int], list[Choice]]:
+        """Stages of shards, where their parts may travel as they are."""
+        model = self.model
+        if not self.request.shards:
+            return {}
+        spans = sorted({(s.first, s.last) for s in model.profile.shards if s.batch == model.batch})
+        plain = [bool(m) and m[0].coding.codec == "none" for m in self.modes]
+        return {span: sharded(model, *span) for span in spans if plain[span[0]] and plain[span[1]]}
+
+    def _states(self) -> list[State]:
+        """In the order of units; the begin first, the end last."""
+        joins: dict[int, dict[Join, None]] = {}
+        for (_, last), found in self.stages.items():
+            joins.setdefault(last, {}).update(dict.fromkeys(c.join for c in found if c.join))
+        states = []
+        for unit, here in enumerate(self.modes):
+            waiting = [State(unit, 0, join) for join in joins.get(unit, ())]
+            plain = [State(unit, k, None) for k in range(len(here))]
+            states += [*waiting, *plain] if unit == self.model.units else [*plain, *waiting]
+        return states
+
+    # ----------------------------------------------------------------------------------------------------- cells
+
+    def _cells(self) -> Cells:
+        """Every slice behind every state, before every mode, in every layout, that the largest size holds."""
+        table = self._slices()
+        first, last = table[:, 0].astype(int), table[:, 1].astype(int)
+        begins, many_begins = self._at_units(lambda state: True)
+        ends, many_ends = self._at_units(lambda state: state.join is None)
+        count = many_begins[first] * many_ends[last]
+        row = np.repeat(np.arange(len(table)), count)
+        number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        tail = begins[first[row], number // many_ends[last[row]]]
+        head = ends[last[row], number % many_ends[last[row]]]
+        into, out = self._sides()
+        return Cells(
+            tail=tail,
+            head=head,
+            first=first[row],
+            last=last[row],
+            layout=table[row, 2].astype(int),
+            peak_mb=table[row, 3] + into[2][tail] + out[1][head],
+            floor_mb=table[row, 4] + into[3][tail],
+            join_ms=into[1][tail],
+            join_mb=into[3][tail],
+            hop_ms=into[4][tail],
+            hop_usd=into[5][tail],
+            work_ms=table[row, 5:].T + into[0][tail] + out[0][head],
+        )
+
+    def _at_units(self, wanted: Callable[[State], bool]) -> tuple[np.ndarray, np.ndarray]:
+        """Which states stand before each unit, [units + 1, most], and how many."""
+        found: list[list[int]] = [[] for _ in range(self.model.units + 1)]
+        for k, state in enumerate(self.states):
+            if wanted(state):
+                found[state.unit].append(k)
+        counts = np.array([len(here) for here in found])
+        table = np.zeros((len(found), max(1, counts.max())), int)
+        for unit, here in enumerate(found):
+            table[unit, : len(here)] = here
+        return table, counts
+
+    def _slices(self) -> np.ndarray:
+        """Of each slice and layout: first, last, layout, peak and floor in MB, and work on 1, 2, ... threads, ms."""
+        model, package_mb = self.model, self.model.platform.limits.package_mb.value
+        rows = []
+        ends = [unit for unit in range(1, model.units + 1) if self.modes[unit]]
+        for first in (unit for unit in range(model.units) if self.modes[unit]):
+            for last in (unit for unit in ends if unit > first):
+                if model.graph.weight_bytes(*model.span(first, last)) / MB > package_mb:
+                    break  # a longer one holds as much and more
+                for layout in model.layouts_of(first, last):
+                    peak, law = model.held_mb(first, last, layout=layout)
+                    if max(peak, law) > self.sizes[-1]:
+                        continue
+                    work = [
+                        model.compute_ms(first, last, layout=layout, threads=t + 1) + model.hop_cost.call_ms
+                        for t in range(self.most_threads)
+                    ]
+                    rows.append((first, last, model.layouts.index(layout), peak, law, *work))
+        return np.array(rows, float).reshape(-1, 5 + self.most_threads)
+
+    def _sides(self) -> tuple[np.ndarray, np.ndarray]:
+        """Per state what a slice behind it takes (ms, join ms, MB, join MB, hop ms, hop USD), and one before it."""
+        into, out = np.zeros((6, len(self.states))), np.zeros((2, len(self.states)))
+        for k, state in enumerate(self.states):
+            mode = self.modes[state.unit][state.mode]
+            join_ms, join_mb = (state.join.ms, state.join.mb) if state.join else (0.0, 0.0)
+            taking_mb, giving_mb = (b / MB for b in (mode.coding.taking_bytes, mode.coding.giving_bytes))
+            into[:, k] = mode.taking_ms + join_ms, join_ms, taking_mb + join_mb, join_mb, mode.hop_ms, mode.hop_usd
+            out[:, k] = mode.giving_ms, giving_mb
+        return into, out
+
+    def _fixed(self) -> list[Fixed]:
+        """Stages of shards behind every state, and joins at the end."""
+        model, arcs = self.model, []
+        for state in self.states:
+            if state.mode:
+                continue  # parts of what is encoded are not sent
+            here = self.number[state]
+            found = [c for (first, _), choices in self.stages.items() if first == state.unit for c in choices]
+            for choice in found:
+                head = self.number[State(choice.last, 0, choice.join)]
+                if taken := step(model, state.join, choice):
+                    arcs.append(
+                        Fixed(
+                            here, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, taken.stages, choice
+                        )
+                    )
+            if state.join and state.unit == model.units and (taken := step(model, state.join, None)):
+                head = len(self.states) - 1
+                arcs.append(
+                    Fixed(here, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, taken.stages, None)
+                )
+        return arcs
+
+    # ----------------------------------------------------------------------------------------------------- prices
+
+    def run_ms(self, work_ms: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """Of work [threads, any] at sizes (indices): `SliceModel.run_ms`, many at once."""
+        one, vcpu = work_ms[0], self.vcpu[size]
+        many = work_ms[self.threads[size] - 1, np.arange(len(size))]
+        slow = throttled(np.round(one, 3), np.round(vcpu, 4), self.model.platform.cpu.period_ms.value)
+        shared = np.maximum(many, np.where(vcpu < self.threads[size], one / np.maximum(vcpu, 1.0), 0.0))
+        return np.where(vcpu < 1, slow, np.minimum(one, shared))
+
+    def cost_usd(self, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
+        """Of runs at sizes (indices): `Platform.cost_usd`, many at once."""
+        billing = self.model.platform.billing
+        step_ms = billing.granularity_ms.value
+        billed = np.ceil(run_ms / step_ms - 1e-9) * step_ms if step_ms else run_ms
+        if billing.min_ms:
+            billed = np.maximum(billed, billing.min_ms.value)
+        cpu = billing.usd_per_vcpu_s.value * self.vcpu[size] if billing.usd_per_vcpu_s else 0.0
+        memory = self.sizes[size] / 1024 * billing.usd_per_gb_s.value
+        cost: np.ndarray = billed / 1000 * (memory + cpu) + billing.usd_per_request.value
+        return cost
+
+    @cached_property
+    def _whole(self) -> _Blocks:
+        """Each cell with all sizes that hold it; where memory buys nothing but room, with the smallest."""
+        need = np.maximum(self.cells.peak_mb, self.cells.floor_mb)
+        low = np.searchsorted(self.sizes, need - 1e-9)
+        cell = np.flatnonzero(low < len(self.sizes))
+        high = low[cell] if self.free else np.full(len(cell), len(self.sizes) - 1)
+        return _Blocks(cell, low[cell], high)
+
+    # ----------------------------------------------------------------------------------------------------- search
+
+    def cheapest(self, most_ms: float = math.inf) -> Answer:
+        """The cheapest plan within a latency, ms, and the number of stages that is asked for."""
+        most = self.request.max_stages
+        found = self._cheapest(most_ms, None)  # far less to look at, and most often within
+        fits = found.chosen is None or found.chosen.stages <= most
+        return found if fits else self._cheapest(most_ms, most)
+
+    def _cheapest(self, most_ms: float, most_stages: int | None) -> Answer:
+        blocks = self._whole
+        upper = math.inf
+        proof = Proof(math.inf, 0.0, 0, 0, 0)
+        while True:
+            blocks = blocks.divided()
+            run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+            in_time = run / 1000 <= self.model.platform.limits.timeout_s.value
+            blocks, run = _Blocks(*(b[in_time] for b in blocks)), run[in_time]
+            real = self._routes(blocks, run, self.cost_usd(blocks.high, run), most_stages)
+            if np.array_equal(blocks.low, blocks.high):
+                found = real.cheapest(most_ms)
+                chosen = self._read(found.routes[0], blocks) if found.routes else None
+                return Answer(chosen, found.proof if found.routes else proof)
+            bounds = real.bounds(most_ms)
+            if bounds:
+                upper = min(upper, bounds.upper_usd)
+            optimistic = self._routes(blocks, run, self.cost_usd(blocks.low, run), most_stages)
+            limits = optimistic.bounds(most_ms)
+            if limits is None:
+                return Answer(None, proof)
+            ok = optimistic.within(most_ms, upper, limits.multiplier)[: len(run)]
+            blocks = _Blocks(*(b[ok] for b in blocks))
+
+    def quickest(self) -> Chosen | None:
+        """The quickest plan whatever it costs."""
+        blocks = _Blocks(self._whole.cell, self._whole.high, self._whole.high)
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+        routes = self._routes(blocks, run, self.cost_usd(blocks.high, run), self.request.max_stages)
+        found = routes.fastest()
+        return self._read(found, blocks) if found else None
+
+    def _routes(self, blocks: _Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
+        """The graph where each block is one arc."""
+        cell = blocks.cell
+        fixed = np.array([(f.tail, f.head, f.usd, f.ms, f.stages) for f in self.fixed], float).reshape(-1, 5)
+        tail = np.concatenate([self.cells.tail[cell], fixed[:, 0].astype(int)])
+        head = np.concatenate([self.cells.head[cell], fixed[:, 1].astype(int)])
+        costs = np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]])
+        ms = np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]])
+        sums = Sums(costs, ms, np.zeros(len(ms)))
+        stages = np.concatenate([np.ones(len(cell), int), fixed[:, 4].astype(int)])
+        begin_ms = self.model.entry_ms
+        return Routes(
+            len(self.states), tail, head, sums, begin_ms=begin_ms, stages=stages, most_stages=most_stages
+        )  # fmt: skip
+
+    def _read(self, route: Route, blocks: _Blocks) -> Chosen:
+        """A route as choices."""
+        choices: list[Choice] = []
+        codings: dict[int, Coding] = {}
+        stages = 0
+        for arc in route.arcs:
+            if arc >= len(blocks.cell):
+                fixed = self.fixed[arc - len(blocks.cell)]
+                stages += fixed.stages
+                if fixed.choice:
+                    choices.append(fixed.choice)
+                continue
+            stages += 1
+            cell = int(blocks.cell[arc])
+            choices.append(self._choice(cell, int(blocks.low[arc])))
+            for end in (int(self.cells.tail[cell]), int(self.cells.head[cell])):
+                state = self.states[end]
+                codings[state.unit] = self.modes[state.unit][state.mode].coding
+        return Chosen(tuple(choices), codings, route.latency_ms, route.usd, stages)
+
+    def _choice(self, cell: int, size: int) -> Choice:
+        """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""
+        cells, vcpu, at = self.cells, float(self.vcpu[size]), np.array([size])
+        work = cells.work_ms[:, [cell]] - cells.join_ms[cell]
+        run = self.run_ms(work, at)
+        return Choice(
+            first=int(cells.first[cell]),
+            last=int(cells.last[cell]),
+            memory_mb=int(self.sizes[size]),
+            vcpu=vcpu,
+            threads=int(self.threads[size]) if vcpu > 1 and run[0] < work[0, 0] else 1,
+            layout=self.model.layouts[int(cells.layout[cell])],
+            peak_mb=float(cells.peak_mb[cell] - cells.join_mb[cell]),
+            floor_mb=float(cells.floor_mb[cell] - cells.join_mb[cell]),
+            run_ms=float(run[0]),
+            cost_usd=float(self.cost_usd(at, run)[0]),
+        )

@@ -1,0 +1,195 @@
+"""The exact planner against every plan there is, one by one, in arithmetic of this test's own."""
+
+from __future__ import annotations
+
+import math
+from itertools import product
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from lamella.errors import InfeasiblePlan
+from lamella.plan.choice import Join
+from lamella.plan.coding import Coding, plain
+from lamella.plan.exact import Exact
+from lamella.plan.fan_out import join_alone, sharded
+from lamella.plan.make import make_plan
+from lamella.plan.planners import Mopar
+from lamella.plan.predict import SliceModel
+from lamella.plan.request import Request
+from lamella.plan.space import Space
+from lamella.profile.document import ShardProfile
+from tests.unit.plan.synthetic import CHAINS, CODED_CHAINS, Made, model_of
+from tests.unit.plan.test_shards import SHARDS, sharded_model
+
+FEW = st.sampled_from(["aws-lambda-2021", "openfaas", "azure-consumption", "cloud-run", "knative"])
+SLOS = st.sampled_from([math.inf, 1.0, 30.0, 60.0, 100.0, 200.0, 400.0])
+Point = tuple[int, float, float]
+
+
+def slices(
+    model: SliceModel, first: int, last: int, into: Coding, out: Coding, join: Join | None
+) -> list[tuple[float, float]]:
+    """Time and cost of a slice in every layout and size that holds it, those beaten in both left out."""
+    coded = model.with_codings({first: into, last: out})
+    where, found = model.platform, []
+    per = where.cpu.mb_per_vcpu
+    more_ms, more_mb = (join.ms, join.mb) if join else (0.0, 0.0)
+    for layout in model.layouts:
+        peak, law = coded.memory_mb(first, last, layout=layout)
+        need = max(peak, law) + more_mb
+        sizes = [s for s in where.sizes_mb(model.vcpu) if s >= need - 1e-9]
+        sizes = [s for s in sizes if s <= per.value * model.profile.machine.cores] if per else sizes[:1]
+        for size in sizes:
+            vcpu = where.vcpu(size, model.vcpu)
+            run = coded.run_ms(first, last, layout=layout, vcpu=vcpu, more_ms=more_ms)
+            if run / 1000 <= where.limits.timeout_s.value:
+                found.append((run, where.cost_usd(size, run, vcpu)))
+    kept: list[tuple[float, float]] = []
+    for run, usd in sorted(found):
+        if not kept or usd < kept[-1][1]:
+            kept.append((run, usd))
+    return kept
+
+
+def crossings(model: SliceModel, unit: int) -> list[Coding]:
+    """What may cross a border, plain first."""
+    if unit in (0, model.units):
+        return [plain(0)]
+    return [c for c in model.codings(unit) if c.lossless and model.may_travel(c)]
+
+
+def every(model: SliceModel) -> list[Point]:
+    """Stages, latency and cost of every plan."""
+    where, done = model.platform, []
+    open_: list[tuple[int, Coding, Join | None, Point]] = [(0, plain(0), None, (0, model.entry_ms, 0.0))]
+    while open_:
+        unit, into, join, (stages, ms, usd) = open_.pop()
+        if unit == model.units:
+            if join:
+                alone = join_alone(model, join)
+                hop_ms, hop_usd, _ = model.hop_of(plain(sum_at(model, join.unit)))
+                stages, ms, usd = stages + 1, ms + hop_ms + alone.run_ms, usd + hop_usd + alone.cost_usd
+            done.append((stages, ms, usd))
+            continue
+        hop_ms, hop_usd, _ = model.hop_of(into) if unit else (0.0, 0.0, 0.0)
+        for last in range(unit + 1, model.units + 1):
+            if model.graph.weight_bytes(*model.span(unit, last)) / 2**20 > where.limits.package_mb.value:
+                continue
+            for out in crossings(model, last):
+                for run, price in slices(model, unit, last, into, out, join):
+                    open_.append((last, out, None, (stages + 1, ms + hop_ms + run, usd + hop_usd + price)))
+        if into.codec != "none":
+            continue
+        for last in range(unit + 1, model.units + 1):
+            if not crossings(model, last) or crossings(model, last)[0].codec != "none":
+                continue
+            for choice in sharded(model, unit, last):
+                more_ms, more_usd, more = 0.0, 0.0, 0
+                if join:
+                    alone = join_alone(model, join)
+                    more_ms, more_usd, more = hop_ms + alone.run_ms, hop_usd + alone.cost_usd, 1
+                point = (
+                    stages + 1 + more,
+                    ms + hop_ms + choice.run_ms + more_ms,
+                    usd + hop_usd + choice.cost_usd + more_usd,
+                )
+                out = plain(sum_at(model, last)) if last < model.units else plain(0)
+                open_.append((last, out, choice.join, point))
+    return done
+
+
+def sum_at(model: SliceModel, unit: int) -> int:
+    """Bytes that cross before a unit, as they are."""
+    return model.coding(unit).plain_bytes
+
+
+def check(model: SliceModel, slo: float, most_stages: int) -> None:
+    """The space's cheapest plan is the cheapest of all."""
+    points = [(ms, usd) for stages, ms, usd in every(model) if stages <= most_stages]
+    answer = Space(model, Request(max_stages=most_stages)).cheapest(slo)
+    within = [usd for ms, usd in points if ms <= slo]
+    if answer.chosen is None:
+        assert not within
+        return
+    least = min((usd for ms, usd in points if ms <= slo * (1 + 1e-8)), default=math.inf)
+    assert answer.chosen.cost_usd == pytest.approx(least, rel=1e-7)
+    assert answer.chosen.latency_ms <= slo * (1 + 1e-8)
+    assert answer.chosen.stages <= most_stages
+    assert any(
+        ms == pytest.approx(answer.chosen.latency_ms) and usd == pytest.approx(answer.chosen.cost_usd)
+        for ms, usd in points
+    )
+
+
+SLOW = settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+
+
+@SLOW
+@given(CHAINS.map(lambda c: c[:4]), FEW, st.sampled_from([0.5, 1.0, 2.0]), SLOS, st.integers(1, 4))
+def test_every_size_layout_and_cut(units: tuple[Made, ...], where: str, vcpu: float, slo: float, most: int) -> None:
+    check(model_of(units, where, vcpu=vcpu), slo, most)
+
+
+@SLOW
+@given(CODED_CHAINS.map(lambda c: c[:4]), FEW, SLOS, st.integers(1, 4))
+def test_every_codec_on_every_hop(units: tuple[Made, ...], where: str, slo: float, most: int) -> None:
+    check(model_of(units, where), slo, most)
+
+
+@SLOW
+@given(CHAINS.map(lambda c: c[:4]), FEW, SHARDS, SLOS, st.integers(1, 5))
+def test_every_stage_of_shards(
+    units: tuple[Made, ...], where: str, shards: list[ShardProfile], slo: float, most: int
+) -> None:
+    check(sharded_model(units, [s for s in shards if s.last <= len(units)], where), slo, most)
+
+
+@settings(max_examples=30, deadline=None)
+@given(CHAINS.map(lambda c: c[:3]), SLOS, st.integers(150, 1700))
+def test_every_megabyte_where_memory_buys_cpu(units: tuple[Made, ...], slo: float, most_mb: int) -> None:
+    model = model_of(units, "aws-lambda")
+    memory = model.platform.memory
+    few = replace(
+        memory, min_mb=replace(memory.min_mb, number=most_mb - 20), max_mb=replace(memory.max_mb, number=most_mb + 20)
+    )
+    check(SliceModel(model.graph, model.profile, replace(model.platform, memory=few), model.request), slo, 3)
+
+
+@settings(max_examples=40, deadline=None)
+@given(CHAINS, FEW, SLOS)
+def test_it_is_never_dearer_than_mopar_and_a_looser_slo_never_dearer(
+    units: tuple[Made, ...], where: str, slo: float
+) -> None:
+    model = model_of(units, where)
+    costs = []
+    for bound in (slo, slo * 1.3):
+        request = Request(bound if math.isfinite(bound) else 1e9)
+        try:
+            costs.append(Exact().decide(model, request).chosen.cost_usd)
+        except InfeasiblePlan:
+            costs.append(math.inf)
+        try:
+            assert costs[-1] <= Mopar().decide(model, request).chosen.cost_usd * (1 + 1e-9)
+        except InfeasiblePlan:
+            assert costs[-1] == math.inf
+    assert costs[1] <= costs[0] * (1 + 1e-9)
+
+
+@pytest.mark.parametrize(("where", "ratio"), list(product(["openfaas", "knative", "aws-lambda-2021"], [1.0, 4.0])))
+def test_the_plan_document_says_what_was_chosen(where: str, ratio: float) -> None:
+    units = (Made(60, 3.0, 42.0, ratio=ratio, coding_ms=0.2),) * 4
+    model = model_of(units, where)
+    decision = Exact().decide(model, Request(1e6))
+    plan = make_plan(model.graph, model.profile, model.platform, "exact", given="made-up", request=Request(1e6))
+    assert plan.predicted.latency_ms == pytest.approx(decision.chosen.latency_ms)
+    assert plan.predicted.cost_usd_per_million == pytest.approx(decision.chosen.cost_usd * 1e6)
+    assert "no plan costs less" in plan.why
+
+
+def test_a_request_that_cannot_be_met_names_the_bound_and_the_nearest_plan() -> None:
+    model = model_of((Made(time_ms=50.0),) * 3)
+    with pytest.raises(InfeasiblePlan, match=r"answers within 10 ms; the fastest takes 15\d"):
+        Exact().decide(model, Request(10.0))
