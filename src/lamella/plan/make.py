@@ -48,7 +48,7 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: `ort`, `ort-default`, `single`, `uniform-K` or `mopar`, or a variant of one (see `plan.request`).
+        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar` or `exact`, or a variant of one (see `plan.request`).
         given: what the user called the model.
         request: what is asked of it.
 

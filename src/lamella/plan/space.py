@@ -242,9 +242,12 @@ class Space:
         ends = [unit for unit in range(1, model.units + 1) if self.modes[unit]]
         for first in (unit for unit in range(model.units) if self.modes[unit]):
             for last in (unit for unit in ends if unit > first):
-                if model.graph.weight_bytes(*model.span(first, last)) / MB > package_mb:
+                weights_mb = model.graph.weight_bytes(*model.span(first, last)) / MB
+                if weights_mb > package_mb:
                     break  # a longer one holds as much and more
                 for layout in model.layouts_of(first, last):
+                    if weights_mb + model.more_mb(first, last, layout) > package_mb:
+                        continue
                     peak, law = model.held_mb(first, last, layout=layout)
                     if max(peak, law) > self.sizes[-1]:
                         continue

@@ -49,7 +49,7 @@ class Room:
             free = shutil.disk_usage(directory).free - self._promised
             if bytes + SPARE > free:
                 raise StoreFull(
-                    f"{what} takes {bytes / 2**20:.0f} MB while it is put, and leaves {SPARE >> 20} MB; the store's disk "
+                    f"{what} takes {bytes / 2**20:.0f} MB in a put, which leaves {SPARE >> 20} MB; the store's disk "
                     f"has {max(free, 0) / 2**20:.0f} MB free that no other put needs",
                     try_="lamella store remove a model, or a store on a larger disk with --root",
                 )

@@ -38,6 +38,9 @@ def slices(
     per = where.cpu.mb_per_vcpu
     more_ms, more_mb = (join.ms, join.mb) if join else (0.0, 0.0)
     for layout in model.layouts:
+        shipped = model.graph.weight_bytes(*model.span(first, last)) / 2**20 + model.more_mb(first, last, layout)
+        if shipped > where.limits.package_mb.value:
+            continue
         peak, law = coded.memory_mb(first, last, layout=layout)
         need = max(peak, law) + more_mb
         sizes = [s for s in where.sizes_mb(model.vcpu) if s >= need - 1e-9]
@@ -63,7 +66,7 @@ def crossings(model: SliceModel, unit: int) -> list[Coding]:
 
 def every(model: SliceModel) -> list[Point]:
     """Stages, latency and cost of every plan."""
-    where, done = model.platform, []
+    done: list[Point] = []
     open_: list[tuple[int, Coding, Join | None, Point]] = [(0, plain(0), None, (0, model.entry_ms, 0.0))]
     while open_:
         unit, into, join, (stages, ms, usd) = open_.pop()
@@ -76,8 +79,6 @@ def every(model: SliceModel) -> list[Point]:
             continue
         hop_ms, hop_usd, _ = model.hop_of(into) if unit else (0.0, 0.0, 0.0)
         for last in range(unit + 1, model.units + 1):
-            if model.graph.weight_bytes(*model.span(unit, last)) / 2**20 > where.limits.package_mb.value:
-                continue
             for out in crossings(model, last):
                 for run, price in slices(model, unit, last, into, out, join):
                     open_.append((last, out, None, (stages + 1, ms + hop_ms + run, usd + hop_usd + price)))
