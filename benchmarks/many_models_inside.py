@@ -5,7 +5,9 @@ one program, so that they pay for the same imports, and all they start is in its
 
 - `cold`: a fresh Python for every request, a plain `InferenceSession` on the self-contained file (TrIMS's baseline). To
   warm it the files are read in the order in which the others are asked: all that it keeps are their pages;
-- `keep-alive`: the same workers, kept alive as many as fit and evicted by `deploy.keeping`, least recently used first;
+- `reload`: one Python that lives, and loads a model for every request: `cold` without the interpreter's start;
+- `keep-alive`: the workers of `cold`, kept alive as many as fit and evicted by `deploy.keeping`, those first that
+  were used longest ago;
 - `lamella-lru`, `-lfu`, `-cost-aware`: `deploy.host` over a store's daemon with that policy;
 - `lamella-kernel`: the same without a budget of the store's. Segments are pages of files: the kernel drops
   those used longest ago, whoever maps them, so instances outlive their weights, and read back what was dropped.
@@ -33,15 +35,15 @@ from lamella.limits.unlimited import Unlimited
 from lamella.runtime.starts import environment
 from lamella.store.client import SOCKET, Connection
 
-COLD, KEEP_ALIVE, OURS, KERNEL = "cold", "keep-alive", "lamella-", "kernel"
+COLD, RELOAD, KEEP_ALIVE, OURS, KERNEL = "cold", "reload", "keep-alive", "lamella-", "kernel"
 SLACK_MB = 40
 """Left free by our budgets: pages of the kernel, and of files that are being read."""
 LOAD_SLACK_MB = 120
 """The same for plain sessions, whose loads read whole files: with 40 the kernel killed idle workers meanwhile."""
 HEADROOM = 1.25
 """Of instances over what one was seen to hold."""
-DAEMON_MB, ZYGOTE_MB = 60, 25
-"""What they hold beside weights; the daemon was seen with 57."""
+DAEMON_MB, ZYGOTE_MB = 40, 25
+"""What they hold beside weights, at most."""
 UNBUDGETED = 0.3
 """Of the memory, at most, for what instances hold themselves where weights have no budget."""
 TOLERANCE = 1e-4
@@ -53,14 +55,20 @@ import onnxruntime as ort
 options = ort.SessionOptions()
 options.intra_op_num_threads = 1
 options.log_severity_level = 3
-session = ort.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-inputs = dict(np.load(sys.argv[2]))
+kept = sys.argv[1] == "keep"
+session = None
 for line in sys.stdin:
+    file, given = line.rstrip("\\n").split("\\t")
+    if not session:
+        session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        inputs = dict(np.load(given))
     answer = io.BytesIO()
     np.save(answer, session.run(None, inputs)[0])
     sys.stdout.buffer.write(len(answer.getvalue()).to_bytes(8, "little") + answer.getvalue())
     sys.stdout.buffer.flush()
+    session = session if kept else None
 """
+"""A worker: a line for each request, the model's file and the inputs'; an answer with its length before it."""
 
 
 class Model(msgspec.Struct, frozen=True):
@@ -147,11 +155,11 @@ class System(Protocol):
 
 
 class Plain:
-    """A Python process with a plain session."""
+    """A Python process with a plain session, of one model or, not kept, of another one for every request."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, *, keep: bool = True) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PLAIN, model.file, model.inputs],
+            [sys.executable, "-c", PLAIN, "keep" if keep else "drop"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment(),
@@ -162,10 +170,10 @@ class Plain:
     def lives(self) -> bool:
         return self._process.poll() is None
 
-    def ask(self) -> np.ndarray:
+    def ask(self, model: Model) -> np.ndarray:
         assert self._process.stdin
         assert self._process.stdout
-        self._process.stdin.write(b"\n")
+        self._process.stdin.write(f"{model.file}\t{model.inputs}\n".encode())
         self._process.stdin.flush()
         size = int.from_bytes(self._process.stdout.read(8), "little")
         if not size:
@@ -188,9 +196,9 @@ class Cold:
         self._models = window.models
 
     def ask(self, k: int) -> Given:
-        worker = Plain(self._models[k])
+        worker = Plain()
         try:
-            return Given(worker.ask(), time.monotonic(), cold=True)
+            return Given(worker.ask(self._models[k]), time.monotonic(), cold=True)
         finally:
             worker.end()
 
@@ -204,6 +212,20 @@ class Cold:
 
     def close(self) -> None:
         """Nothing is left."""
+
+
+class Reloaded(Cold):
+    """A process for all, that keeps nothing."""
+
+    def __init__(self, window: Window) -> None:
+        super().__init__(window)
+        self._worker = Plain(keep=False)
+
+    def ask(self, k: int) -> Given:
+        return Given(self._worker.ask(self._models[k]), time.monotonic(), cold=True)
+
+    def close(self) -> None:
+        self._worker.end()
 
 
 class KeptAlive:
@@ -223,11 +245,11 @@ class KeptAlive:
             worker = None
         if worker:
             self._keeping.use(model.name)
-            return Given(worker.ask(), time.monotonic(), cold=False)
+            return Given(worker.ask(model), time.monotonic(), cold=False)
         for victim in self._keeping.leaving(model.load_mb):
             self._leave(victim)
-        worker = self._workers[model.name] = Plain(model)
-        given = Given(worker.ask(), time.monotonic(), cold=True)
+        worker = self._workers[model.name] = Plain()
+        given = Given(worker.ask(model), time.monotonic(), cold=True)
         self._keeping.use(model.name, private_mb(worker.pid))
         return given
 
@@ -306,7 +328,7 @@ class Ours:
 
 def system(window: Window) -> System:
     """The window's system, started."""
-    kinds: dict[str, type[Cold] | type[KeptAlive]] = {COLD: Cold, KEEP_ALIVE: KeptAlive}
+    kinds: dict[str, type[Cold] | type[KeptAlive]] = {COLD: Cold, RELOAD: Reloaded, KEEP_ALIVE: KeptAlive}
     kind = kinds.get(window.system)
     return kind(window) if kind else Ours(window)
 

@@ -263,7 +263,7 @@ def unmapped_mb(pids: Sequence[int]) -> float:
     """
     tier = next(t for t in client.status().store.tiers if t.name == "memory")
     mapped = sum(_rollup(pid)["Pss_Shmem"] for pid in pids)
-    return 0.0 if tier.backing == "page-cache" else max(0.0, tier.used_bytes / 2**20 - mapped / 1024)
+    return max(0.0, (tier.used_bytes - tier.cached_bytes) / 2**20 - mapped / 1024)
 
 
 def memory(pid: int) -> tuple[float, float]:

@@ -26,7 +26,7 @@ from lamella.machine import this_machine
 from lamella.runtime.function import Function, session_options
 from lamella.store import protocol
 from lamella.store.peer import peer_of
-from lamella.store.records import ModelRecord, portable_name
+from lamella.store.records import ModelRecord, SegmentRef, portable_name
 from lamella.store.report import Report
 
 SOCKET = "LAMELLA_STORE"
@@ -74,7 +74,7 @@ class Lease:
         weakref.finalize(self, sock.close)
         with ExitStack() as stack:
             stack.callback(protocol.close_all, descriptors)
-            maps = [_mapped(fd, blob.bytes) for fd, blob in zip(descriptors, record.blobs, strict=True)]
+            maps = [_mapped(fd, blob) for fd, blob in zip(descriptors, record.blobs, strict=True)]
         self.graph = maps[0][:]
         maps[0].close()
         self.segments = {blob.id: map_ for blob, map_ in zip(record.segments, maps[1:], strict=True)}
@@ -96,7 +96,8 @@ def _last_word(lease: Lease) -> None:
     """Called when the runtime's session is gone; its argument lived until now."""
 
 
-def _mapped(fd: int, size: int) -> mmap.mmap:
+def _mapped(fd: int, blob: SegmentRef) -> mmap.mmap:
+    size = blob.bytes
     if os.fstat(fd).st_size < size:  # reading beyond the end would kill this process
         raise StoreDamaged(f"a segment of {os.fstat(fd).st_size} bytes instead of {size}", try_="lamella store status")
     try:
@@ -104,7 +105,7 @@ def _mapped(fd: int, size: int) -> mmap.mmap:
     except OSError as error:  # a limit of address space or of maps
         raise StoreError(f"cannot map a segment of {size} bytes: {error.strerror}") from error
     with suppress(OSError):  # kernels without huge pages; of a file, the pages that are not in the cache come in them
-        mapped.madvise(mmap.MADV_HUGEPAGE)
+        mapped.madvise(mmap.MADV_RANDOM if blob.sparse else mmap.MADV_HUGEPAGE)
     return mapped
 
 
@@ -274,6 +275,9 @@ class StoreSession(ort.InferenceSession):  # type: ignore[misc]
         """
         function = lease.record.function
         options = session_options(function.kind, threads=function.threads, prepack=function.prepack)
+        if function.threads > 1:  # as sessions do that nobody throttles; at the end of a run, unlike theirs, it stops
+            options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         lease.apply(options)
         self._lease: Lease | None = lease
         try:

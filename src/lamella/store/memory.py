@@ -10,7 +10,7 @@ import os
 from collections.abc import Collection, Iterable
 
 from lamella.errors import StoreFull
-from lamella.store.backings import Backing
+from lamella.store.backings import Backing, PageCache
 from lamella.store.policies import History, Policy
 from lamella.store.records import SegmentRef
 
@@ -35,11 +35,22 @@ class Memory:
     def __init__(self, backing: Backing, budget: int | None, policy: Policy) -> None:
         """Empty."""
         self.backing, self.budget, self.policy = backing, budget, policy
+        self._sparse: Backing = backing if isinstance(backing, PageCache) else PageCache()
         self.history = History()
         self.residents: dict[str, Resident] = {}
         self.evictions = 0
         self._promised: dict[str, int] = {}
         self._unshelved: set[Resident] = set()
+
+    def backing_of(self, blob: SegmentRef) -> Backing:
+        """Where a blob lies: tables that are read by rows in the page cache, where only touched pages take memory."""
+        return self._sparse if blob.sparse else self.backing
+
+    @property
+    def cached(self) -> int:
+        """The part of `used` that is pages of files."""
+        held = [r.blob for r in (*self.residents.values(), *self._unshelved)]
+        return sum(blob.bytes for blob in held if isinstance(self.backing_of(blob), PageCache))
 
     @property
     def used(self) -> int:

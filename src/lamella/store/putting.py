@@ -6,6 +6,9 @@ A segment ends in a table of its tensors' hashes; the segments of known models a
 hashed before it is relied on. Zeros and small biases are alike in many models: a known segment is shared only if half
 of it is used.
 
+A table that the graph only gathers rows from has a segment of its own, which says so: a request touches a few of its
+pages, and the store need not hold the others.
+
 Rejected: one segment per tensor, a hundred descriptors for a transformer; one per model, which maps 434 MB for an
 embedding of 94. Functions of kind `plain` and `default` are what people deploy without lamella, and stay out.
 """
@@ -16,7 +19,7 @@ import hashlib
 import mmap
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,6 +46,8 @@ HUGE = 2 << 20
 """A larger segment is a whole number of huge pages."""
 SHARE = 0.5
 """The part of a known segment's weights that a model has to use to share it."""
+SPARSE_BYTES = 4 << 20
+"""A table of which rows are gathered is kept apart from this size."""
 MAGIC = b"lamella1"
 _END = struct.Struct("<Q8s")
 
@@ -161,16 +166,19 @@ class Segments:
         hashes = {name: hashlib.sha256(flat.data).hexdigest() for name, flat in arrays.items()}
         places = self._shared({hashes[name]: flat.nbytes for name, flat in arrays.items()})
         new = {hashes[name]: flat for name, flat in arrays.items() if hashes[name] not in places}
-        for group in _grouped(new):
+        tables = {hashes[name] for name in _gathered(proto) & set(arrays) if arrays[name].nbytes >= SPARSE_BYTES}
+        tables -= {hashes[name] for name in set(arrays) - _gathered(proto)}
+        for group in _grouped(new, tables):
             places.update(self._write(group))
         for name, flat in arrays.items():
             place, array = places[hashes[name]], weights[name]
             proto.graph.initializer.append(
                 external(name, array.dtype, array.shape, place.segment.id, place.offset, flat.nbytes)
             )
-        used = tuple(dict.fromkeys(places[h].segment for h in hashes.values()))
+        used = dict.fromkeys(places[h].segment for h in hashes.values())
+        dense = {places[h].segment for h in hashes.values() if h not in tables}
         made = {s.id: self._paths[s.id] for s in used if self._paths[s.id].parent == self._directory}
-        return used, made
+        return tuple(SegmentRef(s.id, s.bytes, sparse=s not in dense) for s in used), made
 
     def _shared(self, wanted: Mapping[str, int]) -> dict[str, _Place]:
         """The tensors that lie in segments worth sharing, by hash; those segments first of which most is used."""
@@ -255,12 +263,25 @@ def _in_order(proto: ModelProto, weights: Mapping[str, np.ndarray]) -> list[str]
     return [name for name in dict.fromkeys([*used, *inner, *weights]) if name in weights]
 
 
-def _grouped(arrays: Mapping[str, np.ndarray]) -> Iterator[dict[str, np.ndarray]]:
-    """Tensors by segment: runs of at most `SEGMENT_BYTES`, larger ones alone."""
+def _gathered(proto: ModelProto) -> set[str]:
+    """Names that the graph reads by rows only."""
+    rows: set[str] = set()
+    others: set[str] = {o.name for o in proto.graph.output}
+    for node in proto.graph.node:
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
+        by_rows = node.op_type == "Gather" and node.domain in ("", "ai.onnx") and axis == 0
+        rows.update(node.input[:1] if by_rows else ())
+        others.update(node.input[1:] if by_rows else node.input)
+        others.update(name for sub in subgraphs(node) for n in sub.node for name in n.input)
+    return rows - others
+
+
+def _grouped(arrays: Mapping[str, np.ndarray], alone: Collection[str]) -> Iterator[dict[str, np.ndarray]]:
+    """Tensors by segment: runs of at most `SEGMENT_BYTES`; larger ones, and those that are to be, alone."""
     group: dict[str, np.ndarray] = {}
     size = 0
     for sha256, flat in arrays.items():
-        if flat.nbytes > SEGMENT_BYTES:
+        if flat.nbytes > SEGMENT_BYTES or sha256 in alone:
             yield {sha256: flat}
             continue
         if size + flat.nbytes > SEGMENT_BYTES:

@@ -40,6 +40,8 @@ class SegmentRef(msgspec.Struct, frozen=True):
     id: str
     """sha256 of its bytes, hex."""
     bytes: int
+    sparse: bool = False
+    """Whether the model reads it by rows only: a table of which a request touches a few."""
 
 
 class ModelRecord(Document, frozen=True, kw_only=True):
@@ -98,6 +100,8 @@ class TierStatus(msgspec.Struct, frozen=True):
     backing: str
     why: str
     """How the backing was chosen, or what stands in the tier's way."""
+    cached_bytes: int = 0
+    """Of memory: the part of `used_bytes` that is pages of files, there when touched, and the kernel's to drop."""
 
 
 class ModelStatus(msgspec.Struct, frozen=True):

@@ -293,7 +293,7 @@ class Shelves:
         """
         blobs = self.record(name).blobs
         for resident in [self._memory.residents[b.id] for b in blobs if b.id in self._memory.residents]:
-            if not self._memory.backing.unchanged(resident.blob, resident.descriptor):
+            if not self._memory.backing_of(resident.blob).unchanged(resident.blob, resident.descriptor):
                 self._memory.drop(resident.blob.id)
         missing = [b for b in blobs if b.id not in self._memory.residents]
         new = [b for b in missing if b.id not in self._loads]
@@ -302,7 +302,7 @@ class Shelves:
             self._loaded[name] += 1
             self._brought.add(name)
         for blob in new:
-            self._loads[blob.id] = Load(blob, self._memory.backing, self._disk, self._remote, self._clock)
+            self._loads[blob.id] = Load(blob, self._memory.backing_of(blob), self._disk, self._remote, self._clock)
         return [self._loads[b.id] for b in missing]
 
     def commit(self, load: Load) -> None:
@@ -456,7 +456,15 @@ class Shelves:
         """What is where. Remote storage is not asked."""
         disk, memory = self._disk, self._memory
         tiers = [
-            TierStatus("memory", memory.budget, memory.used, len(memory.residents), memory.backing.name, self._why),
+            TierStatus(
+                "memory",
+                memory.budget,
+                memory.used,
+                len(memory.residents),
+                memory.backing.name,
+                self._why,
+                memory.cached,
+            ),
             TierStatus("disk", disk.budget, disk.used, len(disk.sizes), "files", str(disk.root)),
         ]
         if self._remote:

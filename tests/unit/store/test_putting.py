@@ -25,9 +25,24 @@ from lamella.package import build
 from lamella.package.build import build_model
 from lamella.runtime.function import Function, open_session
 from lamella.store import handing
-from lamella.store.putting import HUGE, MAGIC, SEGMENT_BYTES, SHARE, Prepared, Segments, contents, prepare
+from lamella.store.backings import Memfd
+from lamella.store.memory import Memory
+from lamella.store.policies import policy
+from lamella.store.putting import (
+    HUGE,
+    MAGIC,
+    SEGMENT_BYTES,
+    SHARE,
+    SPARSE_BYTES,
+    Prepared,
+    Segments,
+    contents,
+    prepare,
+)
 from lamella.store.records import Held, Settings
 from lamella.store.shelves import Shelves
+from tests.unit.graph.onnx_models import model as onnx_model
+from tests.unit.graph.onnx_models import node
 from tests.unit.package.plans import plan_of
 
 Arrays = dict[str, np.ndarray]
@@ -231,3 +246,32 @@ def test_a_file_that_does_more_than_its_packaged_model_is_not_stood_in_for(
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
     made = next(m for m in prepare(path, "odd", "1", tmp_path / "space") if m.record.name == "odd@1")
     assert handing.stand_in(path, made.record.function) is None
+
+
+def test_a_table_of_which_rows_are_gathered_lies_apart_and_in_the_page_cache(tmp_path: Path) -> None:
+    rows, width = 3 * SPARSE_BYTES // 4 // 64, 64
+    rng = np.random.default_rng(0)
+    weights = {
+        "words": rng.standard_normal((rows, width), np.float32),
+        "tied": rng.standard_normal((rows, width), np.float32),
+        "kernel": rng.standard_normal((width, width), np.float32),
+    }
+    nodes = [
+        node("Gather", ["words", "ids"], ["a"]),
+        node("Gather", ["tied", "ids"], ["b"]),
+        node("Add", ["a", "b"], ["c"]),
+        node("MatMul", ["c", "kernel"], ["d"]),
+        node("Gemm", ["d", "tied"], ["y"], transB=1),
+    ]
+    proto = onnx_model(nodes, {"ids": [4]}, {"y": [4, rows]}, weights, kinds={"ids": TensorProto.INT64})
+    path = tmp_path / "tables.onnx"
+    path.write_bytes(proto.SerializeToString())
+    made = prepare(path, "tables", "1", tmp_path / "blobs")
+    for each in made:
+        sparse = [s for s in each.record.segments if s.sparse]
+        assert [s.bytes // SPARSE_BYTES for s in sparse] == [3], "not the one that is multiplied, too"
+        (words,) = contents(each.blobs[sparse[0].id])
+        assert words.length == weights["words"].nbytes
+    memory = Memory(Memfd(), None, policy("lru"))
+    assert [memory.backing_of(s).name for s in made[0].record.segments if s.sparse] == ["page-cache"]
+    assert {memory.backing_of(s).name for s in made[0].record.segments if not s.sparse} == {"memfd"}
