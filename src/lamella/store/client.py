@@ -274,10 +274,8 @@ class StoreSession(ort.InferenceSession):  # type: ignore[misc]
             StoreError: the runtime refuses the model.
         """
         function = lease.record.function
-        options = session_options(function.kind, threads=function.threads, prepack=function.prepack)
-        if function.threads > 1:  # as sessions do that nobody throttles; at the end of a run, unlike theirs, it stops
-            options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-            options.add_session_config_entry("session.force_spinning_stop", "1")
+        spin = function.threads > 1  # nobody throttles it, as functions may be
+        options = session_options(function.kind, threads=function.threads, prepack=function.prepack, spin=spin)
         lease.apply(options)
         self._lease: Lease | None = lease
         try:

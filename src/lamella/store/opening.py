@@ -37,9 +37,10 @@ def open_shared(directory: Path, function: Function) -> Opened:
         if lease:
             mapped = time.monotonic()
             session = StoreSession(lease)
-            for segment in lease.segments.values():
-                with suppress(OSError):  # kernels before 5.14: then pages come with the first request
-                    segment.madvise(MADV_POPULATE_READ)
+            for blob in lease.record.segments:
+                if not blob.sparse:
+                    with suppress(OSError):  # kernels before 5.14: then pages come with the first request
+                        lease.segments[blob.id].madvise(MADV_POPULATE_READ)
             return Opened(session, lease.record.function.kind, mapped, shared=True)
     return open_files(directory, function)
 
