@@ -333,6 +333,26 @@ def table(entry: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def bound(entry: Mapping[str, Any]) -> list[str]:
+    """How many times `cold` nobody can exceed who has to compute the answer: as if every request met a living worker."""
+    hits = [
+        busy_ms
+        for kind, windows in entry["systems"].items()
+        if kind.startswith(OURS)
+        for window in windows
+        for _, _, busy_ms, cold in window["asked"]
+        if not cold
+    ]
+    if not hits or COLD not in entry["systems"]:
+        return []
+    alive, cold = 1000 / float(np.median(hits)), rate(entry["systems"][COLD])[0]
+    return [
+        f"A worker of ours that lives answers in {1000 / alive:.0f} ms (median), most of it the inference itself: if every "
+        f"request met one, that were {alive / cold:.1f} times `cold`.",
+        "",
+    ]
+
+
 def page(stored: Mapping[str, Any]) -> str:
     """The page of the documentation."""
     lines = ["# Many models on one host", ""]
@@ -362,6 +382,7 @@ def page(stored: Mapping[str, Any]) -> str:
             "",
             *table(entry),
             "",
+            *bound(entry),
         ]
     return "\n".join(lines)
 
