@@ -7,6 +7,7 @@ hop more.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import msgspec
@@ -100,6 +101,12 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float) -> Shard | Non
     if run / 1000 > platform.limits.timeout_s.value:
         return None
     return Shard(size, part.peak_mb, law, run, platform.cost_usd(size, run, vcpu))
+
+
+def stages(choices: Sequence[Choice]) -> int:
+    """How many a chain of choices takes: parts that no single function comes behind are joined by one of their own."""
+    pairs = zip(choices, [*choices[1:], None], strict=True)
+    return sum(1 + bool(one.join and (after is None or after.shards)) for one, after in pairs)
 
 
 def behind(model: SliceModel, join: Join, choice: Choice) -> Choice | None:

@@ -13,6 +13,7 @@ from lamella.machine import this_machine
 from lamella.plan.choice import Choice
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.exact import Exact
+from lamella.plan.fan_out import stages
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.lossy import judged
@@ -162,14 +163,14 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         predicted=Predicted(0.0, 0.0, 0.0),
         slack=(),
         losers=tuple(
-            Loser(c.name + _details(c), len(c.choices), c.latency_ms, c.cost_usd * 1e6, why)
+            Loser(c.name + _details(c), stages(c.choices), c.latency_ms, c.cost_usd * 1e6, why)
             for c, why in decision.losers
         ),
         why=decision.why,
     )
     widths = zip(plan.by_stage(), plan.at_once, strict=True)
-    stages = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
-    latency = model.entry_ms + sum(stages) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
+    runs_ms = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
+    latency = model.entry_ms + sum(runs_ms) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     predicted = Predicted(latency, float(sum(f.memory_mb for f in plan.functions)), cost * 1e6)
     return msgspec.structs.replace(plan, predicted=predicted, slack=_slack(model, plan))

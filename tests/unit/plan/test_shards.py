@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lamella.errors import InfeasiblePlan
 from lamella.graph.divide import ShardSpan
 from lamella.plan.choice import Choice
-from lamella.plan.fan_out import sharded
+from lamella.plan.fan_out import sharded, stages
 from lamella.plan.planners import Mopar
 from lamella.plan.predict import CODE_MB, SliceModel
 from lamella.plan.request import Request
@@ -155,3 +155,11 @@ def test_more_at_once_than_cores_is_made_of_runs_apart_and_the_measured_fork_and
     assert found[4].cost_usd == pytest.approx(4 * wide.platform.cost_usd(208, 5.0, 1.0))
     one = SliceModel(plain.graph, plain.profile, plain.platform, Request(at_once=1))
     assert [c.at_once for c in sharded(one, 1, 2)] == [1]
+
+
+def test_parts_that_nobody_joins_are_a_stage_more() -> None:
+    part = ShardPart(5.0, 200.0, 150.0)
+    model = sharded_model(HEAVY, [ShardProfile(1, 2, SPAN, 2, 1, (part,) * 4, 11.0, 0.0, 0.0)])
+    before, after = model.choices(0, 1)[0], model.choices(2, 3)[0]
+    (one,) = sharded(model, 1, 2)
+    assert [stages(c) for c in ([before], [before, one, after], [before, one], [one, one, after])] == [1, 3, 3, 4]
