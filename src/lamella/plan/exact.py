@@ -21,13 +21,14 @@ class Exact:
 
     name: str = "exact"
     shards: bool = True
-    chooses_codecs: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest plan within the SLO; without one within a little more than the single function's latency."""
         alone = singles(model)
-        cap, said = request.slo_ms or math.inf, f"the SLO of {request.slo_ms or 0:g} ms"
-        if request.slo_ms is None and alone:
+        cap, said = math.inf, "any latency (no SLO given, and no single function holds the model)"
+        if request.slo_ms is not None:
+            cap, said = request.slo_ms, f"the SLO of {request.slo_ms:g} ms"
+        elif alone:
             cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
             said = f"{cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
         space = Space(model, request)

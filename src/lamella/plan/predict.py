@@ -252,7 +252,7 @@ class SliceModel:
         if unit in (0, self.units):
             names = self.graph.outputs if unit else self.graph.inputs
             return price.edge_half_ms(sum(self.graph.tensors[n].bytes_at(self.batch) for n in names))
-        return price.transfer_ms(self.coding(unit).bytes) / 2
+        return self.hop_of(self.coding(unit))[2]
 
     @cached_property
     def _live_batch(self) -> int:

@@ -152,7 +152,7 @@ class Space:
 
         Args:
             model: prices.
-            request: what is asked; its SLO and number of stages are not looked at.
+            request: whether there may be shards, and how many stages.
         """
         self.model, self.request = model, request
         platform = model.platform
