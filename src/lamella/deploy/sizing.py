@@ -120,7 +120,7 @@ def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: 
     if size is None:
         raise InfeasiblePlan(
             f"memory: {planned.name} peaks at {free.peak_mb:.0f} MB, the largest size of {platform.name} is "
-            f"{platform.memory.max_mb.value:.0f} MB",
+            f"{platform.most_mb():.0f} MB",
             where=f"function {planned.name}",
         )
     if not enforced:

@@ -134,7 +134,7 @@ def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> C
     tail_mb = model.graph.weight_bytes(join.first, model.span(0, join.unit)[1]) / MB
     floor = model.profile.floor.resident_mb + live + tail_mb
     peak = floor + CODE_MB
-    size = model.platform.allocation_mb(peak) or int(model.platform.memory.max_mb.value)
+    size = model.platform.allocation_mb(peak) or int(model.platform.most_mb())
     vcpu = model.platform.vcpu(size, model.vcpu)
     # the parts and the whole are carried
     run = (model.hop_cost.call_ms + join.ms + 2 * model.carrying_ms(join.unit)) / min(1.0, vcpu)

@@ -208,7 +208,7 @@ def _memory(plan: Plan, platform: Platform) -> list[LamellaError]:
             found.append(
                 PlatformLimit(
                     f"{f.name}: {platform.name} does not sell {f.memory_mb} MB (from {platform.memory.min_mb.value:g} "
-                    f"to {platform.memory.max_mb.value:g} MB in steps of {platform.step_mb:g})",
+                    f"to {platform.most_mb():g} MB in steps of {platform.step_mb:g})",
                     where=f.name,
                 )
             )

@@ -187,7 +187,7 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     platform, rows = model.platform, []
     if plan.slo_ms is not None:
         rows.append(Slack("latency SLO", plan.slo_ms, plan.predicted.latency_ms, "ms"))
-    rows.append(Slack("largest memory", platform.memory.max_mb.value, max(f.memory_mb for f in plan.functions), "MB"))
+    rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:
         payload = max(platform.payload_mb(h.encoded_bytes) for h in plan.hops)
@@ -210,7 +210,7 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
     if need is None:
         raise InfeasiblePlan(
             f"memory: {graph.name} as one plain session needs {max(peak, law):.0f} MB, the largest size of "
-            f"{platform.name} is {platform.memory.max_mb.value:.0f} MB",
+            f"{platform.name} is {platform.most_mb():.0f} MB",
             try_="--planner mopar",
         )
     candidates = []

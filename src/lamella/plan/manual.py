@@ -61,7 +61,7 @@ def plan_by_hand(
                     first=first,
                     last=last,
                     kind="packaged",
-                    memory_mb=size or int(platform.memory.max_mb.value),
+                    memory_mb=size or int(platform.most_mb()),
                     vcpu=vcpu,
                     threads=1,
                     layout="plain",

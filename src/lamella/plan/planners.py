@@ -276,7 +276,7 @@ def infeasible(model: SliceModel, candidates: list[Candidate], request: Request)
         peak, law = model.memory_mb(0, model.units, layout="plain")
         worst = max((max(model.memory_mb(u, u + 1, layout="plain")), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
-        most, package = model.platform.memory.max_mb.value, model.platform.limits.package_mb.value
+        most, package = model.platform.most_mb(), model.platform.limits.package_mb.value
         shipped = [model.graph.weight_bytes(*model.span(u, u + 1)) / MB for u in range(model.units)]
         whole = model.graph.weight_bytes(*model.span(0, model.units)) / MB  # less than the sum where units share some
         divided = worst[0] <= most and max(shipped) <= package
