@@ -72,7 +72,8 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         told = tomllib.loads(path.read_text())
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}", where=str(path), try_="lamella platforms") from error
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be read: {why}", where=str(path), try_="lamella platforms") from error
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(
             f"{path} is not TOML: {error}", where=str(path), try_="lamella platforms show openfaas -o FILE.toml"
