@@ -23,6 +23,8 @@ import numpy as np
 
 ROUNDS = 30
 """Multipliers that are tried at most."""
+HULL = 64
+"""Lines of a front's lower hull that are looked at, at most."""
 CLOSE = 1e-9
 """Relative: sums in another order differ by less."""
 
@@ -87,6 +89,31 @@ class Found(NamedTuple):
     proof: Proof
 
 
+class Stairs(NamedTuple):
+    """Cost and latency of plans that there are, none of which beats another: by latency, so that costs fall."""
+
+    ms: np.ndarray
+    usd: np.ndarray
+
+    @classmethod
+    def of(cls, routes: Sequence[Route]) -> Stairs:
+        """Of routes, those left out that others beat."""
+        ms, usd = (np.array(x, float) for x in ([r.latency_ms for r in routes], [r.usd for r in routes]))
+        kept = _undominated(usd, ms, None)
+        return cls(ms[kept], usd[kept])
+
+    def corners(self) -> tuple[np.ndarray, np.ndarray]:
+        """The dearest and slowest (USD, ms) that are not beaten: whatever is not is below and before one of them."""
+        return np.r_[math.inf, self.usd], np.r_[self.ms, math.inf]
+
+    def beats(self, usd: np.ndarray, ms: np.ndarray) -> np.ndarray:
+        """Whether some step is cheaper and quicker, by more than rounding."""
+        if not len(self.ms):
+            return np.zeros(len(usd), bool)
+        at = np.searchsorted(self.ms, ms * (1 - CLOSE), side="right") - 1
+        return (at >= 0) & (self.usd[np.maximum(at, 0)] < usd * (1 - CLOSE))
+
+
 class Routes:
     """A graph of choices, ready to be searched."""
 
@@ -149,9 +176,67 @@ class Routes:
         front = self.front(most_usd=most_usd)
         return Found(front.routes[:1], front.proof)
 
-    def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> Found:
-        """Every route that no other beats in both cost and latency, within bounds; by latency."""
-        return self._search(most_ms, most_usd, 0.0, float(self._forward(self._sums.usd)[0][-1, -1]))
+    def front(
+        self, most_ms: float = math.inf, most_usd: float = math.inf, known: Sequence[Route] | None = None
+    ) -> Found:
+        """Every route that no other beats in both cost and latency, within bounds; by latency.
+
+        Args:
+            most_ms: latency that none exceeds.
+            most_usd: cost that none exceeds.
+            known: routes of this graph, against which labels are held; by default those of the front's lower hull.
+        """
+        stairs = Stairs.of(self.hull()[0] if known is None else known)
+        least = float(self._forward(self._sums.usd)[0][-1, -1])
+        return self._search(most_ms, most_usd, 0.0, least, stairs)
+
+    def hull(self, most: int = HULL) -> tuple[list[Route], list[float]]:
+        """Routes on the lower hull of cost and mean latency, cheapest first, and what a ms was worth at each side.
+
+        Every other route lies on or above the lines between them, up to the number of lines that were looked at.
+        """
+        cheap, fast = self._route(self._forward(self._sums.usd)), self.fastest()
+        if cheap is None or fast is None:
+            return [], []
+        found, multipliers, open_ = {cheap, fast}, list[float](), [(cheap, fast)]
+        while open_ and len(multipliers) < most:
+            left, right = open_.pop(0)  # the widest first, more or less
+            saved, more = left.mean_ms - right.mean_ms, right.usd - left.usd
+            if saved <= CLOSE * left.mean_ms or more <= CLOSE * right.usd:
+                continue
+            multiplier = more / saved
+            multipliers.append(multiplier)
+            route = self._route(self._forward(self._sums.usd + multiplier * self._sums.ms))
+            assert route is not None
+            line = left.usd + multiplier * left.mean_ms
+            if route not in found and route.usd + multiplier * route.mean_ms < line * (1 - CLOSE):
+                found.add(route)
+                open_ += [(left, route), (route, right)]
+        return sorted(found, key=lambda r: r.usd), multipliers
+
+    def beating(self, stairs: Stairs, multipliers: Sequence[float]) -> np.ndarray:
+        """Which arcs a route may take that no step of `stairs` beats; the others can be left out. [arcs], bool.
+
+        Args:
+            stairs: cost and latency of plans that there are.
+            multipliers: what a ms is worth, USD: each gives a bound of what any route over an arc comes to.
+        """
+        usd, ms = self._sums.usd, self._sums.ms
+        least = self.begin_ms + self.law.deviations * math.sqrt(self._least_variance)
+        corner_usd, corner_ms = stairs.corners()
+        corner_ms = corner_ms - least
+        over = [(self._shortest_over(usd), 0.0), *((self._shortest_over(usd + m * ms), m) for m in multipliers)]
+        over_ms = self._shortest_over(ms)
+        ok = np.zeros(len(ms), bool)
+        for corner in zip(corner_usd.tolist(), corner_ms.tolist(), strict=True):
+            rest = np.flatnonzero(~ok)
+            rest = rest[over_ms[rest] <= _slack(corner[1])]
+            for weight, m in over:
+                rest = rest[weight[rest] <= _slack(corner[0] + (m * corner[1] if m else 0.0))]
+            ok[rest] = True
+        found = np.empty(len(ok), bool)
+        found[self._order] = ok
+        return found
 
     # ---------------------------------------------------------------------------------------------------- bounds
 
@@ -292,8 +377,10 @@ class Routes:
 
     # ---------------------------------------------------------------------------------------------------- labels
 
-    def _search(self, most_ms: float, most_usd: float, multiplier: float, bound_usd: float) -> Found:
-        """The front of routes within both bounds."""
+    def _search(
+        self, most_ms: float, most_usd: float, multiplier: float, bound_usd: float, stairs: Stairs | None = None
+    ) -> Found:
+        """The front of routes within both bounds, of labels that no step of the stairs beats for sure."""
         usd, ms, variance = self._sums
         caps = (most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms)
         rests = Sums(self._backward(usd), self._backward(ms), self._backward(variance))
@@ -318,6 +405,8 @@ class Routes:
                 if multiplier:
                     total = here.sums.usd + multiplier * here.sums.ms + rest_mixed[state, left]
                     within &= total <= mixed_cap
+                if stairs:
+                    within &= ~stairs.beats(here.sums.usd + rests.usd[state, left], self.begin_ms + latency)
                 chosen = _best(here.at(np.flatnonzero(within)), bool(self.law.deviations), state < self.states - 1)
                 labels += len(chosen.arc)
                 fronts[state] = chosen if len(chosen.arc) else None
@@ -354,6 +443,11 @@ class Routes:
                     front = earlier
                 routes.append(self._made(arcs[::-1]))
         return tuple(routes)
+
+
+def _slack(most: float) -> float:
+    """A bound that sums in another order still keep."""
+    return most + CLOSE * abs(most)
 
 
 def _groups(state: np.ndarray, stages: np.ndarray) -> list[tuple[int, int, int, int]]:

@@ -24,7 +24,7 @@ from lamella.plan.coding import Coding
 from lamella.plan.fan_out import sharded, step
 from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
-from lamella.plan.routes import Proof, Route, Routes, Sums
+from lamella.plan.routes import Proof, Route, Routes, Stairs, Sums
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
@@ -337,10 +337,7 @@ class Space:
         upper = math.inf
         proof = Proof(math.inf, 0.0, 0, 0, 0)
         while True:
-            blocks = blocks.divided()
-            run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
-            in_time = run / 1000 <= self.model.platform.limits.timeout_s.value
-            blocks, run = _Blocks(*(b[in_time] for b in blocks)), run[in_time]
+            blocks, run = self._in_time(blocks.divided())
             real = self._routes(blocks, run, self.cost_usd(blocks.high, run), most_stages)
             if np.array_equal(blocks.low, blocks.high):
                 found = real.cheapest(most_ms)
@@ -355,6 +352,33 @@ class Space:
                 return Answer(None, proof)
             ok = optimistic.within(most_ms, upper, limits.multiplier)[: len(run)]
             blocks = _Blocks(*(b[ok] for b in blocks))
+
+    def front(self) -> tuple[Chosen, ...]:
+        """Every plan that no other beats in both cost and latency, by latency, so that costs fall."""
+        most = self.request.max_stages
+        found = self._front(None)
+        return found if all(plan.stages <= most for plan in found) else self._front(most)
+
+    def _front(self, most_stages: int | None) -> tuple[Chosen, ...]:
+        blocks = self._whole
+        known: list[Route] = []
+        while True:
+            blocks, run = self._in_time(blocks.divided())
+            real = self._routes(blocks, run, self.cost_usd(blocks.high, run), most_stages)
+            known += real.hull()[0]
+            if not known:
+                return ()
+            if np.array_equal(blocks.low, blocks.high):
+                return tuple(self._read(route, blocks) for route in real.front(known=known).routes)
+            optimistic = self._routes(blocks, run, self.cost_usd(blocks.low, run), most_stages)
+            ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])[: len(run)]
+            blocks = _Blocks(*(b[ok] for b in blocks))
+
+    def _in_time(self, blocks: _Blocks) -> tuple[_Blocks, np.ndarray]:
+        """Those that end before the platform's timeout, and how long they run at their largest size, ms."""
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+        kept = run / 1000 <= self.model.platform.limits.timeout_s.value
+        return _Blocks(*(b[kept] for b in blocks)), run[kept]
 
     def quickest(self) -> Chosen | None:
         """The quickest plan whatever it costs."""

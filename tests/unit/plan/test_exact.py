@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from itertools import product
+from itertools import pairwise, product
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +20,7 @@ from lamella.plan.make import make_plan
 from lamella.plan.planners import Mopar
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
-from lamella.plan.space import Space
+from lamella.plan.space import Chosen, Space
 from lamella.profile.document import ShardProfile
 from tests.unit.plan.synthetic import CHAINS, CODED_CHAINS, Made, model_of
 from tests.unit.plan.test_shards import SHARDS, sharded_model
@@ -110,7 +111,9 @@ def sum_at(model: SliceModel, unit: int) -> int:
 def check(model: SliceModel, slo: float, most_stages: int) -> None:
     """The space's cheapest plan is the cheapest of all."""
     points = [(ms, usd) for stages, ms, usd in every(model) if stages <= most_stages]
-    answer = Space(model, Request(max_stages=most_stages)).cheapest(slo)
+    space = Space(model, Request(max_stages=most_stages))
+    check_front(space.front(), points, most_stages)
+    answer = space.cheapest(slo)
     within = [usd for ms, usd in points if ms <= slo]
     if answer.chosen is None:
         assert not within
@@ -123,6 +126,20 @@ def check(model: SliceModel, slo: float, most_stages: int) -> None:
         ms == pytest.approx(answer.chosen.latency_ms) and usd == pytest.approx(answer.chosen.cost_usd)
         for ms, usd in points
     )
+
+
+def check_front(front: tuple[Chosen, ...], points: list[tuple[float, float]], most_stages: int) -> None:
+    """Every plan is on the front or beaten by one that is, and what is on it is a plan and beaten by none."""
+    assert all(a.latency_ms < b.latency_ms and a.cost_usd > b.cost_usd for a, b in pairwise(front))
+    assert all(plan.stages <= most_stages for plan in front)
+    ms, usd = (np.array(x) for x in ([p[0] for p in points], [p[1] for p in points]))
+    for plan in front:
+        close = (np.abs(ms - plan.latency_ms) <= 1e-6 * ms) & (np.abs(usd - plan.cost_usd) <= 1e-6 * usd)
+        assert close.any()
+        assert not np.any((ms < plan.latency_ms * (1 - 1e-6)) & (usd < plan.cost_usd * (1 - 1e-6)))
+    front_ms, front_usd = (np.array(x) for x in ([p.latency_ms for p in front], [p.cost_usd for p in front]))
+    as_good = (front_ms <= ms[:, None] * (1 + 1e-6)) & (front_usd <= usd[:, None] * (1 + 1e-6))
+    assert as_good.any(axis=1).all()
 
 
 SLOW = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
