@@ -140,26 +140,26 @@ class SliceModel:
         return tuple(dict.fromkeys(v.layout for v in self.profile.variants))
 
     @cached_property
-    def _blocked(self) -> list[bool]:
+    def blocked(self) -> list[bool]:
         """Units that hold a product which the blocked layout runs blocked."""
         return [any(t.variant.layout == "blocked" and not t.shared for t in u.times) for u in self.profile.units]
 
     def layouts_of(self, first: int, last: int) -> tuple[Layout, ...]:
         """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
-        return tuple(way for way in self.layouts if way != "blocked" or any(self._blocked[first:last]))
+        return tuple(way for way in self.layouts if way != "blocked" or any(self.blocked[first:last]))
 
     def more_mb(self, first: int, last: int, layout: Layout) -> float:
         """What a package ships beyond a slice's weights: its graph, and again what is read blocked and plain.
 
         The graph for any CPU is not counted: `package.build` leaves it out where there is no room for it.
         """
-        return (self._both_bytes(first, last) / MB if layout == "blocked" else 0.0) + GRAPH_MB
+        return (self.both_bytes(first, last) / MB if layout == "blocked" else 0.0) + GRAPH_MB
 
     @lru_cache(maxsize=65536)  # noqa: B019 - as below
-    def _both_bytes(self, first: int, last: int) -> int:
+    def both_bytes(self, first: int, last: int) -> int:
         """Weights of a slice that some unit reads blocked and another as they are: blocked it holds them twice."""
         readers: dict[bool, set[str]] = {True: set(), False: set()}
-        for unit, blocked in zip(self.profile.units[first:last], self._blocked[first:last], strict=True):
+        for unit, blocked in zip(self.profile.units[first:last], self.blocked[first:last], strict=True):
             readers[blocked].update(w for op in self.graph.operators[unit.first : unit.last] for w in op.weights)
         return sum(self.graph.weights[w].bytes for w in readers[True] & readers[False])
 
@@ -167,7 +167,7 @@ class SliceModel:
     def _inert(self) -> list[bool]:
         """Units on which prepacking does nothing: no private copy appears."""
         return [
-            abs(self._memory(u, "prepacked").private_mb - self._memory(u, "plain").private_mb) < INERT_MB
+            abs(self.memory_of(u, "prepacked").private_mb - self.memory_of(u, "plain").private_mb) < INERT_MB
             for u in range(self.units)
         ]
 
@@ -220,6 +220,21 @@ class SliceModel:
             )
         return self._sum(first, last, variant)
 
+    def compute_all_ms(self, first: int, layout: Layout, threads: int) -> np.ndarray:
+        """`compute_ms` of every slice that begins with a unit, by its end."""
+
+        def sums(variant: Variant) -> np.ndarray:
+            times, saved = self._prefix[variant]
+            found: np.ndarray = np.maximum(0.001, times[first + 1 :] - times[first] - (saved[first:] - saved[first]))
+            return found
+
+        variant = Variant(self.batch, layout, threads)
+        if variant in self._prefix:
+            return sums(variant)
+        one, many = (sums(Variant(1, layout, t)) for t in (1, threads))
+        scaled: np.ndarray = sums(Variant(self.batch, layout, 1)) * many / one
+        return scaled
+
     def _sum(self, first: int, last: int, variant: Variant) -> float:
         times, saved = self._prefix[variant]
         return max(0.001, float(times[last] - times[first] - (saved[last - 1] - saved[first])))
@@ -255,15 +270,16 @@ class SliceModel:
         return self.hop_of(self.coding(unit))[2]
 
     @cached_property
-    def _live_batch(self) -> int:
+    def live_batch(self) -> int:
         """The batch whose live memory is measured on every unit: the one that is asked for, or 1."""
         known = all(any(live.batch == self.batch for live in unit.lives) for unit in self.profile.units)
         return self.batch if known else 1
 
-    def _memory(self, unit: int, layout: Layout) -> UnitMemory:
+    def memory_of(self, unit: int, layout: Layout) -> UnitMemory:
+        """What a unit was measured to hold in a layout, alive at the batch that is asked for."""
         found = self.profile.units[unit]
         memory = next((m for m in found.memory if m.layout == layout), found.memory[0])
-        live = next((live.live_mb for live in found.lives if live.batch == self._live_batch), memory.live_mb)
+        live = next((live.live_mb for live in found.lives if live.batch == self.live_batch), memory.live_mb)
         return msgspec.structs.replace(memory, live_mb=live)
 
     def span(self, first: int, last: int) -> tuple[int, int]:
@@ -279,12 +295,12 @@ class SliceModel:
     def held_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
         """Predicted VmHWM without buffers of codecs, and what law 4 demands, MB."""
         span = self.span(first, last)
-        parts = [self._memory(u, layout) for u in range(first, last)]
-        base = min(self._memory(u, "plain").private_mb for u in range(self.units))  # a session without copies
+        parts = [self.memory_of(u, layout) for u in range(first, last)]
+        base = min(self.memory_of(u, "plain").private_mb for u in range(self.units))  # a session without copies
         weights = self._weights_mb(parts, first)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)
-        measured = self._live_batch
+        measured = self.live_batch
         size = {n: self.graph.tensors[n].bytes_at(measured) / MB for n in (*takes, *gives)}
         into, out = sum(size[n] for n in takes), sum(size[n] for n in gives)
         live = self._live_mb(span, parts, first, into, out)
@@ -309,7 +325,7 @@ class SliceModel:
         if whole == apart:
             return resident
         if any(part.layout == "blocked" for part in parts):
-            whole += self._both_bytes(first, first + len(parts))
+            whole += self.both_bytes(first, first + len(parts))
         return resident * min(1.0, whole / apart)
 
     def _live_mb(
@@ -327,7 +343,7 @@ class SliceModel:
         if not last:
             return alone
         units = self.profile.units[first : first + len(parts)]
-        batch = self._live_batch
+        batch = self.live_batch
         code = min(
             p.live_mb - self.graph.live_bytes(u.first, u.last, batch) / MB for p, u in zip(parts, units, strict=True)
         )

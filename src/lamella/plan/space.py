@@ -25,6 +25,7 @@ from lamella.plan.fan_out import sharded, step
 from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
 from lamella.plan.routes import Proof, Route, Routes, Stairs, Sums
+from lamella.plan.slices import Slices, slices
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
@@ -199,29 +200,37 @@ class Space:
     def _cells(self) -> Cells:
         """Every slice behind every state, before every mode, in every layout, that the largest size holds."""
         table = self._slices()
-        first, last = table[:, 0].astype(int), table[:, 1].astype(int)
         begins, many_begins = self._at_units(lambda state: True)
         ends, many_ends = self._at_units(lambda state: state.join is None)
-        count = many_begins[first] * many_ends[last]
-        row = np.repeat(np.arange(len(table)), count)
+        count = many_begins[table.first] * many_ends[table.last]
+        row = np.repeat(np.arange(len(count)), count)
         number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
-        tail = begins[first[row], number // many_ends[last[row]]]
-        head = ends[last[row], number % many_ends[last[row]]]
+        found = table.at(row)
+        tail = begins[found.first, number // many_ends[found.last]]
+        head = ends[found.last, number % many_ends[found.last]]
         into, out = self._sides()
         return Cells(
             tail=tail,
             head=head,
-            first=first[row],
-            last=last[row],
-            layout=table[row, 2].astype(int),
-            peak_mb=table[row, 3] + into[2][tail] + out[1][head],
-            floor_mb=table[row, 4] + into[3][tail],
+            first=found.first,
+            last=found.last,
+            layout=found.layout,
+            peak_mb=found.peak_mb + into[2][tail] + out[1][head],
+            floor_mb=found.floor_mb + into[3][tail],
             join_ms=into[1][tail],
             join_mb=into[3][tail],
             hop_ms=into[4][tail],
             hop_usd=into[5][tail],
-            work_ms=table[row, 5:].T + into[0][tail] + out[0][head],
+            work_ms=found.work_ms + self.model.hop_cost.call_ms + into[0][tail] + out[0][head],
         )
+
+    def _slices(self) -> Slices:
+        """Those that begin and end where something may cross, and that a package and the largest size hold."""
+        found = slices(self.model, self.most_threads)
+        borders = np.array([bool(here) for here in self.modes])
+        held = np.maximum(found.peak_mb, found.floor_mb) <= self.sizes[-1]
+        shipped = found.shipped_mb <= self.model.platform.limits.package_mb.value
+        return found.at(np.flatnonzero(borders[found.first] & borders[found.last] & held & shipped))
 
     def _at_units(self, wanted: Callable[[State], bool]) -> tuple[np.ndarray, np.ndarray]:
         """Which states stand before each unit, [units + 1, most], and how many."""
@@ -234,29 +243,6 @@ class Space:
         for unit, here in enumerate(found):
             table[unit, : len(here)] = here
         return table, counts
-
-    def _slices(self) -> np.ndarray:
-        """Of each slice and layout: first, last, layout, peak and floor in MB, and work on 1, 2, ... threads, ms."""
-        model, package_mb = self.model, self.model.platform.limits.package_mb.value
-        rows = []
-        ends = [unit for unit in range(1, model.units + 1) if self.modes[unit]]
-        for first in (unit for unit in range(model.units) if self.modes[unit]):
-            for last in (unit for unit in ends if unit > first):
-                weights_mb = model.graph.weight_bytes(*model.span(first, last)) / MB
-                if weights_mb > package_mb:
-                    break  # a longer one holds as much and more
-                for layout in model.layouts_of(first, last):
-                    if weights_mb + model.more_mb(first, last, layout) > package_mb:
-                        continue
-                    peak, law = model.held_mb(first, last, layout=layout)
-                    if max(peak, law) > self.sizes[-1]:
-                        continue
-                    work = [
-                        model.compute_ms(first, last, layout=layout, threads=t + 1) + model.hop_cost.call_ms
-                        for t in range(self.most_threads)
-                    ]
-                    rows.append((first, last, model.layouts.index(layout), peak, law, *work))
-        return np.array(rows, float).reshape(-1, 5 + self.most_threads)
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
         """Per state what a slice behind it takes (ms, join ms, MB, join MB, hop ms, hop USD), and one before it."""
