@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import groupby
 from pathlib import Path
+from statistics import NormalDist
 
 import msgspec
 
@@ -87,8 +88,11 @@ class Predicted(msgspec.Struct, frozen=True):
     """Per request. `memory_mb` is the sum of the functions' allocations."""
 
     latency_ms: float
+    """On average."""
     memory_mb: float
     cost_usd_per_million: float
+    deviation_ms: float = 0.0
+    """Of latency: by the spread of the units in the profile, each taken as independent."""
 
 
 class Loser(msgspec.Struct, frozen=True):
@@ -179,6 +183,8 @@ class Plan(Document, frozen=True, kw_only=True):
     """Between functions, and for request and answer."""
     planner: str
     slo_ms: float | None
+    percentile: float | None = None
+    """Of latency, that the SLO bounds; none: its mean."""
     batch: int
     shards: tuple[ShardSpan, ...]
     """What is divided among shards, in operators of the model; the functions' operators are those after that."""
@@ -193,6 +199,18 @@ class Plan(Document, frozen=True, kw_only=True):
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()
+
+    @property
+    def bounded_ms(self) -> float:
+        """What the SLO bounds: mean latency, or its percentile."""
+        if self.percentile is None:
+            return self.predicted.latency_ms
+        return self.predicted.latency_ms + NormalDist().inv_cdf(self.percentile / 100) * self.predicted.deviation_ms
+
+    @property
+    def at(self) -> str:
+        """What of latency that is, in words behind a number."""
+        return "" if self.percentile is None else f" at percentile {self.percentile:g}"
 
     @property
     def lossy(self) -> bool:

@@ -1,7 +1,8 @@
 """The planner `exact`: the cheapest plan there is within the latency bound, every choice at once.
 
 What `mopar` decides one after the other (where to divide, which codec, which size) is one question here (`plan.space`).
-One function is among the answers, so no plan is worse than it by the model.
+One function is among the answers, so no plan is worse than it by the model. Latency is held to the bound at a
+percentile, by the spread of units in the profile; without a bound the answer is a balance (decision 7).
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lamella.plan.planners import LATENCY_MARGIN, Candidate, Decision, cheapest_of, infeasible, lost, singles
+from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Candidate, Decision, infeasible, lost, singles
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
-from lamella.plan.space import Chosen, Space
+from lamella.plan.search import cheapest
+from lamella.plan.slices import deviation_ms
+from lamella.plan.space import Answer, Chosen, Space
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +24,81 @@ class Exact:
 
     name: str = "exact"
     shards: bool = True
+    codes: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
-        """The cheapest plan within the SLO; without one within a little more than the single function's latency."""
-        alone = singles(model)
-        cap, said = math.inf, "any latency (no SLO given, and no single function holds the model)"
-        if request.slo_ms is not None:
-            cap, said = request.slo_ms, f"the SLO of {request.slo_ms:g} ms"
-        elif alone:
-            cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
-            said = f"{cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
+        """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
         space = Space(model, request)
-        answer = space.cheapest(cap)
+        return self._within(space, request, request.slo_ms) if request.slo_ms else self._balanced(space, request)
+
+    def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
+        answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
-            raise infeasible(model, [_candidate("fastest", fastest)] if fastest else [], request)
-        chosen = _candidate(self.name, answer.chosen)
-        proof = answer.proof
-        gap = 1 - proof.bound_usd / chosen.cost_usd if chosen.cost_usd else 0.0
-        why = (
-            f"the cheapest of all plans within {said}: {answer.chosen.stages} stage(s) of at most {request.max_stages} "
-            f"over {model.units} units; no plan costs less than "
-            f"{1 - max(0.0, gap):.1%} of it by bounds alone, {proof.labels} labels looked at the rest"
-        )
-        losers = [(c, lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices][:3]
-        free = space.cheapest().chosen
+            raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
+        why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
+        return self._decision(space, answer.chosen, slo_ms, why)
+
+    def _balanced(self, space: Space, request: Request) -> Decision:
+        """Of the plans near the least cost within 2.5 % of one function's latency that of least cost x latency."""
+        alone = _alone(space)
+        cap = alone.bounded_ms * LATENCY_MARGIN if alone else math.inf
+        answer = space.cheapest(cap)
+        if answer.chosen is None:
+            raise infeasible(space.model, [], request)
+        said, proof = "any latency (no SLO given, and no single function holds the model)", _proof(answer, space)
+        if alone:
+            said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
+            if answer.chosen.cost_usd > alone.cost_usd * (1 - WORTH):
+                why = f"one function: no division within {said} is more than {WORTH:.0%} cheaper; the cheapest: {proof}"
+                return self._decision(space, alone, cap, why)
+        near = space.front(cap, answer.chosen.cost_usd * (1 + BAND))
+        chosen = min(near, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
+        why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
+        return self._decision(space, chosen, cap, why)
+
+    def _decision(self, space: Space, chosen: Chosen, cap: float, why: str) -> Decision:
+        """With one function, and the cheapest at any latency, as what was turned down."""
+        losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
+        free = space.cheapest().chosen if math.isfinite(cap) else None
         if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
-            any_ = _candidate("cheapest at any latency", free)
-            losers.append((any_, lost(any_, chosen, Request(cap))))
-        return Decision(chosen, why, tuple(losers), answer.chosen.codings)
+            losers.append(("cheapest at any latency", free))
+        took = chosen.bounded(self.name)
+        said = tuple((_mean(name, one), lost(one.bounded(name), took, Request(cap))) for name, one in losers)
+        return Decision(_mean(self.name, chosen), why, said, chosen.codings, space.request.percentile)
 
 
-def _candidate(name: str, chosen: Chosen) -> Candidate:
+def _singles(space: Space) -> list[Chosen]:
+    """One function in every size that is not beaten."""
+    found = []
+    for one in singles(space.model):
+        late = space.law.deviations * deviation_ms(space.model, one.choices)
+        found.append(Chosen(one.choices, {}, one.latency_ms, one.latency_ms + late, one.cost_usd, 1))
+    return found
+
+
+def _alone(space: Space) -> Chosen | None:
+    """The one of them that `single` would take."""
+    found = {id(one.choices): one for one in _singles(space)}
+    best = cheapest([_mean("single", one) for one in found.values()])
+    return found[id(best.choices)] if best else None
+
+
+def _mean(name: str, chosen: Chosen) -> Candidate:
     return Candidate(name, chosen.choices, chosen.latency_ms, chosen.cost_usd)
+
+
+def _at(request: Request) -> str:
+    return f" at percentile {request.percentile:g}" if request.percentile else ""
+
+
+def _proof(answer: Answer, space: Space) -> str:
+    """How much was looked at, and what is known of what was not."""
+    assert answer.chosen
+    cost = answer.chosen.cost_usd
+    gap = 1 - answer.proof.bound_usd / cost if cost else 0.0
+    return (
+        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {space.model.units} units; no "
+        f"plan costs less than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at "
+        "the rest"
+    )

@@ -12,7 +12,6 @@ from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.choice import Choice
 from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
-from lamella.plan.exact import Exact
 from lamella.plan.fan_out import stages
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
@@ -22,6 +21,7 @@ from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
 from lamella.plan.registry import planner
 from lamella.plan.request import Request, variant
 from lamella.plan.search import cheapest
+from lamella.plan.slices import deviation_ms
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -104,7 +104,7 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
 
     Without them more hops may be encoded: parts of a sharded stage go as they are.
     """
-    if isinstance(planner(name), Exact):  # chooses codecs, too
+    if planner(name).codes:
         return document(model, planner(name).decide(model, request), name, given, request)
     divides = request.shards and model.profile.shards and planner(name).shards
     sharded = _sharded(model, name, given, request) if divides else None
@@ -155,6 +155,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         channel=model.platform.hop.channel,
         planner=name,
         slo_ms=request.slo_ms,
+        percentile=decision.percentile,
         batch=model.batch,
         shards=laid.shards,
         at_once=laid.at_once,
@@ -172,7 +173,8 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
     runs_ms = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
     latency = model.entry_ms + sum(runs_ms) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
-    predicted = Predicted(latency, float(sum(f.memory_mb for f in plan.functions)), cost * 1e6)
+    memory = float(sum(f.memory_mb for f in plan.functions))
+    predicted = Predicted(latency, memory, cost * 1e6, deviation_ms(model, chosen.choices))
     return msgspec.structs.replace(plan, predicted=predicted, slack=_slack(model, plan))
 
 
@@ -186,7 +188,7 @@ def _details(candidate: Candidate) -> str:
 def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     platform, rows = model.platform, []
     if plan.slo_ms is not None:
-        rows.append(Slack("latency SLO", plan.slo_ms, plan.predicted.latency_ms, "ms"))
+        rows.append(Slack(f"latency SLO{plan.at}", plan.slo_ms, plan.bounded_ms, "ms"))
     rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:

@@ -49,6 +49,8 @@ class Decision(NamedTuple):
     losers: tuple[tuple[Candidate, str], ...]
     codings: Mapping[int, Coding] | None = None
     """Codecs of the hops, by the unit behind them, where the planner chose them; else the quickest of each hop."""
+    percentile: float | None = None
+    """Of latency, that was held to the bound; none: its mean."""
 
 
 class Planner(Protocol):
@@ -62,6 +64,10 @@ class Planner(Protocol):
     def shards(self) -> bool:
         """Whether it takes stages of parallel shards."""
 
+    @property
+    def codes(self) -> bool:
+        """Whether it chooses the codec of each hop, and between shards and codecs: else each hop gets its quickest."""
+
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The division to use; InfeasiblePlan with the nearest feasible one where the request cannot be met."""
 
@@ -72,6 +78,7 @@ class Single:
 
     name: str = "single"
     shards: bool = False
+    codes: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest single function within the SLO."""
@@ -87,6 +94,7 @@ class Uniform:
 
     stages: int
     shards: bool = False
+    codes: bool = False
 
     @property
     def name(self) -> str:
@@ -128,6 +136,7 @@ class Mopar:
 
     name: str = "mopar"
     shards: bool = True
+    codes: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""

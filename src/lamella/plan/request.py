@@ -52,6 +52,8 @@ class Request(NamedTuple):
     """Value ranges of integer inputs, for the measured baselines."""
     judge: Judge | None = None
     """Of lossy choices, by the user's own data; without one nothing lossy is chosen."""
+    percentile: float | None = 95.0
+    """Of latency, that the bound is on, where a planner knows the spread (`exact`); None for the mean."""
 
 
 def variant(name: str, request: Request) -> tuple[str, Request]:

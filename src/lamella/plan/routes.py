@@ -17,6 +17,7 @@ import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from functools import cached_property
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -37,6 +38,11 @@ class Law(NamedTuple):
     """
 
     deviations: float = 0.0
+
+    @classmethod
+    def at(cls, percentile: float | None) -> Law:
+        """That of a percentile from 50 to below 100; of the mean where there is none."""
+        return cls(max(0.0, NormalDist().inv_cdf(percentile / 100)) if percentile else 0.0)
 
     def latency_ms(self, mean_ms: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Of sums."""

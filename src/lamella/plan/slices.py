@@ -6,18 +6,21 @@ tests; here it is written on arrays of all the ends that one begin has.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
+from lamella.plan.choice import Choice
 from lamella.plan.predict import CODE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
 from lamella.plan.spans import Spans, spans
 from lamella.profile.document import Variant
 from lamella.runtime.function import Layout
 from lamella.units import MB
 
-P95 = 1.645
+P95 = NormalDist().inv_cdf(0.95)
 """Standard deviations of a normal distribution from its median to its 95th percentile."""
 
 
@@ -37,7 +40,7 @@ class Slices(NamedTuple):
     work_ms: np.ndarray
     """[threads, slices], from one thread: of the operators."""
     variance: np.ndarray
-    """Of that time, ms squared."""
+    """Of the operators' time on one thread, over its square: relative, whatever CPU does to it."""
 
     def at(self, kept: np.ndarray) -> Slices:
         """Some of them."""
@@ -111,7 +114,7 @@ class _Units:
             floor_mb=floor.resident_mb + np.maximum(full_mb, private) + asked.live / MB,
             shipped_mb=full_mb + twice / MB + GRAPH_MB,
             work_ms=work,
-            variance=np.cumsum(self.variance[first:]),
+            variance=np.cumsum(self.variance[first:]) / work[0] ** 2,
         )
         return found if self.layout != "blocked" else found.at(np.cumsum(model.blocked[first:]) > 0)
 
@@ -144,7 +147,8 @@ class _Units:
         held = self.model.profile.floor.resident_mb + weights
         far = alone + held > FAR * (lifetimes + held)
         both = np.where(far, lifetimes, np.maximum(lifetimes, (alone + lifetimes) / 2))
-        return np.r_[alone[:1], both[1:]]
+        found: np.ndarray = np.r_[alone[:1], both[1:]]
+        return found
 
     def _load_mb(self, first: int, private: np.ndarray, full_mb: np.ndarray, work_ms: np.ndarray) -> np.ndarray:
         """`SliceModel.load_mb`: where a prepacking load is quick enough; 0 where nothing is packed."""
@@ -167,6 +171,17 @@ def _read_both(model: SliceModel) -> list[tuple[int, tuple[list[int], list[int]]
         for name in {w for op in model.graph.operators[unit.first : unit.last] for w in op.weights}:
             readers.setdefault(name, ([], []))[blocked].append(number)
     return [(model.graph.weights[name].bytes, kinds) for name, kinds in readers.items() if all(kinds)]
+
+
+def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
+    """Standard deviation of a plan's latency: units vary independently, and CPU stretches that as it does the time."""
+    total = 0.0
+    for choice in choices:
+        if choice.first < choice.last:  # what only joins has no units
+            units = variances(model, Variant(model.batch, choice.layout, 1))[choice.first : choice.last]
+            alone = model.compute_ms(choice.first, choice.last, layout=choice.layout, threads=1)
+            total += float(units.sum()) * (choice.run_ms / alone) ** 2
+    return math.sqrt(total)
 
 
 def variances(model: SliceModel, variant: Variant) -> np.ndarray:

@@ -22,10 +22,12 @@ import numpy as np
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
 from lamella.plan.fan_out import sharded, step
+from lamella.plan.planners import Candidate
 from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
-from lamella.plan.routes import Proof, Route, Routes, Stairs, Sums
-from lamella.plan.slices import Slices, slices
+from lamella.plan.routes import Law, Proof, Route, Routes, Stairs, Sums
+from lamella.plan.search import Step
+from lamella.plan.slices import Slices, deviation_ms, slices
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
@@ -97,6 +99,8 @@ class Cells(NamedTuple):
     """Of the hop before it."""
     work_ms: np.ndarray
     """[threads, cells], from one thread: what is billed, unthrottled."""
+    variance: np.ndarray
+    """Of the run, over its square."""
 
 
 class Fixed(NamedTuple):
@@ -106,8 +110,13 @@ class Fixed(NamedTuple):
     head: int
     usd: float
     ms: float
+    variance: float
     stages: int
     choice: Choice | None
+
+
+def _fixed(tail: int, head: int, taken: Step, variance: float, choice: Choice | None) -> Fixed:
+    return Fixed(tail, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, variance, taken.stages, choice)
 
 
 class Chosen(NamedTuple):
@@ -116,8 +125,15 @@ class Chosen(NamedTuple):
     choices: tuple[Choice, ...]
     codings: Mapping[int, Coding]
     latency_ms: float
+    """On average."""
+    bounded_ms: float
+    """By the law: the percentile that is asked for."""
     cost_usd: float
     stages: int
+
+    def bounded(self, name: str) -> Candidate:
+        """With the latency that bounds are on."""
+        return Candidate(name, self.choices, self.bounded_ms, self.cost_usd)
 
 
 class Answer(NamedTuple):
@@ -155,7 +171,7 @@ class Space:
             model: prices.
             request: whether there may be shards, and how many stages.
         """
-        self.model, self.request = model, request
+        self.model, self.request, self.law = model, request, Law.at(request.percentile)
         platform = model.platform
         per_vcpu = platform.cpu.mb_per_vcpu
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
@@ -222,6 +238,7 @@ class Space:
             hop_ms=into[4][tail],
             hop_usd=into[5][tail],
             work_ms=found.work_ms + self.model.hop_cost.call_ms + into[0][tail] + out[0][head],
+            variance=found.variance,
         )
 
     def _slices(self) -> Slices:
@@ -264,18 +281,11 @@ class Space:
             here = self.number[state]
             found = [c for (first, _), choices in self.stages.items() if first == state.unit for c in choices]
             for choice in found:
-                head = self.number[State(choice.last, 0, choice.join)]
                 if taken := step(model, state.join, choice):
-                    arcs.append(
-                        Fixed(
-                            here, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, taken.stages, choice
-                        )
-                    )
+                    head = self.number[State(choice.last, 0, choice.join)]
+                    arcs.append(_fixed(here, head, taken, deviation_ms(model, [choice]) ** 2, choice))
             if state.join and state.unit == model.units and (taken := step(model, state.join, None)):
-                head = len(self.states) - 1
-                arcs.append(
-                    Fixed(here, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, taken.stages, None)
-                )
+                arcs.append(_fixed(here, len(self.states) - 1, taken, 0.0, None))
         return arcs
 
     # ----------------------------------------------------------------------------------------------------- prices
@@ -339,13 +349,13 @@ class Space:
             ok = optimistic.within(most_ms, upper, limits.multiplier)[: len(run)]
             blocks = _Blocks(*(b[ok] for b in blocks))
 
-    def front(self) -> tuple[Chosen, ...]:
-        """Every plan that no other beats in both cost and latency, by latency, so that costs fall."""
+    def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
+        """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
         most = self.request.max_stages
-        found = self._front(None)
-        return found if all(plan.stages <= most for plan in found) else self._front(most)
+        found = self._front(most_ms, most_usd, None)
+        return found if all(plan.stages <= most for plan in found) else self._front(most_ms, most_usd, most)
 
-    def _front(self, most_stages: int | None) -> tuple[Chosen, ...]:
+    def _front(self, most_ms: float, most_usd: float, most_stages: int | None) -> tuple[Chosen, ...]:
         blocks = self._whole
         known: list[Route] = []
         while True:
@@ -355,9 +365,11 @@ class Space:
             if not known:
                 return ()
             if np.array_equal(blocks.low, blocks.high):
-                return tuple(self._read(route, blocks) for route in real.front(known=known).routes)
+                found = real.front(most_ms, most_usd, known)
+                return tuple(self._read(route, blocks) for route in found.routes)
             optimistic = self._routes(blocks, run, self.cost_usd(blocks.low, run), most_stages)
-            ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])[: len(run)]
+            ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])
+            ok = (ok & optimistic.within(most_ms, most_usd, 0.0))[: len(run)]
             blocks = _Blocks(*(b[ok] for b in blocks))
 
     def _in_time(self, blocks: _Blocks) -> tuple[_Blocks, np.ndarray]:
@@ -377,17 +389,25 @@ class Space:
     def _routes(self, blocks: _Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
         """The graph where each block is one arc."""
         cell = blocks.cell
-        fixed = np.array([(f.tail, f.head, f.usd, f.ms, f.stages) for f in self.fixed], float).reshape(-1, 5)
+        fixed = np.array([f[:6] for f in self.fixed], float).reshape(-1, 6)
         tail = np.concatenate([self.cells.tail[cell], fixed[:, 0].astype(int)])
         head = np.concatenate([self.cells.head[cell], fixed[:, 1].astype(int)])
-        costs = np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]])
-        ms = np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]])
-        sums = Sums(costs, ms, np.zeros(len(ms)))
-        stages = np.concatenate([np.ones(len(cell), int), fixed[:, 4].astype(int)])
-        begin_ms = self.model.entry_ms
+        sums = Sums(
+            np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]]),
+            np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]]),
+            np.concatenate([self.cells.variance[cell] * run_ms**2, fixed[:, 4]]),
+        )
+        stages = np.concatenate([np.ones(len(cell), int), fixed[:, 5].astype(int)])
         return Routes(
-            len(self.states), tail, head, sums, begin_ms=begin_ms, stages=stages, most_stages=most_stages
-        )  # fmt: skip
+            len(self.states),
+            tail,
+            head,
+            sums,
+            law=self.law,
+            begin_ms=self.model.entry_ms,
+            stages=stages,
+            most_stages=most_stages,
+        )
 
     def _read(self, route: Route, blocks: _Blocks) -> Chosen:
         """A route as choices."""
@@ -407,7 +427,7 @@ class Space:
             for end in (int(self.cells.tail[cell]), int(self.cells.head[cell])):
                 state = self.states[end]
                 codings[state.unit] = self.modes[state.unit][state.mode].coding
-        return Chosen(tuple(choices), codings, route.latency_ms, route.usd, stages)
+        return Chosen(tuple(choices), codings, route.mean_ms, route.latency_ms, route.usd, stages)
 
     def _choice(self, cell: int, size: int) -> Choice:
         """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""
