@@ -112,11 +112,11 @@ def stages(choices: Sequence[Choice]) -> int:
 def behind(model: SliceModel, join: Join, choice: Choice) -> Choice | None:
     """A single function that joins the parts of the stage before it, too; None where no size holds it."""
     peak, floor = choice.peak_mb + join.mb, choice.floor_mb + join.mb
-    size = model.platform.allocation_mb(max(peak, floor))
+    size = model.platform.allocation_mb(max(peak, floor), choice.vcpu)
     if size is None:
         return None
     size = max(size, choice.memory_mb)
-    vcpu = model.platform.vcpu(size, model.vcpu)
+    vcpu = model.platform.vcpu(size, choice.vcpu)
     run = model.run_ms(choice.first, choice.last, layout=choice.layout, vcpu=vcpu, more_ms=join.ms)
     cost = model.platform.cost_usd(size, run, vcpu)
     return replace(choice, memory_mb=size, vcpu=vcpu, peak_mb=peak, floor_mb=floor, run_ms=run, cost_usd=cost)

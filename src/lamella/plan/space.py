@@ -89,6 +89,8 @@ class Cells(NamedTuple):
     last: np.ndarray
     layout: np.ndarray
     """Index into the model's layouts."""
+    share: np.ndarray
+    """Index into what is sold by CPU."""
     peak_mb: np.ndarray
     floor_mb: np.ndarray
     join_ms: np.ndarray
@@ -175,10 +177,14 @@ class Space:
         platform = model.platform
         per_vcpu = platform.cpu.mb_per_vcpu
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
-        sold = np.array(platform.sizes_mb(model.vcpu), float)
-        self.sizes = sold[sold <= max(most, sold[0])]
         self.free = per_vcpu is None
-        self.vcpu = np.array([platform.vcpu(size, model.vcpu) for size in self.sizes.tolist()])
+        sold = [np.array(platform.sizes_mb(vcpu), float) for vcpu in self._shares()]
+        self.sold = [sizes[sizes <= max(most, sizes[0])] for sizes in sold]
+        """Sizes by what is asked for of CPU, MB; below, all of them one after the other."""
+        self.sizes = np.concatenate(self.sold)
+        self.vcpu = np.array(
+            [platform.vcpu(size, v) for sizes, v in zip(self.sold, self._shares(), strict=True) for size in sizes]
+        )
         self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
         self.most_threads = int(self.threads.max())
         self.modes = [modes(model, unit) for unit in range(model.units + 1)]
@@ -187,6 +193,11 @@ class Space:
         self.number = {state: k for k, state in enumerate(self.states)}
         self.cells = self._cells()
         self.fixed = self._fixed()
+
+    def _shares(self) -> list[float]:
+        """How much CPU a function may have where that is free: what is asked for, and whole ones below it."""
+        most = self.model.vcpu
+        return [*(float(v) for v in range(1, math.ceil(most))), most] if self.free else [most]
 
     # ---------------------------------------------------------------------------------------------------- states
 
@@ -218,9 +229,10 @@ class Space:
         table = self._slices()
         begins, many_begins = self._at_units(lambda state: True)
         ends, many_ends = self._at_units(lambda state: state.join is None)
-        count = many_begins[table.first] * many_ends[table.last]
+        count = many_begins[table.first] * many_ends[table.last] * len(self.sold)
         row = np.repeat(np.arange(len(count)), count)
         number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+        number, share = number // len(self.sold), number % len(self.sold)
         found = table.at(row)
         tail = begins[found.first, number // many_ends[found.last]]
         head = ends[found.last, number % many_ends[found.last]]
@@ -231,6 +243,7 @@ class Space:
             first=found.first,
             last=found.last,
             layout=found.layout,
+            share=share,
             peak_mb=found.peak_mb + into[2][tail] + out[1][head],
             floor_mb=found.floor_mb + into[3][tail],
             join_ms=into[1][tail],
@@ -245,7 +258,7 @@ class Space:
         """Those that begin and end where something may cross, and that a package and the largest size hold."""
         found = slices(self.model, self.most_threads)
         borders = np.array([bool(here) for here in self.modes])
-        held = np.maximum(found.peak_mb, found.floor_mb) <= self.sizes[-1]
+        held = np.maximum(found.peak_mb, found.floor_mb) <= self.sizes.max()
         shipped = found.shipped_mb <= self.model.platform.limits.package_mb.value
         return found.at(np.flatnonzero(borders[found.first] & borders[found.last] & held & shipped))
 
@@ -314,10 +327,14 @@ class Space:
     def _whole(self) -> _Blocks:
         """Each cell with all sizes that hold it; where memory buys nothing but room, with the smallest."""
         need = np.maximum(self.cells.peak_mb, self.cells.floor_mb)
-        low = np.searchsorted(self.sizes, need - 1e-9)
-        cell = np.flatnonzero(low < len(self.sizes))
-        high = low[cell] if self.free else np.full(len(cell), len(self.sizes) - 1)
-        return _Blocks(cell, low[cell], high)
+        ends = np.cumsum([len(sizes) for sizes in self.sold])
+        low = np.empty(len(need), int)
+        for share, (sizes, end) in enumerate(zip(self.sold, ends, strict=True)):
+            here = self.cells.share == share
+            low[here] = end - len(sizes) + np.searchsorted(sizes, need[here] - 1e-9)
+        most = ends[self.cells.share]
+        cell = np.flatnonzero(low < most)
+        return _Blocks(cell, low[cell], low[cell] if self.free else most[cell] - 1)
 
     # ----------------------------------------------------------------------------------------------------- search
 

@@ -57,6 +57,8 @@ class Made:
     """Of shuffle-zstd behind it; 1 where it was not measured."""
     coding_ms: float = 1.0
     """To encode by it, and as long to decode."""
+    spread: float = 0.0
+    """How much of its time the 95th percentile lies above."""
 
 
 def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
@@ -104,7 +106,10 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 flops=1000,
                 weight_bytes=graph.weight_bytes(i, i + 1),
                 live_bytes=graph.live_bytes(i, i + 1),
-                times=tuple(Timing(v, _time_ms(unit, v), _time_ms(unit, v), _shares(unit, v)) for v in variants),
+                times=tuple(
+                    Timing(v, _time_ms(unit, v), _time_ms(unit, v) * (1 + unit.spread), _shares(unit, v))
+                    for v in variants
+                ),
                 memory=tuple(
                     UnitMemory(
                         layout=layout,
@@ -173,6 +178,7 @@ UNITS = st.builds(
     packed_speedup=st.sampled_from([1.0, 1.2]),
     blocked_speedup=st.sampled_from([0.0, 0.9, 1.3]),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
+    spread=st.sampled_from([0.0, 0.1, 0.5]),
 )
 CODED = st.builds(
     Made,
