@@ -95,6 +95,26 @@ class Predicted(msgspec.Struct, frozen=True):
     """Of latency: by the spread of the units in the profile, each taken as independent."""
 
 
+class Cold(msgspec.Struct, frozen=True, kw_only=True):
+    """What starts add, where requests come now and then and instances do not stay for ever."""
+
+    rate_per_s: float | None
+    """At which requests come, one by one; none where nobody said."""
+    share: float
+    """Of requests, that find all functions stopped; 0 without a rate."""
+    keep_alive_s: float
+    starts: int
+    """Functions that such a request has to start, one after the other but for shards,"""
+    init_ms: float
+    """which takes them so long in all, imports and sessions; beside that the platform's own part,"""
+    spawn_ms: float | None
+    """if it is known."""
+    usd_per_million_starts: float
+    """What that costs, where the platform bills it; not part of the plan's predicted cost."""
+    one_function_below_per_s: float | None
+    """Below this rate one function within the SLO is cheaper, starts included; none where there is no such function."""
+
+
 class Loser(msgspec.Struct, frozen=True):
     """A candidate that was not chosen."""
 
@@ -196,6 +216,8 @@ class Plan(Document, frozen=True, kw_only=True):
     slack: tuple[Slack, ...]
     losers: tuple[Loser, ...]
     why: str
+    cold: Cold | None = None
+    """Where the platform's figures are known."""
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()

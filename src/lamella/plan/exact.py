@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lamella.plan.arrivals import starts_usd
 from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Candidate, Decision, infeasible, lost, singles
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
@@ -73,7 +74,8 @@ def _singles(space: Space) -> list[Chosen]:
     found = []
     for one in singles(space.model):
         late = space.law.deviations * deviation_ms(space.model, one.choices)
-        found.append(Chosen(one.choices, {}, one.latency_ms, one.latency_ms + late, one.cost_usd, 1))
+        more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
+        found.append(Chosen(one.choices, {}, one.latency_ms, one.latency_ms + late, one.cost_usd + more, 1))
     return found
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import msgspec
@@ -10,13 +11,14 @@ import msgspec
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
+from lamella.plan.arrivals import cold
 from lamella.plan.choice import Choice
-from lamella.plan.document import Loser, Plan, Predicted, Slack, model_ref
+from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.fan_out import stages
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.lossy import judged
-from lamella.plan.planners import Candidate, Decision, band, cheapest_of
+from lamella.plan.planners import Candidate, Decision, band, cheapest_of, singles
 from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
 from lamella.plan.registry import planner
 from lamella.plan.request import Request, variant
@@ -175,7 +177,15 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     memory = float(sum(f.memory_mb for f in plan.functions))
     predicted = Predicted(latency, memory, cost * 1e6, deviation_ms(model, chosen.choices))
-    return msgspec.structs.replace(plan, predicted=predicted, slack=_slack(model, plan))
+    plan = msgspec.structs.replace(plan, predicted=predicted)
+    return msgspec.structs.replace(plan, slack=_slack(model, plan), cold=_cold(model, chosen.choices, cost, request))
+
+
+def _cold(model: SliceModel, choices: Sequence[Choice], cost_usd: float, request: Request) -> Cold | None:
+    """What starts add, beside one function that keeps the SLO, too."""
+    whole = [c for c in singles(model) if request.slo_ms is None or c.latency_ms <= request.slo_ms]
+    alone = cheapest_of(whole).choices[0] if whole else None
+    return cold(model, choices, cost_usd, alone, request.rate_per_s)
 
 
 def _details(candidate: Candidate) -> str:
@@ -241,4 +251,4 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
         package_mb=graph.source.stat().st_size / MB,
         why="peak and time measured on the whole file",
     )
-    return msgspec.structs.replace(plan, functions=(function,))
+    return msgspec.structs.replace(plan, functions=(function,), cold=None)  # its start was not measured

@@ -52,6 +52,8 @@ class Request(NamedTuple):
     """Value ranges of integer inputs, for the measured baselines."""
     judge: Judge | None = None
     """Of lossy choices, by the user's own data; without one nothing lossy is chosen."""
+    rate_per_s: float | None = None
+    """Of requests, which come one by one: how often functions have to start. None where they are always ready."""
     percentile: float | None = 95.0
     """Of latency, that the bound is on, where a planner knows the spread (`exact`); None for the mean."""
 

@@ -39,6 +39,8 @@ class Slices(NamedTuple):
     """Weights in the package, and its graph."""
     work_ms: np.ndarray
     """[threads, slices], from one thread: of the operators."""
+    init_ms: np.ndarray
+    """Work of starting a function with it: imports, and the session from files on disk."""
     variance: np.ndarray
     """Of the operators' time on one thread, over its square: relative, whatever CPU does to it."""
 
@@ -114,6 +116,7 @@ class _Units:
             floor_mb=floor.resident_mb + np.maximum(full_mb, private) + asked.live / MB,
             shipped_mb=full_mb + twice / MB + GRAPH_MB,
             work_ms=work,
+            init_ms=floor.start_ms + np.cumsum((self.load_ms + self.read_ms)[first:]),
             variance=np.cumsum(self.variance[first:]) / work[0] ** 2,
         )
         return found if self.layout != "blocked" else found.at(np.cumsum(model.blocked[first:]) > 0)

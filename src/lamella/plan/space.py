@@ -14,14 +14,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
+from lamella.plan.arrivals import cold_share, start_usd, starts_usd
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
-from lamella.plan.fan_out import sharded, step
+from lamella.plan.fan_out import join_alone, sharded, step
 from lamella.plan.planners import Candidate
 from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
@@ -101,6 +103,8 @@ class Cells(NamedTuple):
     """Of the hop before it."""
     work_ms: np.ndarray
     """[threads, cells], from one thread: what is billed, unthrottled."""
+    init_ms: np.ndarray
+    """Work of a start."""
     variance: np.ndarray
     """Of the run, over its square."""
 
@@ -117,8 +121,16 @@ class Fixed(NamedTuple):
     choice: Choice | None
 
 
-def _fixed(tail: int, head: int, taken: Step, variance: float, choice: Choice | None) -> Fixed:
-    return Fixed(tail, head, taken.hop_usd + taken.run_usd, taken.hop_ms + taken.run_ms, variance, taken.stages, choice)
+def _fixed(tail: int, head: int, taken: Step, starts_usd: float, variance: float, choice: Choice | None) -> Fixed:
+    return Fixed(
+        tail,
+        head,
+        taken.hop_usd + taken.run_usd + starts_usd,
+        taken.hop_ms + taken.run_ms,
+        variance,
+        taken.stages,
+        choice,
+    )
 
 
 class Chosen(NamedTuple):
@@ -131,6 +143,7 @@ class Chosen(NamedTuple):
     bounded_ms: float
     """By the law: the percentile that is asked for."""
     cost_usd: float
+    """Per request, its share of starts included."""
     stages: int
 
     def bounded(self, name: str) -> Candidate:
@@ -187,6 +200,11 @@ class Space:
         )
         self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
         self.most_threads = int(self.threads.max())
+        self.usd_per_ms = np.array(
+            [platform.usd_per_ms(mb, vcpu) for mb, vcpu in zip(self.sizes.tolist(), self.vcpu.tolist(), strict=True)]
+        )
+        self.cold_share = cold_share(platform, request.rate_per_s)
+        self.starts_billed = bool(self.cold_share) and platform.billing.init_billed.value
         self.modes = [modes(model, unit) for unit in range(model.units + 1)]
         self.stages = self._stages()
         self.states = self._states()
@@ -251,6 +269,7 @@ class Space:
             hop_ms=into[4][tail],
             hop_usd=into[5][tail],
             work_ms=found.work_ms + self.model.hop_cost.call_ms + into[0][tail] + out[0][head],
+            init_ms=found.init_ms,
             variance=found.variance,
         )
 
@@ -296,10 +315,24 @@ class Space:
             for choice in found:
                 if taken := step(model, state.join, choice):
                     head = self.number[State(choice.last, 0, choice.join)]
-                    arcs.append(_fixed(here, head, taken, deviation_ms(model, [choice]) ** 2, choice))
+                    starts = self._starts_usd(state.join, choice)
+                    arcs.append(_fixed(here, head, taken, starts, deviation_ms(model, [choice]) ** 2, choice))
             if state.join and state.unit == model.units and (taken := step(model, state.join, None)):
-                arcs.append(_fixed(here, len(self.states) - 1, taken, 0.0, None))
+                starts = self._starts_usd(state.join, None)
+                arcs.append(_fixed(here, len(self.states) - 1, taken, starts, 0.0, None))
         return arcs
+
+    def _starts_usd(self, join: Join | None, choice: Choice | None) -> float:
+        """Of starting a stage of shards, and what joins the parts before it by itself."""
+        if not self.starts_billed:
+            return 0.0
+        ready = replace(choice, join=None) if choice else None  # who joins its parts is counted there
+        usd = starts_usd(self.model, [ready]) if ready else 0.0
+        if join:
+            alone = join_alone(self.model, join)
+            floor_ms = self.model.profile.floor.start_ms
+            usd += start_usd(self.model.platform, alone.memory_mb, alone.vcpu, floor_ms)
+        return self.cold_share * usd
 
     # ----------------------------------------------------------------------------------------------------- prices
 
@@ -318,9 +351,16 @@ class Space:
         billed = np.ceil(run_ms / step_ms - 1e-9) * step_ms if step_ms else run_ms
         if billing.min_ms:
             billed = np.maximum(billed, billing.min_ms.value)
-        cpu = billing.usd_per_vcpu_s.value * self.vcpu[size] if billing.usd_per_vcpu_s else 0.0
-        memory = self.sizes[size] / 1024 * billing.usd_per_gb_s.value
-        cost: np.ndarray = billed / 1000 * (memory + cpu) + billing.usd_per_request.value
+        cost: np.ndarray = billed * self.usd_per_ms[size] + billing.usd_per_request.value
+        return cost
+
+    def _usd(self, blocks: _Blocks, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
+        """Of blocks by the price of a size and at their quickest: runs, and their share of starts."""
+        cost = self.cost_usd(size, run_ms)
+        if self.starts_billed:
+            vcpu, period_ms = self.vcpu[blocks.high], self.model.platform.cpu.period_ms.value
+            init_ms = throttled(np.round(self.cells.init_ms[blocks.cell], 3), np.round(vcpu, 4), period_ms)
+            cost = cost + self.cold_share * init_ms * self.usd_per_ms[size]
         return cost
 
     @cached_property
@@ -351,7 +391,7 @@ class Space:
         proof = Proof(math.inf, 0.0, 0, 0, 0)
         while True:
             blocks, run = self._in_time(blocks.divided())
-            real = self._routes(blocks, run, self.cost_usd(blocks.high, run), most_stages)
+            real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
             if np.array_equal(blocks.low, blocks.high):
                 found = real.cheapest(most_ms)
                 chosen = self._read(found.routes[0], blocks) if found.routes else None
@@ -359,7 +399,7 @@ class Space:
             bounds = real.bounds(most_ms)
             if bounds:
                 upper = min(upper, bounds.upper_usd)
-            optimistic = self._routes(blocks, run, self.cost_usd(blocks.low, run), most_stages)
+            optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
             limits = optimistic.bounds(most_ms)
             if limits is None:
                 return Answer(None, proof)
@@ -377,14 +417,14 @@ class Space:
         known: list[Route] = []
         while True:
             blocks, run = self._in_time(blocks.divided())
-            real = self._routes(blocks, run, self.cost_usd(blocks.high, run), most_stages)
+            real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
             known += real.hull()[0]
             if not known:
                 return ()
             if np.array_equal(blocks.low, blocks.high):
                 found = real.front(most_ms, most_usd, known)
                 return tuple(self._read(route, blocks) for route in found.routes)
-            optimistic = self._routes(blocks, run, self.cost_usd(blocks.low, run), most_stages)
+            optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
             ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])
             ok = (ok & optimistic.within(most_ms, most_usd, 0.0))[: len(run)]
             blocks = _Blocks(*(b[ok] for b in blocks))
@@ -399,7 +439,7 @@ class Space:
         """The quickest plan whatever it costs."""
         blocks = _Blocks(self._whole.cell, self._whole.high, self._whole.high)
         run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
-        routes = self._routes(blocks, run, self.cost_usd(blocks.high, run), self.request.max_stages)
+        routes = self._routes(blocks, run, self._usd(blocks, blocks.high, run), self.request.max_stages)
         found = routes.fastest()
         return self._read(found, blocks) if found else None
 

@@ -195,10 +195,12 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def cost_usd(self, memory_mb: float, run_ms: float, vcpu: float) -> float:
         """One run: memory-time at the platform's rounding, CPU-time where it has a price of its own, and the fee."""
-        billed_s = self.billed_ms(run_ms) / 1000
+        return self.billed_ms(run_ms) * self.usd_per_ms(memory_mb, vcpu) + self.billing.usd_per_request.value
+
+    def usd_per_ms(self, memory_mb: float, vcpu: float) -> float:
+        """What a function takes while it runs."""
         cpu = self.billing.usd_per_vcpu_s.value * vcpu if self.billing.usd_per_vcpu_s else 0.0
-        memory = memory_mb / 1024 * self.billing.usd_per_gb_s.value
-        return billed_s * (memory + cpu) + self.billing.usd_per_request.value
+        return (memory_mb / 1024 * self.billing.usd_per_gb_s.value + cpu) / 1000
 
     def hop_ms(self, size: int) -> float:
         """Time an emulated hop adds; 0 where hops are measured."""

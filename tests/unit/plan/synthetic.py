@@ -57,6 +57,8 @@ class Made:
     """Of shuffle-zstd behind it; 1 where it was not measured."""
     coding_ms: float = 1.0
     """To encode by it, and as long to decode."""
+    load_ms: float = 0.0
+    """Opening its session."""
     spread: float = 0.0
     """How much of its time the 95th percentile lies above."""
 
@@ -117,6 +119,7 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                         private_mb=unit.private_mb + unit.packed_mb * (layout == "prepacked"),
                         live_mb=unit.live_mb,
                         load_extra_mb=unit.load_extra_mb,
+                        load_ms=unit.load_ms,
                     )
                     for layout in LAYOUTS
                     if layout != "blocked" or unit.blocked_speedup
@@ -178,6 +181,7 @@ UNITS = st.builds(
     packed_speedup=st.sampled_from([1.0, 1.2]),
     blocked_speedup=st.sampled_from([0.0, 0.9, 1.3]),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
+    load_ms=st.sampled_from([0.0, 3.0, 120.0]),
     spread=st.sampled_from([0.0, 0.1, 0.5]),
 )
 CODED = st.builds(

@@ -18,7 +18,7 @@ from lamella.plan.exact import Exact
 from lamella.plan.fan_out import join_alone, sharded
 from lamella.plan.make import make_plan
 from lamella.plan.planners import Mopar
-from lamella.plan.predict import SliceModel
+from lamella.plan.predict import SliceModel, throttled_ms
 from lamella.plan.request import Request
 from lamella.plan.space import Chosen, Space
 from lamella.profile.document import ShardProfile
@@ -28,6 +28,8 @@ from tests.unit.plan.test_shards import SHARDS, sharded_model
 
 FEW = st.sampled_from(["aws-lambda-2021", "openfaas", "azure-consumption", "cloud-run", "knative"])
 SLOS = st.sampled_from([math.inf, 1.0, 30.0, 60.0, 100.0, 200.0, 400.0])
+RATES = st.sampled_from([1e-5, 1e-3, 0.1])
+"""Per second."""
 Point = tuple[int, float, float, float]
 """Stages, mean latency (ms), cost (USD) and variance (ms squared)."""
 DEVIATIONS = 1.6448536269514722
@@ -35,9 +37,12 @@ DEVIATIONS = 1.6448536269514722
 
 
 def slices(
-    model: SliceModel, first: int, last: int, into: Coding, out: Coding, join: Join | None
+    model: SliceModel, first: int, last: int, into: Coding, out: Coding, join: Join | None, stopped: float = 0.0
 ) -> list[tuple[float, float, float]]:
-    """Time, cost and variance of a slice in every layout and size that holds it, those beaten in all left out."""
+    """Time, cost and variance of a slice in every layout and size that holds it, those beaten in all left out.
+
+    A request finds it `stopped` with that probability.
+    """
     coded = model.with_codings({first: into, last: out})
     where, found = model.platform, []
     per = where.cpu.mb_per_vcpu
@@ -48,6 +53,8 @@ def slices(
             continue
         peak, law = coded.memory_mb(first, last, layout=layout)
         need = max(peak, law) + more_mb
+        held = [{m.layout: m for m in unit.memory} for unit in model.profile.units[first:last]]
+        load_ms = [own.get(layout, own["plain"]).load_ms for own in held]
         asked = {model.vcpu, *range(1, math.ceil(model.vcpu))} if per is None else {model.vcpu}
         sold = []
         for share in asked:
@@ -55,9 +62,13 @@ def slices(
             sizes = [s for s in sizes if s <= per.value * model.profile.machine.cores] if per else sizes[:1]
             sold += [(size, where.vcpu(size, share)) for size in sizes]
         for size, vcpu in sold:
+            start_ms = throttled_ms(100.0 + sum(load_ms), vcpu, where.cpu.period_ms.value)
             run = coded.run_ms(first, last, layout=layout, vcpu=vcpu, more_ms=more_ms)
             if run / 1000 <= where.limits.timeout_s.value:
-                found.append((run, where.cost_usd(size, run, vcpu), varied(model, first, last, layout, run)))
+                usd = where.cost_usd(size, run, vcpu)
+                if stopped and where.billing.init_billed.value:
+                    usd += stopped * start_ms * where.usd_per_ms(size, vcpu)
+                found.append((run, usd, varied(model, first, last, layout, run)))
     kept: list[tuple[float, float, float]] = []
     for one in sorted(found):
         if not any(usd <= one[1] and variance <= one[2] for _, usd, variance in kept):
@@ -80,7 +91,7 @@ def crossings(model: SliceModel, unit: int) -> list[Coding]:
     return [c for c in model.codings(unit) if c.lossless and model.may_travel(c)]
 
 
-def every(model: SliceModel) -> list[Point]:
+def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
     """Every plan."""
     done: list[Point] = []
     open_: list[tuple[int, Coding, Join | None, Point]] = [(0, plain(0), None, (0, model.entry_ms, 0.0, 0.0))]
@@ -96,7 +107,7 @@ def every(model: SliceModel) -> list[Point]:
         hop_ms, hop_usd, _ = model.hop_of(into) if unit else (0.0, 0.0, 0.0)
         for last in range(unit + 1, model.units + 1):
             for out in crossings(model, last):
-                for run, price, more in slices(model, unit, last, into, out, join):
+                for run, price, more in slices(model, unit, last, into, out, join, stopped):
                     point = (stages + 1, ms + hop_ms + run, usd + hop_usd + price, variance + more)
                     open_.append((last, out, None, point))
         if into.codec != "none":
@@ -125,10 +136,12 @@ def sum_at(model: SliceModel, unit: int) -> int:
     return model.coding(unit).plain_bytes
 
 
-def check(model: SliceModel, slo: float, most_stages: int) -> None:
+def check(model: SliceModel, slo: float, most_stages: int, rate: float | None = None) -> None:
     """The space's cheapest plan is the cheapest of all."""
-    points = [(ms + DEVIATIONS * math.sqrt(v), usd) for stages, ms, usd, v in every(model) if stages <= most_stages]
-    space = Space(model, Request(max_stages=most_stages))
+    stopped = math.exp(-rate * model.platform.start.keep_alive_s.value) if rate else 0.0
+    plans = every(model, stopped)
+    points = [(ms + DEVIATIONS * math.sqrt(v), usd) for stages, ms, usd, v in plans if stages <= most_stages]
+    space = Space(model, Request(max_stages=most_stages, rate_per_s=rate))
     check_front(space.front(), points, most_stages)
     answer = space.cheapest(slo)
     within = [usd for ms, usd in points if ms <= slo]
@@ -166,6 +179,12 @@ SLOW = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], d
 @given(CHAINS.map(lambda c: c[:3]), FEW, st.sampled_from([0.5, 1.0, 1.5, 2.0]), SLOS, st.integers(1, 4))
 def test_every_size_layout_and_cut(units: tuple[Made, ...], where: str, vcpu: float, slo: float, most: int) -> None:
     check(model_of(units, where, vcpu=vcpu), slo, most)
+
+
+@SLOW
+@given(CHAINS.map(lambda c: c[:3]), st.sampled_from(["aws-lambda-2021", "openfaas", "knative"]), SLOS, RATES)
+def test_every_start(units: tuple[Made, ...], where: str, slo: float, rate: float) -> None:
+    check(model_of(units, where), slo, 3, rate)
 
 
 @SLOW
