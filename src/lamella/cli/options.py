@@ -47,6 +47,20 @@ PlatformName = Annotated[
     ),
 ]
 Slo = Annotated[float | None, Parameter(name="--slo-ms", help="Latency bound of a request, ms.")]
+Percentile = Annotated[
+    float | None,
+    Parameter(
+        name="--percentile",
+        help="Of latency, that --slo-ms bounds by planner exact; 50 for the middle. Others: the mean.",
+    ),
+]
+Rate = Annotated[
+    float | None,
+    Parameter(
+        name="--rate-per-s",
+        help="Requests per second, one by one: then starts after idle times count. Without it functions are ready.",
+    ),
+]
 MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many stages, one after the other.")]
 Vcpu = Annotated[float, Parameter(name="--vcpu", help="vCPU per function, where the platform lets one choose.")]
 Batch = Annotated[int, Parameter(name="--batch", help="Rows per request.")]
@@ -207,6 +221,8 @@ class Planning:
 
     platform: PlatformName
     slo_ms: Slo = None
+    percentile: Percentile = 95.0
+    rate_per_s: Rate = None
     max_stages: MaxStages = 16
     shards: Shards = True
     codec: Codec = True
@@ -230,6 +246,9 @@ class Planning:
         if self.channel == "shared-memory" and not self.shared_memory:
             raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
+        positive(rate_per_s=self.rate_per_s)
+        if self.percentile is not None and not 50 <= self.percentile < 100:
+            raise ConfigError(f"--percentile is {self.percentile:g}, it must be from 50 to below 100")
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
         if self.validate and not self.codec:
@@ -248,6 +267,8 @@ class Planning:
         """
         return Request(
             slo_ms=self.slo_ms,
+            percentile=self.percentile,
+            rate_per_s=self.rate_per_s,
             max_stages=self.max_stages,
             batch=self.batch,
             vcpu=self.vcpu,

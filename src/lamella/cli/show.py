@@ -116,16 +116,53 @@ def _parts(plan: Plan) -> str:
     return said if plan.stages == count else f"{said} in {plan.stages} stages"
 
 
+def _bounded(plan: Plan) -> str:
+    """The percentile of latency that was held to a bound."""
+    return "" if plan.percentile is None else f" (percentile {plan.percentile:g}: {plan.bounded_ms:.1f})"
+
+
+def _starts(plan: Plan) -> list[str]:
+    """What starts after idle times add."""
+    cold, lines = plan.cold, []
+    if cold is None:
+        return []
+    if cold.rate_per_s is not None:
+        own = (
+            "a time of the platform that is not known"
+            if cold.spawn_ms is None
+            else f"{cold.spawn_ms:.0f} ms of its own"
+        )
+        adds = cold.share * cold.usd_per_million_starts
+        lines.append(
+            f"starts: with a request every {_span(1 / cold.rate_per_s)}, {cold.share:.1%} of them find {cold.starts} "
+            f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds ${adds:.3f} per million requests"
+        )
+    if cold.one_function_below_per_s:
+        least = _span(1 / cold.one_function_below_per_s)
+        lines.append(f"with fewer requests than one every {least} one function would be cheaper, for its fewer starts")
+    return lines
+
+
+def _span(seconds: float) -> str:
+    """A time, in the unit that suits it."""
+    for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def show_plan(plan: Plan) -> None:
     """The plan, why each choice was made and why each loser lost."""
     out = console()
     p = plan.predicted
     out.print(
         f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {_parts(plan)}, "
-        f"{p.latency_ms:.1f} ms, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million requests "
-        "(predicted)"
+        f"{p.latency_ms:.1f} ms{_bounded(plan)}, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million "
+        "requests (predicted)"
     )
     out.print(f"why: {plan.why}", markup=False)
+    for line in _starts(plan):
+        out.print(line, markup=False)
     out.print(
         table(
             ["function", "operators", "MB", "vCPU", "threads", "ms", "why "],
