@@ -157,8 +157,8 @@ def show_plan(plan: Plan) -> None:
     p = plan.predicted
     out.print(
         f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {_parts(plan)}, "
-        f"{p.latency_ms:.1f} ms{_bounded(plan)}, {p.memory_mb:.0f} MB in all, ${p.cost_usd_per_million:.3f} per million "
-        "requests (predicted)"
+        f"{p.latency_ms:.1f} ms{_bounded(plan)}, {p.memory_mb:.0f} MB in all, "
+        f"${p.cost_usd_per_million:.3f} per million requests (predicted)"
     )
     out.print(f"why: {plan.why}", markup=False)
     for line in _starts(plan):

@@ -21,6 +21,9 @@ from tests.unit.plan.test_shards import SPAN, sharded_model
 
 UNITS = (Made(60.0, 0.5, 10.0, load_ms=20.0), Made(700.0, 0.5, 20.0, load_ms=90.0), Made(10.0, 0.5, 30.0, load_ms=5.0))
 
+LIGHT = (Made(60.0, 0.5, 20.0, load_ms=5.0),) * 3
+"""Whose imports take longer than their sessions: three small starts cost more than a large one."""
+
 
 @pytest.mark.parametrize("rate", [1e-4, 1e-3, 5e-3])
 def test_the_share_is_that_of_simulated_requests(rate: float) -> None:
@@ -65,7 +68,7 @@ def test_shards_start_each_and_so_does_what_joins_them_alone() -> None:
 
 
 def test_below_the_printed_rate_one_function_is_cheaper_and_above_it_the_division() -> None:
-    model = model_of(UNITS)
+    model = model_of(LIGHT)
     request = Request(slo_ms=1e6)
     plan = make_plan(model.graph, model.profile, model.platform, "exact", given="made-up", request=request)
     assert len(plan.functions) > 1
@@ -82,6 +85,6 @@ def test_below_the_printed_rate_one_function_is_cheaper_and_above_it_the_divisio
 
 
 def test_the_planner_divides_less_where_requests_are_rare() -> None:
-    model = model_of(UNITS)
+    model = model_of(LIGHT)
     counts = [len(Exact().decide(model, Request(slo_ms=1e6, rate_per_s=rate)).chosen.choices) for rate in (1e-6, 1.0)]
     assert counts[0] < counts[1]
