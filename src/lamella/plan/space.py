@@ -480,13 +480,13 @@ class Space:
                 continue
             stages += 1
             cell = int(blocks.cell[arc])
-            choices.append(self._choice(cell, int(blocks.low[arc])))
+            choices.append(self.choice(cell, int(blocks.low[arc])))
             for end in (int(self.cells.tail[cell]), int(self.cells.head[cell])):
                 state = self.states[end]
                 codings[state.unit] = self.modes[state.unit][state.mode].coding
         return Chosen(tuple(choices), codings, route.mean_ms, route.latency_ms, route.usd, stages)
 
-    def _choice(self, cell: int, size: int) -> Choice:
+    def choice(self, cell: int, size: int) -> Choice:
         """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""
         cells, vcpu, at = self.cells, float(self.vcpu[size]), np.array([size])
         work = cells.work_ms[:, [cell]] - cells.join_ms[cell]
