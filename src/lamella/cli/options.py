@@ -180,6 +180,7 @@ AtOnce = Annotated[
     Parameter(help="How many shards may be busy at a time; the cores by default, what exceeds them is emulated."),
 ]
 Codec = Annotated[bool, Parameter(help="Encode hops where that pays.")]
+SolverS = Annotated[float, Parameter(help="Seconds that the solver of amps-inf may take.")]
 Validate = Annotated[
     Path | None,
     Parameter(name="--validate", help="Real requests, .npz: codecs that lose are judged on them, and allowed."),
@@ -220,6 +221,7 @@ class Planning:
     at_once: AtOnce = None
     shape: Shape = None
     range_: Range = None
+    solver_s: SolverS = 60.0
     validate: Validate = None
     metric: MetricName = None
     tolerance: Tolerance = None
@@ -230,6 +232,7 @@ class Planning:
         if self.channel == "shared-memory" and not self.shared_memory:
             raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
+        positive(solver_s=self.solver_s)
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
         if self.validate and not self.codec:
@@ -257,6 +260,7 @@ class Planning:
             similarity=self.similarity,
             channel=self.channel or (None if self.shared_memory else "socket"),
             objects=bucket(self.s3_bucket, self.s3_endpoint),
+            solver_s=self.solver_s,
             ranges=parse_ranges(self.range_),
             judge=self._judge(graph) if graph and self.validate else None,
         )

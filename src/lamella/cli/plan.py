@@ -18,7 +18,7 @@ def plan(
     model: Model,
     *,
     asked: Planning,
-    planner: Annotated[str, Parameter(help="mopar, single, uniform-K, ort or ort-default.")] = "mopar",
+    planner: Annotated[str, Parameter(help="mopar, exact, amps-inf, single, uniform-K, ort or ort-default.")] = "mopar",
     output: Output = None,
     json: Json = False,
 ) -> None:

@@ -7,9 +7,9 @@ Its time is a sum over units that depends on its memory, so the objective has pr
 
 The products are linearised exactly, and by the partition: units in a row and a block, of which one binary says whether
 they are chosen, stands for the product of all its x and its y. That is far stronger than an inequality per product, and
-it prices a partition whole: throttling and the bill's rounding, which no sum over units gets right, are in it. x and y are
-read off: unit i is in the partition whose run holds it. Of two blocks of the same run one that is beaten in cost and
-time is left out; no program would choose it.
+it prices a partition whole: throttling and the bill's rounding, which no sum over units gets right, are in it. x and y
+are read off: unit i is in the partition whose run holds it. Of two blocks of the same run one that is beaten in cost
+and time is left out; no program would choose it.
 
 Ours where the paper is silent or we go further: time, memory and weights by our profile, warm; in each partition the
 layout that is quickest where it fits; hops go as they are, no codec, no shards. Cost decides by the paper's price (the
@@ -26,8 +26,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
+from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice
 from lamella.plan.milp import Arcs, Solved, cheapest, solver_name
 from lamella.plan.planners import LATENCY_MARGIN, Candidate, Decision, cheapest_of, infeasible, lost, singles
@@ -64,15 +66,16 @@ class AmpsInf:
         program = Program(model, request)
         quickest = program.quickest()
         if not quickest:
-            raise infeasible(model, [], request)
+            raise program.too_little_storage() or infeasible(model, [], request)
         if program.latency_ms(quickest) > cap:
             raise infeasible(model, [program.candidate("fastest", quickest)], request)
         solved = program.solve(cap, quickest)
         chosen = program.candidate(self.name, solved.arcs)
         losers = tuple((c, lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices)[:3]
+        found = "the cheapest" if solved.proven else "the cheapest that was found in time"
         why = (
-            f"{'the cheapest' if solved.proven else 'the cheapest that was found in time'} of AMPS-Inf's program within "
-            f"{said}: {len(solved.arcs)} of at most {request.max_stages} partitions over {model.units} units; "
+            f"{found} of AMPS-Inf's program within {said}: {len(solved.arcs)} of at most {request.max_stages} partitions "
+            f"over {model.units} units; "
             f"{program.said(solved)}"
         )
         return Decision(chosen, why, losers, codings={})
@@ -89,6 +92,15 @@ class _Partitions(NamedTuple):
     """By the paper's price: the fee, run and transfers by the block, and what storage asks for the input."""
     ms: np.ndarray
     """Run, and the hop before it."""
+
+
+class _Hops(NamedTuple):
+    """What it takes to divide, [units + 1]."""
+
+    ms: np.ndarray
+    usd: np.ndarray
+    mb: np.ndarray
+    """In temporary storage, on either side."""
 
 
 class Program:
@@ -123,6 +135,26 @@ class Program:
         assert found, "the solver lost the plan that it was given"
         return found
 
+    def too_little_storage(self) -> InfeasiblePlan | None:
+        """The error where temporary storage is what no plan keeps within; None where it is something else."""
+        platform = self.model.platform
+        disk = platform.limits.disk_mb
+        if disk is None:
+            return None
+        roomy = msgspec.structs.replace(platform, limits=msgspec.structs.replace(platform.limits, disk_mb=None))
+        model = SliceModel(self.model.graph, self.model.profile, roomy, self.request)
+        program = Program(model, self.request)
+        chosen = program.quickest()
+        if not chosen:
+            return None
+        size = program.hops.mb
+        most = max(float(size[program.arcs.tail[k]] + size[program.arcs.head[k]]) for k in chosen)
+        return InfeasiblePlan(
+            f"temporary storage: a partition takes and gives up to {most:.0f} MB in objects, {platform.name} has "
+            f"{disk.value:g} MB, and no division keeps within it",
+            try_="--planner exact",
+        )
+
     def latency_ms(self, chosen: tuple[int, ...]) -> float:
         """Of a plan."""
         return self.model.entry_ms + math.fsum(self.arcs.ms[list(chosen)])
@@ -139,7 +171,8 @@ class Program:
         """How it was solved, what its hops are, and what its own price is."""
         platform = self.model.platform
         sizes = f"{len(self.sizes)} sizes" + ("" if self.space.free else f" at least {BLOCK_MB} MB apart")
-        how = f"{len(self.arcs.tail)} products with {sizes}, {solver_name()} took {solved.seconds:.2f} s, gap {solved.gap:.2%}"
+        how = f"{len(self.arcs.tail)} products with {sizes}, {solver_name()} took {solved.seconds:.2f} s"
+        how += f", gap {solved.gap:.2%}"
         if not solved.proven:
             how += f" at its limit: --solver-s {self.request.solver_s * 4:g} may find a cheaper one"
         if platform.hop.channel in OBJECTS:
@@ -185,26 +218,27 @@ class Program:
         else:
             cell, at = np.nonzero(self.space.sizes[self.sizes] >= need[:, None] - 1e-9)
             size = self.sizes[at]
-        hop_ms, hop_mb, hop_usd = self._hops()
+        hops = self.hops
         first, last = cells.first[cell], cells.last[cell]
         run = self.space.run_ms(cells.work_ms[:, cell], size)
-        billed = run + self._billed(hop_ms[first] + hop_ms[last])
+        billed = run + self._billed(hops.ms[first] + hops.ms[last])
         limits, ok = self.model.platform.limits, np.ones(len(cell), bool)
         ok &= billed / 1000 <= limits.timeout_s.value
         if limits.disk_mb:
-            ok &= hop_mb[first] + hop_mb[last] <= limits.disk_mb.value
-        usd = self.space.cost_usd(size, billed) + hop_usd[first]
-        found = _Partitions(*(x[ok] for x in (cell, size, usd, run + hop_ms[first])))
+            ok &= hops.mb[first] + hops.mb[last] <= limits.disk_mb.value
+        usd = self.space.cost_usd(size, billed) + hops.usd[first]
+        found = _Partitions(*(x[ok] for x in (cell, size, usd, run + hops.ms[first])))
         return _Partitions(*(x[_kept(first[ok], last[ok], found)] for x in found))
 
-    def _hops(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Of what crosses before each unit: ms, MB on disk, USD; nothing at the ends, which are request and answer."""
-        hops = [self.model.hop(unit) for unit in range(1, self.model.units)]
-        ms, usd, size = (np.array([0.0, *column, 0.0]) for column in zip(*hops, strict=True)) if hops else np.zeros((3, 2))
-        return ms, size / MB, usd
+    @cached_property
+    def hops(self) -> _Hops:
+        """Of what crosses before each unit; nothing at the ends, which are request and answer."""
+        inner = [self.model.hop(unit) for unit in range(1, self.model.units)]
+        ms, usd, size = np.array([(0.0, 0.0, 0.0), *inner, (0.0, 0.0, 0.0)]).T
+        return _Hops(ms, usd, size / MB)
 
     def _billed(self, hop_ms: np.ndarray) -> np.ndarray:
-        """What a function runs longer for its input's hop and its output's: half of each, to get the one and put the other.
+        """What a function runs longer for its hops: half of each, to get its input and to put its output.
 
         That of a channel that was measured is in its run already.
         """
@@ -221,7 +255,10 @@ def _kept(first: np.ndarray, last: np.ndarray, found: _Partitions) -> np.ndarray
     order = np.lexsort((found.usd, found.ms, last, first))
     kept, run, least = [], (-1, -1), math.inf
     for k, units, usd in zip(
-        order.tolist(), zip(first[order].tolist(), last[order].tolist(), strict=True), found.usd[order].tolist(), strict=True
+        order.tolist(),
+        zip(first[order].tolist(), last[order].tolist(), strict=True),
+        found.usd[order].tolist(),
+        strict=True,
     ):
         if units != run:
             run, least = units, math.inf

@@ -52,7 +52,7 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar`, `exact` or `amps-inf`, or a variant of one (see `plan.request`).
+        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar`, `exact`, `amps-inf`, or a variant (`plan.request`).
         given: what the user called the model.
         request: what is asked of it.
 
@@ -63,7 +63,7 @@ def make_plan(
     """
     base, request = variant(name, request)
     platform = on_channel(platform, request)
-    if base == AmpsInf.name and request.channel is None:
+    if base == AmpsInf().name and request.channel is None:
         platform = platform.through(STORAGE)
 
     def model_of(lossy: Lossy) -> SliceModel:

@@ -48,7 +48,7 @@ class Solved(NamedTuple):
 
 
 class Arcs(NamedTuple):
-    """Choices between states 0 to `states - 1`, the first the begin and the last the end; each arc leads to a later one."""
+    """Choices between states 0, the begin, and `states - 1`, the end; each leads to a later one."""
 
     states: int
     tail: np.ndarray
@@ -102,6 +102,8 @@ def cheapest(
         MissingExtra: highspy is not installed.
     """
     library = solver()
+    if not len(arcs.tail):
+        return None
     begun = time.monotonic()
     highs = library.Highs()
     for name, value in _options(seconds).items():
