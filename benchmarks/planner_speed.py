@@ -200,15 +200,18 @@ def against(row: Row) -> str:
 
 def page(results: Results) -> str:
     """The benchmark's page: claims, what was measured, what falls short."""
-    rows = results.rows
-    cores = results.machine.cores
+    rows, cores = results.rows, results.machine.cores
+    if not rows:
+        return (
+            "# Planning\n\nNothing is measured yet: `python -m benchmarks.planner_speed` does, and writes this page.\n"
+        )
     lines = [
         "# Planning",
         "",
         f"Printed by `python -m benchmarks.planner_speed` on {results.date}: {results.machine.cpu}, one of {cores} "
         f"cores, {results.solver} on one thread. Each case is a process of its own; the least of {REPEATS} runs "
-        "where one takes about a second, and one run of the long ones. The planner is [`exact`](decisions/0021-exact.md); the "
-        "program is that of [decision 22](decisions/0022-amps-inf.md).",
+        "where one takes about a second, and one run of the long ones. The planner is "
+        "[`exact`](decisions/0021-exact.md); the program is that of [decision 22](decisions/0022-amps-inf.md).",
         "",
         "## The search alone, against a solver",
         "",
@@ -298,17 +301,19 @@ def main() -> int:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(msgspec.json.encode(msgspec.structs.replace(row, peak_mb=peak_mb)).decode())
         return 0
-    rows = dict(load().rows) if RESULTS.exists() else {}
+    rows = dict(load().rows)
     for case in CASES:
         if case.startswith(asked.only) and (asked.again or case not in rows):
             rows[case] = apart(case)
             print(msgspec.json.encode(rows[case]).decode(), flush=True)
             write(rows)
+    if rows:  # without new cases the page is written again from the results
+        write(rows)
     return 0
 
 
 def load() -> Results:
-    """What was measured before."""
+    """What was measured."""
     return msgspec.json.decode(RESULTS.read_bytes(), type=Results)
 
 
@@ -318,7 +323,8 @@ def write(rows: dict[str, Row]) -> None:
     results = Results(date, this_machine(), solver_name(), rows)
     RESULTS.write_bytes(msgspec.json.format(msgspec.json.encode(results), indent=1) + b"\n")
     PAGE.write_text(page(results))
-    PICTURE.write_text(picture(results))
+    if rows:
+        PICTURE.write_text(picture(results))
 
 
 if __name__ == "__main__":

@@ -74,8 +74,8 @@ class AmpsInf:
         losers = tuple((c, lost(c, chosen, Request(cap))) for c in alone if c.choices != chosen.choices)[:3]
         found = "the cheapest" if solved.proven else "the cheapest that was found in time"
         why = (
-            f"{found} of AMPS-Inf's program within {said}: {len(solved.arcs)} of at most {request.max_stages} partitions "
-            f"over {model.units} units; "
+            f"{found} of AMPS-Inf's program within {said}: {len(solved.arcs)} of at most {request.max_stages} "
+            f"partitions over {model.units} units, "
             f"{program.said(solved)}"
         )
         return Decision(chosen, why, losers, codings={})
@@ -171,7 +171,9 @@ class Program:
         """How it was solved, what its hops are, and what its own price is."""
         platform = self.model.platform
         sizes = f"{len(self.sizes)} sizes" + ("" if self.space.free else f" at least {BLOCK_MB} MB apart")
-        how = f"{len(self.arcs.tail)} products with {sizes}, {solver_name()} took {solved.seconds:.2f} s"
+        how = (
+            f"of {len(self.arcs.tail)} partitions with a size, of {sizes}; {solver_name()} took {solved.seconds:.2f} s"
+        )
         how += f", gap {solved.gap:.2%}"
         if not solved.proven:
             how += f" at its limit: --solver-s {self.request.solver_s * 4:g} may find a cheaper one"
