@@ -19,11 +19,13 @@ PINS   := pyproject.toml constraints.txt requirements-models.txt
 
 # An environment of its own: what runs in $(VENV) proves that lamella works without torch and Keras.
 FRAMEWORKS := .venv-frameworks
+# Another one: slambuc asks for a version of click that is not ours, and needs none of it for what it is asked here.
+ORACLES := .venv-oracles
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help setup demo test nightly test-frameworks check bench docs clean
+.PHONY: help setup demo test nightly test-frameworks test-oracles check bench docs clean
 
 help: ## list the verbs
 	@echo "usage: make VERB"
@@ -44,6 +46,9 @@ nightly: $(VENV)/.dev ## run all tests, those of models of a gigabyte too
 test-frameworks: $(FRAMEWORKS)/.dev ## run the tests that need torch and Keras
 	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks -W default $(ARGS)
 
+test-oracles: $(ORACLES)/.dev ## hold the planners against libraries that pin older packages than ours
+	$(ORACLES)/bin/python -m pytest tests/oracles $(ARGS)
+
 check: $(VENV)/.dev ## format, lint, types, imports
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -58,13 +63,14 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python -m benchmarks.store_outputs
 	$(BIN)/python benchmarks/blocked.py
 	$(BIN)/python -m benchmarks.many_models
+	$(BIN)/python -m benchmarks.planner_speed
 
 docs: $(VENV)/.docs ## build the documentation into site/
 	$(BIN)/python docs/make_schemas.py
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict $(ARGS)
 
 clean: ## delete everything that was built or cached, .venv included
-	rm -rf $(VENV) $(FRAMEWORKS) .cache site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(FRAMEWORKS) $(ORACLES) .cache site build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(BIN)/pip:
@@ -92,6 +98,13 @@ $(FRAMEWORKS)/.dev: $(PINS) constraints-frameworks.txt
 	@$(MAKE) --no-print-directory VENV=$(FRAMEWORKS) $(FRAMEWORKS)/bin/pip
 	@echo "Installing lamella, torch and Keras (a few minutes, once)"
 	@$(FRAMEWORKS)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -c constraints-frameworks.txt -e '.[dev,torch,keras]'
+	@touch $@
+
+$(ORACLES)/.dev: $(PINS)
+	@$(MAKE) --no-print-directory VENV=$(ORACLES) $(ORACLES)/bin/pip
+	@echo "Installing lamella and the libraries it is held against (a minute or so, once)"
+	@$(ORACLES)/bin/python -m pip install $(PIP_ARGS) -c constraints.txt -e '.[dev]' 'networkx>=3.6.1,<4' 'pulp>=3.3,<4'
+	@$(ORACLES)/bin/python -m pip install $(PIP_ARGS) --no-deps 'slambuc==0.6.1'
 	@touch $@
 
 $(VENV)/.docs: $(PINS) | $(BIN)/pip

@@ -194,6 +194,7 @@ AtOnce = Annotated[
     Parameter(help="How many shards may be busy at a time; the cores by default, what exceeds them is emulated."),
 ]
 Codec = Annotated[bool, Parameter(help="Encode hops where that pays.")]
+SolverS = Annotated[float, Parameter(help="Seconds that the solver of amps-inf may take.")]
 Validate = Annotated[
     Path | None,
     Parameter(name="--validate", help="Real requests, .npz: codecs that lose are judged on them, and allowed."),
@@ -236,6 +237,7 @@ class Planning:
     at_once: AtOnce = None
     shape: Shape = None
     range_: Range = None
+    solver_s: SolverS = 60.0
     validate: Validate = None
     metric: MetricName = None
     tolerance: Tolerance = None
@@ -246,7 +248,7 @@ class Planning:
         if self.channel == "shared-memory" and not self.shared_memory:
             raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
-        positive(rate_per_s=self.rate_per_s)
+        positive(rate_per_s=self.rate_per_s, solver_s=self.solver_s)
         if self.percentile is not None and not 50 <= self.percentile < 100:
             raise ConfigError(f"--percentile is {self.percentile:g}, it must be from 50 to below 100")
         if self.tolerance is not None and not isfinite(self.tolerance):
@@ -278,6 +280,7 @@ class Planning:
             similarity=self.similarity,
             channel=self.channel or (None if self.shared_memory else "socket"),
             objects=bucket(self.s3_bucket, self.s3_endpoint),
+            solver_s=self.solver_s,
             ranges=parse_ranges(self.range_),
             judge=self._judge(graph) if graph and self.validate else None,
         )

@@ -18,7 +18,7 @@ def plan(
     model: Model,
     *,
     asked: Planning,
-    planner: Annotated[str, Parameter(help="exact, mopar, single, uniform-K, ort or ort-default.")] = "exact",
+    planner: Annotated[str, Parameter(help="exact, mopar, amps-inf, single, uniform-K, ort or ort-default.")] = "exact",
     output: Output = None,
     json: Json = False,
 ) -> None:

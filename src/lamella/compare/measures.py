@@ -57,6 +57,7 @@ class Seen:
 def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, platform: Platform) -> PlanRecord:
     """One plan's row: every figure by its definition, hops of the catalogue added where they are emulated."""
     plan, samples = seen.plan, rounds.samples[seen.plan.planner]
+    platform = platform.through(plan.channel)
     sizes = [seen.allocation[f.name].memory_mb for f in plan.functions]
     added = sum(platform.hop_ms(h.encoded_bytes) for h in plan.hops)
     hop_usd = sum(h.cost_usd for h in plan.hops)

@@ -22,6 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaError]:
     """Everything the plan breaks, in the order of the laws; empty for a plan that may run."""
     found: list[LamellaError] = []
+    platform = platform.through(plan.channel)
     if plan.model.hash != graph.hash:
         found.append(
             LawBroken(
@@ -238,12 +239,12 @@ def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
                 )
             )
     for hop in plan.hops:
-        payload = platform.payload_mb(hop.encoded_bytes)
-        if payload > limits.payload_mb.value:
+        payload = platform.hop_mb(hop.encoded_bytes)
+        if payload > platform.hop_limit_mb:
             found.append(
                 PlatformLimit(
                     f"law 5: the hop at operator {hop.position} carries {payload:.1f} MB on the wire, "
-                    f"the limit of {platform.name} is {limits.payload_mb.value:g}"
+                    f"the limit of {platform.name} is {platform.hop_limit_mb:g}"
                 )
             )
     return found

@@ -11,6 +11,7 @@ import msgspec
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
+from lamella.plan.amps_inf import STORAGE, AmpsInf
 from lamella.plan.arrivals import cold
 from lamella.plan.choice import Choice
 from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
@@ -51,7 +52,7 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar` or `exact`, or a variant of one (see `plan.request`).
+        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar`, `exact`, `amps-inf`, or a variant (`plan.request`).
         given: what the user called the model.
         request: what is asked of it.
 
@@ -62,6 +63,8 @@ def make_plan(
     """
     base, request = variant(name, request)
     platform = on_channel(platform, request)
+    if base == AmpsInf().name and request.channel is None:
+        platform = platform.through(STORAGE)
 
     def model_of(lossy: Lossy) -> SliceModel:
         return SliceModel(graph, profile, platform, request, lossy)
@@ -85,6 +88,8 @@ def on_channel(platform: Platform, request: Request) -> Platform:
     """
     if request.channel in (None, platform.hop.channel):
         return platform
+    if request.channel in platform.channels:
+        return platform.through(request.channel)
     if platform.hop.emulated:
         raise ConfigError(
             f"channel {request.channel}: hops of {platform.name} are emulated by its catalogue, {platform.hop.channel}",
@@ -202,8 +207,8 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:
-        payload = max(platform.payload_mb(h.encoded_bytes) for h in plan.hops)
-        rows.append(Slack("payload of a hop", platform.limits.payload_mb.value, payload, "MB"))
+        payload = max(platform.hop_mb(h.encoded_bytes) for h in plan.hops)
+        rows.append(Slack("payload of a hop", platform.hop_limit_mb, payload, "MB"))
     rows.append(Slack("timeout", platform.limits.timeout_s.value, max(f.run_ms for f in plan.functions) / 1000, "s"))
     return tuple(rows)
 

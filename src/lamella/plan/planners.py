@@ -114,8 +114,8 @@ class Uniform:
             if not model.fits_payload(unit):
                 raise InfeasiblePlan(
                     f"payload: {self.name} divides before unit {unit}, where "
-                    f"{model.platform.payload_mb(model.hop(unit)[2]):.1f} MB go over the wire; the limit of {where} is "
-                    f"{limits.payload_mb.value:g} MB",
+                    f"{model.platform.hop_mb(model.hop(unit)[2]):.1f} MB go over the wire; the limit of {where} is "
+                    f"{model.platform.hop_limit_mb:g} MB",
                     try_="--planner mopar",
                 )
         fronts = _Space(model, marks, Request(max_stages=self.stages, shards=False)).divide()

@@ -451,7 +451,7 @@ class SliceModel:
 
     def may_travel(self, coding: Coding) -> bool:
         """Whether so many bytes may go over a hop of the platform."""
-        return self.platform.payload_mb(coding.bytes) <= self.platform.limits.payload_mb.value
+        return self.platform.hop_mb(coding.bytes) <= self.platform.hop_limit_mb
 
     @property
     def entry_ms(self) -> float:

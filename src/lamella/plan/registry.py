@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from lamella.errors import ConfigError
+from lamella.plan.amps_inf import AmpsInf
 from lamella.plan.exact import Exact
 from lamella.plan.planners import Mopar, Planner, Single, Uniform
 
@@ -17,10 +18,10 @@ def planner(name: str) -> Planner:
         stages = int(name.removeprefix("uniform-"))
         if stages >= 1:
             return Uniform(stages)
-    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Exact())}
+    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Exact(), AmpsInf())}
     if name not in found:
         raise ConfigError(
-            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar and exact",
+            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar, exact and amps-inf",
             try_="--planner mopar",
         )
     return found[name]

@@ -48,6 +48,8 @@ class Request(NamedTuple):
     """Between functions; the platform's own by default. Not to be chosen where that is emulated."""
     objects: Bucket | None = None
     """Where channel `s3` keeps what travels."""
+    solver_s: float = 60.0
+    """What a solver may take, where a planner asks one."""
     ranges: Mapping[str, tuple[float, float]] | None = None
     """Value ranges of integer inputs, for the measured baselines."""
     judge: Judge | None = None

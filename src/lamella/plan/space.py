@@ -158,14 +158,14 @@ class Answer(NamedTuple):
     proof: Proof
 
 
-class _Blocks(NamedTuple):
+class Blocks(NamedTuple):
     """Sizes `low` to `high` (indices of what is sold) of cells."""
 
     cell: np.ndarray
     low: np.ndarray
     high: np.ndarray
 
-    def divided(self) -> _Blocks:
+    def divided(self) -> Blocks:
         """Each in parts of about the same ratio of sizes, of at least one."""
         count = np.minimum(self.high - self.low + 1, BLOCKS)
         parts = np.repeat(np.arange(len(count)), count)
@@ -173,7 +173,7 @@ class _Blocks(NamedTuple):
         width = (self.high - self.low + 1)[parts]
         low = self.low[parts] + number * width // count[parts]
         high = self.low[parts] + (number + 1) * width // count[parts] - 1
-        return _Blocks(self.cell[parts], low, high)
+        return Blocks(self.cell[parts], low, high)
 
 
 class Space:
@@ -354,7 +354,7 @@ class Space:
         cost: np.ndarray = billed * self.usd_per_ms[size] + billing.usd_per_request.value
         return cost
 
-    def _usd(self, blocks: _Blocks, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
+    def _usd(self, blocks: Blocks, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
         """Of blocks by the price of a size and at their quickest: runs, and their share of starts."""
         cost = self.cost_usd(size, run_ms)
         if self.starts_billed:
@@ -364,7 +364,7 @@ class Space:
         return cost
 
     @cached_property
-    def _whole(self) -> _Blocks:
+    def whole(self) -> Blocks:
         """Each cell with all sizes that hold it; where memory buys nothing but room, with the smallest."""
         need = np.maximum(self.cells.peak_mb, self.cells.floor_mb)
         ends = np.cumsum([len(sizes) for sizes in self.sold])
@@ -374,7 +374,7 @@ class Space:
             low[here] = end - len(sizes) + np.searchsorted(sizes, need[here] - 1e-9)
         most = ends[self.cells.share]
         cell = np.flatnonzero(low < most)
-        return _Blocks(cell, low[cell], low[cell] if self.free else most[cell] - 1)
+        return Blocks(cell, low[cell], low[cell] if self.free else most[cell] - 1)
 
     # ----------------------------------------------------------------------------------------------------- search
 
@@ -386,7 +386,7 @@ class Space:
         return found if fits else self._cheapest(most_ms, most)
 
     def _cheapest(self, most_ms: float, most_stages: int | None) -> Answer:
-        blocks = self._whole
+        blocks = self.whole
         upper = math.inf
         proof = Proof(math.inf, 0.0, 0, 0, 0)
         while True:
@@ -404,7 +404,7 @@ class Space:
             if limits is None:
                 return Answer(None, proof)
             ok = optimistic.within(most_ms, upper, limits.multiplier)[: len(run)]
-            blocks = _Blocks(*(b[ok] for b in blocks))
+            blocks = Blocks(*(b[ok] for b in blocks))
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
         """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
@@ -413,7 +413,7 @@ class Space:
         return found if all(plan.stages <= most for plan in found) else self._front(most_ms, most_usd, most)
 
     def _front(self, most_ms: float, most_usd: float, most_stages: int | None) -> tuple[Chosen, ...]:
-        blocks = self._whole
+        blocks = self.whole
         known: list[Route] = []
         while True:
             blocks, run = self._in_time(blocks.divided())
@@ -427,23 +427,23 @@ class Space:
             optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
             ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])
             ok = (ok & optimistic.within(most_ms, most_usd, 0.0))[: len(run)]
-            blocks = _Blocks(*(b[ok] for b in blocks))
+            blocks = Blocks(*(b[ok] for b in blocks))
 
-    def _in_time(self, blocks: _Blocks) -> tuple[_Blocks, np.ndarray]:
+    def _in_time(self, blocks: Blocks) -> tuple[Blocks, np.ndarray]:
         """Those that end before the platform's timeout, and how long they run at their largest size, ms."""
         run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
         kept = run / 1000 <= self.model.platform.limits.timeout_s.value
-        return _Blocks(*(b[kept] for b in blocks)), run[kept]
+        return Blocks(*(b[kept] for b in blocks)), run[kept]
 
     def quickest(self) -> Chosen | None:
         """The quickest plan whatever it costs."""
-        blocks = _Blocks(self._whole.cell, self._whole.high, self._whole.high)
+        blocks = Blocks(self.whole.cell, self.whole.high, self.whole.high)
         run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
         routes = self._routes(blocks, run, self._usd(blocks, blocks.high, run), self.request.max_stages)
         found = routes.fastest()
         return self._read(found, blocks) if found else None
 
-    def _routes(self, blocks: _Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
+    def _routes(self, blocks: Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
         """The graph where each block is one arc."""
         cell = blocks.cell
         fixed = np.array([f[:6] for f in self.fixed], float).reshape(-1, 6)
@@ -466,7 +466,7 @@ class Space:
             most_stages=most_stages,
         )
 
-    def _read(self, route: Route, blocks: _Blocks) -> Chosen:
+    def _read(self, route: Route, blocks: Blocks) -> Chosen:
         """A route as choices."""
         choices: list[Choice] = []
         codings: dict[int, Coding] = {}
@@ -480,13 +480,13 @@ class Space:
                 continue
             stages += 1
             cell = int(blocks.cell[arc])
-            choices.append(self._choice(cell, int(blocks.low[arc])))
+            choices.append(self.choice(cell, int(blocks.low[arc])))
             for end in (int(self.cells.tail[cell]), int(self.cells.head[cell])):
                 state = self.states[end]
                 codings[state.unit] = self.modes[state.unit][state.mode].coding
         return Chosen(tuple(choices), codings, route.mean_ms, route.latency_ms, route.usd, stages)
 
-    def _choice(self, cell: int, size: int) -> Choice:
+    def choice(self, cell: int, size: int) -> Choice:
         """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""
         cells, vcpu, at = self.cells, float(self.vcpu[size]), np.array([size])
         work = cells.work_ms[:, [cell]] - cells.join_ms[cell]

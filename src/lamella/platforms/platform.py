@@ -206,7 +206,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """Time an emulated hop adds; 0 where hops are measured."""
         if not self.hop.emulated:
             return 0.0
-        return self.hop.latency_ms.value + self.payload_mb(size) / self.hop.mb_per_s.value * 1000
+        return self.hop.latency_ms.value + self.hop_mb(size) / self.hop.mb_per_s.value * 1000
 
     @property
     def moves_bytes(self) -> bool:
@@ -221,6 +221,20 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The same platform with another channel between its functions."""
         hop = msgspec.structs.replace(self.hop, channel=price.channel, price=price)
         return msgspec.structs.replace(self, hop=hop)
+
+    def through(self, channel: str) -> Platform:
+        """The same platform where hops go by that channel of its catalogue; as it is where it has no such."""
+        found = self.channels.get(channel)
+        return msgspec.structs.replace(self, hop=found) if found and channel != self.hop.channel else self
+
+    def hop_mb(self, size: int) -> float:
+        """What `size` bytes weigh on a hop, MB: what has a limit of its own goes as it is, the rest in a request."""
+        return size / 2**20 if self.hop.payload_mb else self.payload_mb(size)
+
+    @property
+    def hop_limit_mb(self) -> float:
+        """What a hop carries at most, MB."""
+        return (self.hop.payload_mb or self.limits.payload_mb).value
 
     def payload_mb(self, size: int) -> float:
         """What `size` bytes weigh on the wire, MB."""

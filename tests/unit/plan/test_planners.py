@@ -247,10 +247,10 @@ def test_more_uniform_slices_than_units_names_the_most_there_can_be() -> None:
 
 @pytest.mark.parametrize("name", ["", "mopra", "uniform", "uniform-", "uniform-0", "uniform--1", "uniform-x", "ort"])
 def test_an_unknown_planner_is_a_config_error_with_the_names_there_are(name: str) -> None:
-    with pytest.raises(ConfigError, match="single, uniform-K, mopar and exact"):
+    with pytest.raises(ConfigError, match="single, uniform-K, mopar, exact and amps-inf"):
         planner(name)
 
 
-@pytest.mark.parametrize("name", ["single", "mopar", "uniform-1", "uniform-12"])
+@pytest.mark.parametrize("name", ["single", "mopar", "exact", "amps-inf", "uniform-1", "uniform-12"])
 def test_a_planner_is_found_by_its_own_name(name: str) -> None:
     assert planner(name).name == name
