@@ -56,10 +56,11 @@ class Seen:
 
 def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, platform: Platform) -> PlanRecord:
     """One plan's row: every figure by its definition, hops of the catalogue added where they are emulated."""
-    plan, samples = seen.plan, rounds.samples[seen.plan.planner]
+    plan, waits = seen.plan, _waits_ms(seen.plan, platform)
+    samples = [s.waiting(waits) for s in rounds.samples[plan.planner]]
     platform = platform.through(plan.channel)
     sizes = [seen.allocation[f.name].memory_mb for f in plan.functions]
-    added = sum(platform.hop_ms(h.encoded_bytes) for h in plan.hops)
+    added = sum(platform.through(h.channel).hop_ms(h.encoded_bytes) for h in plan.hops)
     hop_usd = sum(h.cost_usd for h in plan.hops)
 
     def cost(sample: Sample) -> float:
@@ -125,6 +126,13 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         at_once=plan.at_once,
         refused=dict(seen.refused),
     )
+
+
+def _waits_ms(plan: Plan, platform: Platform) -> list[float]:
+    """What each function is billed more for hops that are emulated: half of those on both sides, where it waits."""
+    ways = [(platform.through(h.channel), h.encoded_bytes) for h in plan.hops]
+    halves = [0.0, *(way.hop_ms(size) / 2 if way.hop.billed else 0.0 for way, size in ways), 0.0]
+    return [halves[f.stage] + halves[f.stage + 1] for f in plan.functions]
 
 
 def _emulated(plan: Plan, added_ms: float, taken_ms: float) -> str:

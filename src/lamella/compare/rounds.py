@@ -27,6 +27,11 @@ class Sample(NamedTuple):
     emulated_ms: float = 0.0
     """Taken off the latency for shards beyond this machine's cores."""
 
+    def waiting(self, waits_ms: Sequence[float]) -> Sample:
+        """The same where functions run longer, each by what it waits for an emulated channel."""
+        runs = tuple(run + wait for run, wait in zip(self.stage_ms, waits_ms, strict=True))
+        return self._replace(stage_ms=runs)
+
 
 class Rounds(NamedTuple):
     """Samples of kept rounds by plan, and how the rounds went."""

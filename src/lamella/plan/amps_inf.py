@@ -12,8 +12,7 @@ are read off: unit i is in the partition whose run holds it. Of two blocks of th
 and time is left out; no program would choose it.
 
 Ours where the paper is silent or we go further: time, memory and weights by our profile, warm; in each partition the
-layout that is quickest where it fits; hops go as they are, no codec, no shards. Cost decides by the paper's price (the
-hop is billed to the functions); the plan states it by the one measure that all plans have here.
+layout that is quickest where it fits; hops go as they are, no codec, no shards.
 
 Where the catalogue of a platform has object storage, hops are its; elsewhere they are the platform's own, or with
 `--channel s3` really objects, and the plan says so.
@@ -90,9 +89,9 @@ class _Partitions(NamedTuple):
     size: np.ndarray
     """and index of the size."""
     usd: np.ndarray
-    """By the paper's price: the fee, run and transfers by the block, and what storage asks for the input."""
+    """The fee, run and transfers by the block, and what storage asks for the input."""
     ms: np.ndarray
-    """Run, and the hop before it."""
+    """Run, and the hop before it beyond the runs on both sides."""
 
 
 class _Hops(NamedTuple):
@@ -114,7 +113,8 @@ class Program:
             model: prices; hops are taken as they are.
             request: how many partitions, and how long the solver may take.
         """
-        self.request = request._replace(codec=False, shards=False)
+        channel = model.platform.hop.channel  # hops have no choice of another
+        self.request = request._replace(codec=False, shards=False, channel=channel)
         self.model = SliceModel(model.graph, model.profile, model.platform, self.request)
         self.space = Space(self.model, self.request)
 
@@ -169,7 +169,7 @@ class Program:
         return Candidate(name, choices, latency, cost)
 
     def said(self, solved: Solved) -> str:
-        """How it was solved, what its hops are, and what its own price is."""
+        """How it was solved, and what its hops are."""
         platform = self.model.platform
         sizes = f"{len(self.sizes)} sizes" + ("" if self.space.free else f" at least {BLOCK_MB} MB apart")
         how = (
@@ -183,7 +183,7 @@ class Program:
         else:
             hops = f"{platform.name} has no object storage in the catalogue: hops through {platform.hop.channel}"
             hops += "" if platform.hop.emulated else ", or --channel s3"
-        return f"{how}; {hops}; ${solved.usd * 1e6:.2f} per million by its own price, which bills a function's hops"
+        return f"{how}; {hops}"
 
     # ------------------------------------------------------------------------------------------------ the program
 
@@ -222,13 +222,13 @@ class Program:
         hops = self.hops
         first, last = cells.first[cell], cells.last[cell]
         run = self.space.run_ms(cells.work_ms[:, cell], size)
-        billed = run + self._billed(hops.ms[first] + hops.ms[last])
+        billed = run + cells.wait_ms[cell]
         limits, ok = self.model.platform.limits, np.ones(len(cell), bool)
         ok &= billed / 1000 <= limits.timeout_s.value
         if limits.disk_mb:
             ok &= hops.mb[first] + hops.mb[last] <= limits.disk_mb.value
         usd = self.space.cost_usd(size, billed) + hops.usd[first]
-        found = _Partitions(*(x[ok] for x in (cell, size, usd, run + hops.ms[first])))
+        found = _Partitions(*(x[ok] for x in (cell, size, usd, billed + hops.ms[first])))
         return _Partitions(*(x[_kept(first[ok], last[ok], found)] for x in found))
 
     @cached_property
@@ -237,14 +237,6 @@ class Program:
         inner = [self.model.hop(unit) for unit in range(1, self.model.units)]
         ms, usd, size = np.array([(0.0, 0.0, 0.0), *inner, (0.0, 0.0, 0.0)]).T
         return _Hops(ms, usd, size / MB)
-
-    def _billed(self, hop_ms: np.ndarray) -> np.ndarray:
-        """What a function runs longer for its hops: half of each, to get its input and to put its output.
-
-        That of a channel that was measured is in its run already.
-        """
-        platform = self.model.platform
-        return hop_ms / 2 if platform.hop.emulated and platform.hop.channel in OBJECTS else np.zeros(len(hop_ms))
 
     def _choice(self, arc: int) -> Choice:
         """A partition as a choice."""

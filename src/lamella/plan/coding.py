@@ -28,6 +28,8 @@ class Coding(NamedTuple):
     decode_ms: float
     parameter_bytes: int = 0
     """Of a fitted codec; both ends hold them."""
+    channel: str = ""
+    """Of the catalogue, by which it goes; the platform's own by default."""
 
     @property
     def lossless(self) -> bool:

@@ -26,7 +26,8 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
     for way, fork_join_ms in _ways(model, first, last):
         # every shard takes all that crosses, and gives its part
         carried = model.carrying_ms(first) + model.carrying_ms(last) / len(way.parts)
-        shards = [s for part in way.parts if (s := _shard(model, part, carried))]
+        waiting = model.waiting_ms(first) + model.waiting_ms(last)
+        shards = [s for part in way.parts if (s := _shard(model, part, carried, waiting))]
         if len(shards) < len(way.parts):
             continue
         largest = max(shards, key=lambda s: s.memory_mb)
@@ -89,7 +90,7 @@ def _ways(model: SliceModel, first: int, last: int) -> list[tuple[ShardProfile, 
     return found
 
 
-def _shard(model: SliceModel, part: ShardPart, carried_ms: float) -> Shard | None:
+def _shard(model: SliceModel, part: ShardPart, carried_ms: float, waiting_ms: float) -> Shard | None:
     """A shard as a function of the platform; None where it does not fit."""
     platform = model.platform
     law = model.profile.floor.resident_mb + part.weights_mb
@@ -97,7 +98,7 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float) -> Shard | Non
     if size is None or part.weights_mb + GRAPH_MB > platform.limits.package_mb.value:
         return None
     vcpu = platform.vcpu(size, model.vcpu)
-    run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), platform.cpu.period_ms.value)
+    run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), platform.cpu.period_ms.value) + waiting_ms
     if run / 1000 > platform.limits.timeout_s.value:
         return None
     return Shard(size, part.peak_mb, law, run, platform.cost_usd(size, run, vcpu))
@@ -138,6 +139,7 @@ def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> C
     vcpu = model.platform.vcpu(size, model.vcpu)
     # the parts and the whole are carried
     run = (model.hop_cost.call_ms + join.ms + 2 * model.carrying_ms(join.unit)) / min(1.0, vcpu)
+    run += 2 * model.waiting_ms(join.unit)
     cost = model.platform.cost_usd(size, run, vcpu)
     return Choice(join.unit, join.unit, size, vcpu, 1, "plain", peak, floor, run, cost)
 

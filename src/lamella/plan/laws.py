@@ -239,12 +239,13 @@ def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
                 )
             )
     for hop in plan.hops:
-        payload = platform.hop_mb(hop.encoded_bytes)
-        if payload > platform.hop_limit_mb:
+        way = platform.through(hop.channel)
+        payload = way.hop_mb(hop.encoded_bytes)
+        if payload > way.hop_limit_mb:
             found.append(
                 PlatformLimit(
                     f"law 5: the hop at operator {hop.position} carries {payload:.1f} MB on the wire, "
-                    f"the limit of {platform.name} is {platform.hop_limit_mb:g}"
+                    f"the limit of {platform.name} is {way.hop_limit_mb:g}"
                 )
             )
     return found

@@ -230,18 +230,19 @@ def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
         said = model.lossy.said.get(unit, {})
         reason = coding_why(coding, model.codings(unit), model.platform, model.share, said)
         if coding.codec == "none":
-            coding = plain(size)
+            coding = plain(size)._replace(channel=coding.channel)
             if quickest(model.codings(unit), model.platform, model.share).codec != "none":
                 reason = "codec none: shards may begin or end here, and their parts go as they are"
+    platform = model.platform.through(coding.channel)
     return Hop(
         position=position,
         tensors=tensors,
         side=side,
         bytes=size,
         encoded_bytes=coding.bytes,
-        channel=model.platform.hop.channel,
+        channel=platform.hop.channel,
         codec=coding.codec,
-        time_ms=model.platform.hop_ms(coding.bytes) + model.between_ms,
-        cost_usd=model.platform.hop.usd.value * len(stage.ranges),
+        time_ms=model.hop_of(coding).ms,
+        cost_usd=platform.hop_usd(coding.bytes) + platform.hop.usd.value * (len(stage.ranges) - 1),
         why=reason,
     )

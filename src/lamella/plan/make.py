@@ -207,8 +207,9 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:
-        payload = max(platform.hop_mb(h.encoded_bytes) for h in plan.hops)
-        rows.append(Slack("payload of a hop", platform.hop_limit_mb, payload, "MB"))
+        ways = [(platform.through(h.channel), h.encoded_bytes) for h in plan.hops]
+        way, size = max(ways, key=lambda one: one[0].hop_mb(one[1]) / one[0].hop_limit_mb)
+        rows.append(Slack("payload of a hop", way.hop_limit_mb, way.hop_mb(size), "MB"))
     rows.append(Slack("timeout", platform.limits.timeout_s.value, max(f.run_ms for f in plan.functions) / 1000, "s"))
     return tuple(rows)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -67,6 +68,19 @@ def throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndar
 def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """`throttled` of one run."""
     return float(throttled(np.array(cpu_ms), np.array(vcpu), period_ms))
+
+
+class HopPrice(NamedTuple):
+    """What a hop takes."""
+
+    ms: float
+    """Beyond the functions' runs,"""
+    usd: float
+    """and its price."""
+    carried_ms: float
+    """Work of the function on either side."""
+    wait_ms: float
+    """What that waits for it, billed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,6 +259,11 @@ class SliceModel:
 
     def _run(self, first: int, last: int, layout: Layout, vcpu: float, more_ms: float = 0.0) -> tuple[float, int]:
         """The time, and on how many threads: one for each started vCPU, or one, where that is as quick."""
+        run, threads = self._busy(first, last, layout, vcpu, more_ms)
+        return run + self.waiting_ms(first) + self.waiting_ms(last), threads
+
+    def _busy(self, first: int, last: int, layout: Layout, vcpu: float, more_ms: float) -> tuple[float, int]:
+        """The part of it that needs CPU."""
         beside = self.hop_cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms + more_ms
         beside += self.carrying_ms(first) + self.carrying_ms(last)
         alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
@@ -258,6 +277,10 @@ class SliceModel:
             busy = max(busy, alone / vcpu)
         return (busy, threads) if busy < alone else (alone, 1)
 
+    def waiting_ms(self, unit: int) -> float:
+        """How long the function on either side of a border waits for the channel, billed; 0 where nobody does."""
+        return 0.0 if unit in (0, self.units) else self.hop_of(self.coding(unit)).wait_ms
+
     @lru_cache(maxsize=4096)  # noqa: B019 - as below
     def carrying_ms(self, unit: int) -> float:
         """What sending what crosses before a unit takes the function on either side of it; 0 in shared memory."""
@@ -267,7 +290,7 @@ class SliceModel:
         if unit in (0, self.units):
             names = self.graph.outputs if unit else self.graph.inputs
             return price.edge_half_ms(sum(self.graph.tensors[n].bytes_at(self.batch) for n in names))
-        return self.hop_of(self.coding(unit))[2]
+        return self.hop_of(self.coding(unit)).carried_ms
 
     @cached_property
     def live_batch(self) -> int:
@@ -432,13 +455,16 @@ class SliceModel:
         Encoding and decoding are not in it: functions do that, and are billed for it.
         """
         coding = self.coding(unit)
-        return *self.hop_of(coding)[:2], coding.bytes
+        price = self.hop_of(coding)
+        return price.ms, price.usd, coding.bytes
 
-    def hop_of(self, coding: Coding) -> tuple[float, float, float]:
-        """A hop with a codec: time and price beyond the functions' runs, and what it takes those on either side, ms."""
-        price = self.platform.hop.price
+    def hop_of(self, coding: Coding) -> HopPrice:
+        """A hop with a codec, by its channel."""
+        platform = self.platform.through(coding.channel)
+        price, apart = platform.hop.price, platform.hop_ms(coding.bytes)
         carried = price.transfer_ms(coding.bytes) / 2 if price else 0.0
-        return self.platform.hop_ms(coding.bytes) + self.between_ms, self.platform.hop.usd.value, carried
+        wait = apart / 2 if platform.hop.billed else 0.0
+        return HopPrice(apart - 2 * wait + self.between_ms, platform.hop_usd(coding.bytes), carried, wait)
 
     @property
     def between_ms(self) -> float:
@@ -450,8 +476,9 @@ class SliceModel:
         return self.may_travel(self.coding(unit))
 
     def may_travel(self, coding: Coding) -> bool:
-        """Whether so many bytes may go over a hop of the platform."""
-        return self.platform.hop_mb(coding.bytes) <= self.platform.hop_limit_mb
+        """Whether so many bytes may go over a hop of the platform, by its channel."""
+        platform = self.platform.through(coding.channel)
+        return platform.hop_mb(coding.bytes) <= platform.hop_limit_mb
 
     @property
     def entry_ms(self) -> float:

@@ -16,6 +16,7 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
+from itertools import product
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,9 @@ class Mode(NamedTuple):
     hop_usd: float
     giving_ms: float
     taking_ms: float
-    """Work and carrying of the functions on either side, billed."""
+    """Work and carrying of the functions on either side, billed,"""
+    wait_ms: float
+    """and what both wait for the channel."""
 
 
 def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
@@ -55,17 +58,31 @@ def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
     """
     if unit in (0, model.units):
         carried = model.carrying_ms(unit)
-        return (Mode(model.coding(unit), 0.0, 0.0, carried, carried),)
+        return (Mode(model.coding(unit), 0.0, 0.0, carried, carried, 0.0),)
     allowed = model.lossy.allowed.get(unit, frozenset())
     found: list[Mode] = []
-    for coding in model.codings(unit):
-        if not (coding.lossless or coding.codec in allowed) or not model.may_travel(coding):
+    for coding, channel in product(model.codings(unit), _channels(model)):
+        sent = coding._replace(channel=channel)
+        if not (coding.lossless or coding.codec in allowed) or not model.may_travel(sent):
             continue
-        hop_ms, hop_usd, carried = model.hop_of(coding)
-        mode = Mode(coding, hop_ms, hop_usd, coding.encode_ms + carried, coding.decode_ms + carried)
+        hop = model.hop_of(sent)
+        giving, taking = coding.encode_ms + hop.carried_ms, coding.decode_ms + hop.carried_ms
+        mode = Mode(sent, hop.ms, hop.usd, giving, taking, hop.wait_ms)
         if not any(_as_good(other, mode) for other in found):
             found.append(mode)
     return tuple(found)
+
+
+def _channels(model: SliceModel) -> list[str]:
+    """Those that a hop may go by: the platform's own first, then where that is emulated others whose figures are known.
+
+    One that was asked for is the platform's own.
+    """
+    rules = model.platform
+    if not rules.hop.emulated or model.request.channel:
+        return [""]
+    others = [name for name, way in rules.channels.items() if way.latency_ms.known and way.mb_per_s.known]
+    return ["", *(name for name in others if rules.channels[name].usd.known)]
 
 
 def _as_good(one: Mode, other: Mode) -> bool:
@@ -95,6 +112,8 @@ class Cells(NamedTuple):
     """Index into what is sold by CPU."""
     peak_mb: np.ndarray
     floor_mb: np.ndarray
+    wait_ms: np.ndarray
+    """For channels: in no work, and billed."""
     join_ms: np.ndarray
     join_mb: np.ndarray
     """Of joining the parts before it: in its memory and work."""
@@ -225,7 +244,7 @@ class Space:
         if not self.request.shards:
             return {}
         spans = sorted({(s.first, s.last) for s in model.profile.shards if s.batch == model.batch})
-        plain = [bool(m) and m[0].coding.codec == "none" for m in self.modes]
+        plain = [bool(m) and m[0].coding.codec == "none" and not m[0].coding.channel for m in self.modes]
         return {span: sharded(model, *span) for span in spans if plain[span[0]] and plain[span[1]]}
 
     def _states(self) -> list[State]:
@@ -264,6 +283,7 @@ class Space:
             share=share,
             peak_mb=found.peak_mb + into[2][tail] + out[1][head],
             floor_mb=found.floor_mb + into[3][tail],
+            wait_ms=into[6][tail] + out[2][head],
             join_ms=into[1][tail],
             join_mb=into[3][tail],
             hop_ms=into[4][tail],
@@ -294,14 +314,15 @@ class Space:
         return table, counts
 
     def _sides(self) -> tuple[np.ndarray, np.ndarray]:
-        """Per state what a slice behind it takes (ms, join ms, MB, join MB, hop ms, hop USD), and one before it."""
-        into, out = np.zeros((6, len(self.states))), np.zeros((2, len(self.states)))
+        """Per state what a slice behind it takes (ms, join ms, MB, join MB, hop ms, USD, wait ms), and before it."""
+        into, out = np.zeros((7, len(self.states))), np.zeros((3, len(self.states)))
         for k, state in enumerate(self.states):
             mode = self.modes[state.unit][state.mode]
             join_ms, join_mb = (state.join.ms, state.join.mb) if state.join else (0.0, 0.0)
             taking_mb, giving_mb = (b / MB for b in (mode.coding.taking_bytes, mode.coding.giving_bytes))
-            into[:, k] = mode.taking_ms + join_ms, join_ms, taking_mb + join_mb, join_mb, mode.hop_ms, mode.hop_usd
-            out[:, k] = mode.giving_ms, giving_mb
+            hop = mode.hop_ms, mode.hop_usd, mode.wait_ms
+            into[:, k] = mode.taking_ms + join_ms, join_ms, taking_mb + join_mb, join_mb, *hop
+            out[:, k] = mode.giving_ms, giving_mb, mode.wait_ms
         return into, out
 
     def _fixed(self) -> list[Fixed]:
@@ -431,14 +452,14 @@ class Space:
 
     def _in_time(self, blocks: Blocks) -> tuple[Blocks, np.ndarray]:
         """Those that end before the platform's timeout, and how long they run at their largest size, ms."""
-        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
         kept = run / 1000 <= self.model.platform.limits.timeout_s.value
         return Blocks(*(b[kept] for b in blocks)), run[kept]
 
     def quickest(self) -> Chosen | None:
         """The quickest plan whatever it costs."""
         blocks = Blocks(self.whole.cell, self.whole.high, self.whole.high)
-        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
         routes = self._routes(blocks, run, self._usd(blocks, blocks.high, run), self.request.max_stages)
         found = routes.fastest()
         return self._read(found, blocks) if found else None
@@ -490,13 +511,13 @@ class Space:
         """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""
         cells, vcpu, at = self.cells, float(self.vcpu[size]), np.array([size])
         work = cells.work_ms[:, [cell]] - cells.join_ms[cell]
-        run = self.run_ms(work, at)
+        run = self.run_ms(work, at) + cells.wait_ms[cell]
         return Choice(
             first=int(cells.first[cell]),
             last=int(cells.last[cell]),
             memory_mb=int(self.sizes[size]),
             vcpu=vcpu,
-            threads=int(self.threads[size]) if vcpu > 1 and run[0] < work[0, 0] else 1,
+            threads=int(self.threads[size]) if vcpu > 1 and run[0] < work[0, 0] + cells.wait_ms[cell] else 1,
             layout=self.model.layouts[int(cells.layout[cell])],
             peak_mb=float(cells.peak_mb[cell] - cells.join_mb[cell]),
             floor_mb=float(cells.floor_mb[cell] - cells.join_mb[cell]),

@@ -107,6 +107,8 @@ class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     usd_per_gb: Figure | None = None
     payload_mb: Figure | None = None
     """What it carries at most, where that is another limit than a request's."""
+    billed: bool = False
+    """Whether functions run while it takes its time, half with who gives and half with who takes: object storage."""
     price: ChannelPrice | None = None
     """Of another channel than the platform's own, as measured here; never in the catalogue."""
 
@@ -207,6 +209,11 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if not self.hop.emulated:
             return 0.0
         return self.hop.latency_ms.value + self.hop_mb(size) / self.hop.mb_per_s.value * 1000
+
+    def hop_usd(self, size: int) -> float:
+        """What an emulated hop of so many bytes costs beyond the functions' runs."""
+        per_gb = self.hop.usd_per_gb.value if self.hop.usd_per_gb else 0.0
+        return self.hop.usd.value + per_gb * size / 2**30
 
     @property
     def moves_bytes(self) -> bool:

@@ -88,7 +88,10 @@ def crossings(model: SliceModel, unit: int) -> list[Coding]:
     """What may cross a border, plain first."""
     if unit in (0, model.units):
         return [plain(0)]
-    return [c for c in model.codings(unit) if c.lossless and model.may_travel(c)]
+    rules = model.platform
+    ways = ["", *rules.channels] if rules.hop.emulated else [""]
+    sent = [c._replace(channel=way) for c in model.codings(unit) if c.lossless for way in ways]
+    return [c for c in sent if model.may_travel(c)]
 
 
 def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
@@ -100,20 +103,20 @@ def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
         if unit == model.units:
             if join:
                 alone = join_alone(model, join)
-                hop_ms, hop_usd, _ = model.hop_of(plain(sum_at(model, join.unit)))
+                hop_ms, hop_usd = model.hop_of(plain(sum_at(model, join.unit)))[:2]
                 stages, ms, usd = stages + 1, ms + hop_ms + alone.run_ms, usd + hop_usd + alone.cost_usd
             done.append((stages, ms, usd, variance))
             continue
-        hop_ms, hop_usd, _ = model.hop_of(into) if unit else (0.0, 0.0, 0.0)
+        hop_ms, hop_usd = model.hop_of(into)[:2] if unit else (0.0, 0.0)
         for last in range(unit + 1, model.units + 1):
             for out in crossings(model, last):
                 for run, price, more in slices(model, unit, last, into, out, join, stopped):
                     point = (stages + 1, ms + hop_ms + run, usd + hop_usd + price, variance + more)
                     open_.append((last, out, None, point))
-        if into.codec != "none":
+        if into.codec != "none" or into.channel:
             continue
         for last in range(unit + 1, model.units + 1):
-            if not crossings(model, last) or crossings(model, last)[0].codec != "none":
+            if not any(c.codec == "none" and not c.channel for c in crossings(model, last)):
                 continue
             for choice in sharded(model, unit, last):
                 more_ms, more_usd, stages_more = 0.0, 0.0, 0
