@@ -25,6 +25,7 @@ import numpy as np
 
 from lamella.deploy.keeping import Keeping
 from lamella.deploy.local import Deployment
+from lamella.deploy.residency import Residency
 from lamella.errors import ConfigError, StoreError, StoreFull, WireError
 from lamella.limits import Limiter, detect
 from lamella.limits.memory import anonymous_mb, private_mb
@@ -35,6 +36,9 @@ from lamella.runtime.starts import Forking, Fresh, Starter
 from lamella.store import protocol
 from lamella.store.client import Connection
 from lamella.store.opening import function_of
+from lamella.store.policies import policy as eviction
+from lamella.store.records import ModelRecord
+from lamella.units import MB
 
 PROGRAM = "lamella.store"
 
@@ -53,6 +57,8 @@ class Host:
         limiter: Limiter | None = None,
         start: Literal["fresh", "zygote"] = "zygote",
         cpus: frozenset[int] | None = None,
+        weights_mb: float | None = None,
+        policy: str = "cost-aware",
     ) -> None:
         """Read the packages' documents and start the zygote; instances start when they are asked for.
 
@@ -65,13 +71,20 @@ class Host:
             limiter: how limits of single instances are enforced; the best this machine has by default.
             start: how instances come to be.
             cpus: cores to keep them on.
+            weights_mb: budget of weights in memory, for a store without one whose segments are pages of files:
+                instances stay, and let go of their weights when others need the room. None leaves it to the store,
+                or the kernel.
+            policy: which package's weights are worth least, by name (`store.policies`).
 
         Raises:
-            ConfigError: the budget is not positive; or a zygote cannot be had.
+            ConfigError: a budget is not positive; there is no such policy; or a zygote cannot be had.
             PackageError: a package is damaged or incomplete.
         """
         if not memory_mb > 0:
             raise ConfigError(f"a host needs memory for instances, not {memory_mb} MB")
+        if weights_mb is not None and not weights_mb > 0:
+            raise ConfigError(f"a host needs memory for weights, not {weights_mb} MB")
+        self._residency = Residency(int(weights_mb * MB), eviction(policy)) if weights_mb is not None else None
         self.evictions = 0
         """Packages whose instances were stopped for want of memory."""
         self._packages = dict(packages)
@@ -91,6 +104,7 @@ class Host:
                     check_weights=False,
                     starter=self._starter,
                     keep_alive_s=math.inf,
+                    haste=True,
                     cpus=cpus,
                 )
                 self._deployments[name] = undo.enter_context(deployment)
@@ -139,9 +153,12 @@ class Host:
         """
         begun = time.monotonic()
         deployment, cold_ms = self._deployment(name), 0.0
+        missing = 0
         if name not in self._keeping:
             self._admit(name, deployment)
             cold_ms = (time.monotonic() - begun) * 1000
+        else:
+            missing = self._bring(name, deployment)
         self._keeping.use(name)
         try:
             answer = deployment.infer(inputs, sent=begun if sent is None else sent)
@@ -149,6 +166,8 @@ class Host:
             if any(i.state is not State.READY for i in deployment.instances.values()):
                 self.evict(name)
             raise
+        if self._residency and self._residency.knows(name) and not cold_ms + answer.cold_ms:
+            self._residency.learn(name, missing, sum(stage.run_ms for stage in answer.stages) / 1000)
         answer = answer._replace(cold_ms=answer.cold_ms + cold_ms)
         if answer.cold_ms:
             self._weigh(name, deployment)
@@ -160,7 +179,11 @@ class Host:
         Raises:
             ConfigError: there is no such package.
         """
-        self._deployment(name).scale_to_zero()
+        deployment = self._deployment(name)
+        if self._residency and name in self._residency:
+            deployment.let_go({})  # afterwards nobody could
+            self._residency.drop(name)
+        deployment.scale_to_zero()
         self._keeping.drop(name)
 
     def _deployment(self, name: str) -> Deployment:
@@ -175,10 +198,23 @@ class Host:
         with ExitStack() as leases:
             if not self._lease(name, leases):
                 self._verify(name)
+            self._bring(name, deployment)
             deployment.start()
 
+    def _bring(self, name: str, deployment: Deployment) -> int:
+        """Have a package's weights come, and those of others go where they have to; how many bytes are missing."""
+        if not self._residency or not self._residency.knows(name):
+            return 0
+        missing = self._residency.missing(name)
+        for other, keep in self._residency.use(name, time.monotonic()):
+            self._deployments[other].let_go(keep)
+        if missing:
+            deployment.bring()
+        return missing
+
     def _make_room(self, name: str, need_mb: float) -> None:
-        for victim in self._keeping.leaving(need_mb, keep=name):
+        here = {n for n in self.alive if self._residency and n in self._residency}
+        for victim in self._keeping.leaving(need_mb, keep=name, last=here):
             self._make_leave(victim)
 
     def _make_leave(self, name: str) -> None:
@@ -189,22 +225,31 @@ class Host:
         """Hold a package's weights in the store's memory until its instances do; whether the store has all of them."""
         try:
             connection = leases.enter_context(Connection())
-            models = [connection.find(function_of(self._packages[name] / f)) for f in self.functions_of(name)]
-            return all(model and self._hold(model, connection) for model in models)
+            parts = {}
+            for function in self.functions_of(name):
+                model = connection.find(function_of(self._packages[name] / function))
+                record = self._hold(model, connection) if model else None
+                if not record:
+                    return False
+                parts[function] = [(blob.id, blob.bytes) for blob in record.segments if not blob.sparse]
         except (StoreError, WireError):  # whatever it is, the package's own files answer
             return False
+        if self._residency and not self._residency.knows(name):
+            self._residency.know(name, parts)
+        return True
 
-    def _hold(self, model: str, connection: Connection) -> bool:
-        """Lease a model, idle instances stopped as far as it takes; False where even that is too little."""
+    def _hold(self, model: str, connection: Connection) -> ModelRecord | None:
+        """Lease a model, idle instances stopped as far as it takes; None where even that is too little."""
         while True:
             try:
-                protocol.close_all(connection.hold(model)[1])
+                record, descriptors = connection.hold(model)
             except StoreFull:
                 if not self.alive:
-                    return False
+                    return None
                 self._make_leave(self.alive[0])
             else:
-                return True
+                protocol.close_all(descriptors)
+                return record
 
     def functions_of(self, name: str) -> tuple[str, ...]:
         """Names of a package's functions, in the order they run."""
