@@ -42,7 +42,7 @@ def test_tuned_variants_differ_in_their_last_layers_only() -> None:
 
 
 def test_every_system_gets_the_same_requests_and_cold_the_first_of_them() -> None:
-    model = Model("m", "m.onnx", "m", "m.npz", "m.npy", 100 << 20, 300.0)
+    model = Model("m", "m.onnx", "m", "m.npz", "m.npy", 100 << 20, 300.0, (("blob", 90 << 20),))
     mix = many_models.Mix((model,) * 8, "store", 30.0, 800 << 20)
     sizes = many_models.Sizes(warm=5, asked=20, cold=7)
     windows = {

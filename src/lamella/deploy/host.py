@@ -31,7 +31,7 @@ from lamella.limits import Limiter, detect
 from lamella.limits.memory import anonymous_mb, private_mb
 from lamella.package import verify
 from lamella.runtime.chain import Answer
-from lamella.runtime.instance import State
+from lamella.runtime.instance import Instance, State
 from lamella.runtime.starts import Forking, Fresh, Starter
 from lamella.store import protocol
 from lamella.store.client import Connection
@@ -57,7 +57,7 @@ class Host:
         limiter: Limiter | None = None,
         start: Literal["fresh", "zygote"] = "zygote",
         cpus: frozenset[int] | None = None,
-        weights_mb: float | None = None,
+        total_mb: float | None = None,
         policy: str = "cost-aware",
     ) -> None:
         """Read the packages' documents and start the zygote; instances start when they are asked for.
@@ -71,9 +71,9 @@ class Host:
             limiter: how limits of single instances are enforced; the best this machine has by default.
             start: how instances come to be.
             cpus: cores to keep them on.
-            weights_mb: budget of weights in memory, for a store without one whose segments are pages of files:
-                instances stay, and let go of their weights when others need the room. None leaves it to the store,
-                or the kernel.
+            total_mb: budget of instances and weights together, for a store without one whose segments are pages of
+                files: instances stay, up to `memory_mb` of it, and let go of their weights when others need the room.
+                None leaves weights to the store, or the kernel.
             policy: which package's weights are worth least, by name (`store.policies`).
 
         Raises:
@@ -82,9 +82,10 @@ class Host:
         """
         if not memory_mb > 0:
             raise ConfigError(f"a host needs memory for instances, not {memory_mb} MB")
-        if weights_mb is not None and not weights_mb > 0:
-            raise ConfigError(f"a host needs memory for weights, not {weights_mb} MB")
-        self._residency = Residency(int(weights_mb * MB), eviction(policy)) if weights_mb is not None else None
+        if total_mb is not None and not total_mb >= memory_mb:
+            raise ConfigError(f"instances may take {memory_mb} MB of {total_mb} MB for them and their weights")
+        self._total_mb = total_mb or 0.0
+        self._residency = Residency(eviction(policy)) if total_mb is not None else None
         self.evictions = 0
         """Packages whose instances were stopped for want of memory."""
         self._packages = dict(packages)
@@ -132,7 +133,11 @@ class Host:
 
     def pids(self, name: str) -> tuple[int, ...]:
         """The processes of a package's instances."""
-        return tuple(instance.pid for instance in self._deployment(name).instances.values())
+        return tuple(instance.pid for instance in self.instances(name))
+
+    def instances(self, name: str) -> tuple[Instance, ...]:
+        """Those of a package that are alive."""
+        return tuple(self._deployment(name).instances.values())
 
     def is_shared(self, name: str) -> bool:
         """Whether all of a package's instances have their weights from the store; it has to be alive."""
@@ -206,7 +211,8 @@ class Host:
         if not self._residency or not self._residency.knows(name):
             return 0
         missing = self._residency.missing(name)
-        for other, keep in self._residency.use(name, time.monotonic()):
+        room = int((self._total_mb - self._keeping.used_mb) * MB)
+        for other, keep in self._residency.use(name, room, time.monotonic()):
             self._deployments[other].let_go(keep)
         if missing:
             deployment.bring()

@@ -49,9 +49,9 @@ class Leave(NamedTuple):
 class Residency:
     """Packages and how much of their weights is in memory."""
 
-    def __init__(self, budget: int, policy: Policy) -> None:
-        """`budget` bytes for all of them together; `policy` says who is worth least."""
-        self.budget, self._policy = budget, policy
+    def __init__(self, policy: Policy) -> None:
+        """`policy` says who is worth least."""
+        self._policy = policy
         self._parts: dict[str, Parts] = {}
         self._users: Counter[str] = Counter()
         self._sizes: dict[str, int] = {}
@@ -107,9 +107,9 @@ class Residency:
         """Own bytes that come while a request already runs."""
         return int(min(HIDDEN * self._rate * self._warm_s.get(name, 0.0), self.own(name)))
 
-    def use(self, name: str, now: float) -> list[Leave]:
-        """A request needs all of it: who lets go for that; counted as done."""
-        excess = self.used + self.missing(name) - self.budget
+    def use(self, name: str, budget: int, now: float) -> list[Leave]:
+        """A request needs all of it: who lets go for that, so that all have `budget` bytes; counted as done."""
+        excess = self.used + self.missing(name) - budget
         self._history.leased(name, now)
         self._history.loaded(name, now, float(self.own(name)))  # a device reads all at one rate
         self._held[name] = self.own(name)

@@ -63,7 +63,8 @@ class Pages:
         for start, end in self._ranges:
             _advise(start, end, MADV_POPULATE_READ)
 
-    def _wait(self) -> None:
+    def wait(self) -> None:
+        """Until what `bring` began is there."""
         for thread in self._threads:
             thread.join()
         self._threads = []
@@ -71,7 +72,7 @@ class Pages:
     def let_go(self, keep: int = 0) -> None:
         """Drop them from memory, as far as nobody else maps them, but for about the first `keep` bytes."""
         self._todo.clear()
-        self._wait()
+        self.wait()
         for start, end in self._ranges:
             kept = min(-(-keep // HUGE) * HUGE, end - start)
             keep = max(0, keep - (end - start))

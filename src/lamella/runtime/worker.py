@@ -33,7 +33,7 @@ from lamella.channels.segments import Segment  # noqa: E402
 from lamella.errors import LamellaError, PackageError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, Kind, open_session  # noqa: E402
-from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
+from lamella.runtime.memory import Counters, populate, read_counters, trim, weights_resident_mb  # noqa: E402
 from lamella.runtime.pages import Pages  # noqa: E402
 from lamella.units import DIE_WITH_PARENT, HASTE  # noqa: E402
 
@@ -188,6 +188,7 @@ class Worker:
             case wire.LetGo(keep):
                 if self._pages:
                     self._pages.let_go(keep)
+                trim()
             case wire.Report():
                 wire.send(self._sock, self._report())
             case wire.Stop():
