@@ -48,6 +48,8 @@ DAEMON_MB, ZYGOTE_MB = 40, 25
 """What they hold beside weights, at most."""
 UNBUDGETED = 0.3
 """Of the memory, at most, for what instances hold themselves where weights have no budget."""
+MOSTLY = 0.8
+"""The same where the host says whose weights leave: a start costs more than weights that are read meanwhile."""
 TOLERANCE = 1e-4
 """Law 3's, over the range of the output."""
 PLAIN = """
@@ -283,7 +285,7 @@ class Ours:
         model_mb = sum(m.bytes for m in window.models) / len(window.models) / (1 << 20)
         self._policy = window.system.removeprefix(OURS)
         instance_mb = HEADROOM * window.instance_mb
-        own = {KERNEL: UNBUDGETED, RESIDENT: float(os.environ.get("SH", "0.8"))}
+        own = {KERNEL: UNBUDGETED, RESIDENT: MOSTLY}
         part = own.get(self._policy, instance_mb / (instance_mb + model_mb))
         instances_mb = free * part
         total_mb = free if self._policy == RESIDENT else None

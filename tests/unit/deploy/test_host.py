@@ -168,6 +168,10 @@ def test_instances_outlive_their_weights_which_stay_by_a_budget_and_a_policy(
         host.evict("b")
         ask(host, "d", rng)
         assert [weights_mb(host, name) > 4 for name in "acd"] == [False, True, True]
+        (pid,) = host.pids("a")
+        os.kill(pid, signal.SIGKILL)
+        assert ask(host, "a", rng) > 0.0, "whoever was to bring its weights was gone"
+        assert weights_mb(host, "a") > 4
     assert leases() == 0
 
 
