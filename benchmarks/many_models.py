@@ -417,7 +417,8 @@ def page(stored: Mapping[str, Any]) -> str:
         "(peak MB is the most that was charged to it, pages of files included), which held the driver, all workers, "
         "the store's daemon and the zygote. Systems took turns on the same requests. *Hits* were answered by a worker "
         "that lived; *evictions* are per window, of workers, and of the store's segments. Every answer was compared "
-        "with a plain session's. `cold` starts a Python for every request, `reload` loads the model in one that lives; `lamella-kernel` leaves "
+        "with a plain session's. `cold` starts a Python for every request, `reload` loads the model in one that lives; "
+        "`lamella-kernel` leaves "
         "weights to the kernel, with `lamella-resident` the host says whose leave. "
         f"Budgets leave {SLACK_MB} MB of the group free, those of `keep-alive` {LOAD_SLACK_MB}: its loads read whole "
         "files, and with less the kernel killed workers meanwhile.",
