@@ -9,6 +9,9 @@ every model once and then for some requests more before it measures; `cold` keep
 The mixes: `small`, image networks of 30 to 100 MB with weights of their own; `large`, bert-base with 32 tokens, each
 with weights of its own; `tuned`, bert-base whose last two layers alone are each variant's own.
 
+`many_models_bound.py` says how much any system could reach at the same requests: eviction that knows the future, the
+device at the rate that is measured here, and inference alone.
+
 One request at a time, one thread each. Every answer is compared with a plain session's, and every two variants of a
 model answer differently. Models are made before (minutes, and gigabytes under LAMELLA_CACHE; --space keeps them). Where
 groups cannot be limited the table says so, and shows nothing of what it should. Let the machine do nothing else.
@@ -418,8 +421,7 @@ def page(stored: Mapping[str, Any]) -> str:
         "the store's daemon and the zygote. Systems took turns on the same requests. *Hits* were answered by a worker "
         "that lived; *evictions* are per window, of workers, and of the store's segments. Every answer was compared "
         "with a plain session's. `cold` starts a Python for every request, `reload` loads the model in one that lives; "
-        "`lamella-kernel` leaves "
-        "weights to the kernel, with `lamella-resident` the host says whose leave. "
+        "`lamella-kernel` leaves weights to the kernel, with `lamella-resident` the host says whose leave. "
         f"Budgets leave {SLACK_MB} MB of the group free, those of `keep-alive` {LOAD_SLACK_MB}: its loads read whole "
         "files, and with less the kernel killed workers meanwhile.",
         "",

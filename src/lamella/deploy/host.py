@@ -8,8 +8,11 @@ Before an instance starts, the host leases its weights itself. Where the store h
 the host stops idle instances until it has; else the worker would find no room and open files of its own, unshared.
 Content addressing is so accounted for by whom it concerns: variants that share most tensors need room for the rest.
 
-Rejected: one budget for both, which needs to know what a weight shared by five instances costs each of them; limits
-by the cgroup's charge, which counts a cached page to whoever touched it first.
+With `total_mb` the host has a budget for both, and weights leave before instances do: `deploy.residency` says whose,
+and how much of them. It takes segments that are pages of files, which an instance can let go of and get back.
+
+Rejected: one budget in which instances and weights leave together, which needs to know what a weight shared by five
+instances costs each of them; limits by the cgroup's charge, which counts a cached page to whoever touched it first.
 """
 
 from __future__ import annotations
@@ -202,9 +205,14 @@ class Host:
         self._make_room(name, self._known_mb.get(name, max(self._known_mb.values(), default=0.0)))
         with ExitStack() as leases:
             if not self._lease(name, leases):
+                self._disown(name)
                 self._verify(name)
             self._bring(name, deployment)
-            deployment.start()
+            try:
+                deployment.start()
+            except BaseException:
+                self._disown(name)
+                raise
 
     def _bring(self, name: str, deployment: Deployment) -> int:
         """Have a package's weights come, and those of others go where they have to; how many bytes are missing."""
@@ -217,6 +225,11 @@ class Host:
         if missing:
             deployment.bring()
         return missing
+
+    def _disown(self, name: str) -> None:
+        """Its weights are not the store's, or not in memory: they take no room."""
+        if self._residency:
+            self._residency.forget(name)
 
     def _make_room(self, name: str, need_mb: float) -> None:
         here = {n for n in self.alive if self._residency and n in self._residency}

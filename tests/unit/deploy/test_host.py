@@ -172,6 +172,9 @@ def test_instances_outlive_their_weights_which_stay_by_a_budget_and_a_policy(
         os.kill(pid, signal.SIGKILL)
         assert ask(host, "a", rng) > 0.0, "whoever was to bring its weights was gone"
         assert weights_mb(host, "a") > 4
+        with pytest.raises(InputRefused):
+            host.infer("a", {"x": np.zeros((1, 3), np.float32)})
+        assert ask(host, "a", rng) == 0.0
     assert leases() == 0
 
 
