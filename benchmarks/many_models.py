@@ -9,6 +9,9 @@ every model once and then for some requests more before it measures; `cold` keep
 The mixes: `small`, image networks of 30 to 100 MB with weights of their own; `large`, bert-base with 32 tokens, each
 with weights of its own; `tuned`, bert-base whose last two layers alone are each variant's own.
 
+`many_models_bound.py` says how much any system could reach at the same requests: eviction that knows the future, the
+device at the rate that is measured here, and inference alone.
+
 One request at a time, one thread each. Every answer is compared with a plain session's, and every two variants of a
 model answer differently. Models are made before (minutes, and gigabytes under LAMELLA_CACHE; --space keeps them). Where
 groups cannot be limited the table says so, and shows nothing of what it should. Let the machine do nothing else.
@@ -35,6 +38,7 @@ import msgspec
 import numpy as np
 from onnx import ModelProto
 
+from benchmarks.many_models_bound import bound, bytes_per_s
 from benchmarks.many_models_inside import (
     COLD,
     KEEP_ALIVE,
@@ -42,6 +46,7 @@ from benchmarks.many_models_inside import (
     LOAD_SLACK_MB,
     OURS,
     RELOAD,
+    RESIDENT,
     SLACK_MB,
     Model,
     Plain,
@@ -66,12 +71,14 @@ from lamella.runtime.starts import environment
 from lamella.scratch import scratch
 from lamella.store.client import SOCKET, Connection
 from lamella.store.handing import hand_over
+from lamella.store.protocol import close_all
+from lamella.units import MB
 from lamella.zoo import inception, light, transformer
 from lamella.zoo.draft import Blueprint, Seeded
 from lamella.zoo.spec import InputSpec
 
 RESULTS = Path(__file__).parent / "results" / "many_models.json"
-SYSTEMS = (COLD, RELOAD, KEEP_ALIVE, *(OURS + policy for policy in ("lru", "lfu", "cost-aware", KERNEL)))
+SYSTEMS = (COLD, RELOAD, KEEP_ALIVE, *(OURS + policy for policy in ("lru", "lfu", "cost-aware", KERNEL, RESIDENT)))
 SHARE = 0.25
 """Of the models' file sizes, the memory of everything."""
 TARGETS = {COLD: 8.0, KEEP_ALIVE: 2.0}
@@ -190,19 +197,31 @@ def _model(family: Family, variant: int, place: Path) -> Model:
         for each in names:
             if ".portable" in each:  # this machine takes the other; the disk is not for nothing
                 connection.evict(each, disk=True)
+    blobs = _weights([each for each in names if ".portable" not in each])
     for weights in package.glob("*/weights.bin"):
         weights.unlink()  # a worker that would not take the store's fails
     plain = Plain()
     try:
-        alone = Model(name, str(file), str(package), str(place / f"{name}.npz"), str(place / f"{name}.npy"), 0, 0.0)
+        alone = Model(name, str(file), str(package), str(place / f"{name}.npz"), str(place / f"{name}.npy"), 0, 0.0, ())
         np.save(place / f"{name}.npy", plain.ask(alone))
         load_mb = peak_rss_mb(plain.pid) - _shared_mb(plain.pid)
     finally:
         plain.end()
     return Model(
         name, str(file), str(package), str(place / f"{name}.npz"), str(place / f"{name}.npy"),
-        file.stat().st_size, load_mb,
+        file.stat().st_size, load_mb, blobs,
     )  # fmt: skip
+
+
+def _weights(names: Sequence[str]) -> tuple[tuple[str, int], ...]:
+    """Blobs of the store that every request needs."""
+    found = dict[str, int]()
+    for name in names:
+        with Connection() as connection:
+            record, descriptors = connection.hold(name)
+            close_all(descriptors)
+        found.update({blob.id: blob.bytes for blob in record.segments if not blob.sparse})
+    return tuple(found.items())
 
 
 def _shared_mb(pid: int) -> float:
@@ -334,7 +353,7 @@ def table(entry: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def bound(entry: Mapping[str, Any]) -> list[str]:
+def all_warm(entry: Mapping[str, Any]) -> list[str]:
     """How many times `cold` it may be at most: were every request as quick as those that met all weights in memory."""
     hits = [
         busy_ms
@@ -354,6 +373,43 @@ def bound(entry: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def least(entry: Mapping[str, Any]) -> list[str]:
+    """How many times `cold` any system may be at these requests on this machine: `many_models_bound`."""
+    if "bytes_per_s" not in entry or COLD not in entry["systems"]:
+        return []
+    warm_s = _warm_s(entry)
+    if not warm_s:
+        return []
+    bounds = [
+        bound(entry["blobs"], asked, room=entry["limit_mb"] * MB, bytes_per_s=entry["bytes_per_s"], warm_s=warm_s)
+        for asked in entry["asked"]
+    ]
+    requests, cold = sum(len(asked) for asked in entry["asked"]), rate(entry["systems"][COLD])[0]
+    alone, beside = (requests / sum(seconds) / cold for seconds in zip(*bounds, strict=True))
+    target = TARGETS[COLD]
+    verdict = f"Out of reach here are {target:g} times." if beside < target else f"{target:g} times are within that."
+    return [
+        f"No system has more than {alone:.1f} times `cold` at these requests on this machine if it reads weights and "
+        f"then runs, nor more than {beside:.1f} times if it reads beside the inference of the same request: eviction "
+        f"that knows the future (Belady's), the whole limit for weights, {entry['bytes_per_s'] / 1e9:.1f} GB/s as "
+        f"measured of the device, inference in {1000 * min(warm_s):.0f} to {1000 * max(warm_s):.0f} ms by model as a "
+        f"tenth of such answers took. {verdict}",
+        "",
+    ]
+
+
+def _warm_s(entry: Mapping[str, Any]) -> list[float]:
+    """Each model's inference, s: a tenth of the answers of living workers to its family took at most that long."""
+    families = [name.rpartition("-")[0] for name in entry["names"]]
+    seen: dict[str, list[float]] = {}
+    for kind, windows in entry["systems"].items():
+        for k, _, busy_ms, cold in (each for window in windows for each in window["asked"]):
+            if kind.startswith(OURS) and not cold:
+                seen.setdefault(families[k], []).append(busy_ms)
+    quick = {family: float(np.percentile(found, 10)) / 1000 for family, found in seen.items()}
+    return [quick.get(family, min(quick.values())) for family in families] if quick else []
+
+
 def page(stored: Mapping[str, Any]) -> str:
     """The page of the documentation."""
     lines = ["# Many models on one host", ""]
@@ -364,7 +420,8 @@ def page(stored: Mapping[str, Any]) -> str:
         "(peak MB is the most that was charged to it, pages of files included), which held the driver, all workers, "
         "the store's daemon and the zygote. Systems took turns on the same requests. *Hits* were answered by a worker "
         "that lived; *evictions* are per window, of workers, and of the store's segments. Every answer was compared "
-        "with a plain session's. `cold` starts a Python for every request, `reload` loads the model in one that lives. "
+        "with a plain session's. `cold` starts a Python for every request, `reload` loads the model in one that lives; "
+        "`lamella-kernel` leaves weights to the kernel, with `lamella-resident` the host says whose leave. "
         f"Budgets leave {SLACK_MB} MB of the group free, those of `keep-alive` {LOAD_SLACK_MB}: its loads read whole "
         "files, and with less the kernel killed workers meanwhile.",
         "",
@@ -383,7 +440,8 @@ def page(stored: Mapping[str, Any]) -> str:
             "",
             *table(entry),
             "",
-            *bound(entry),
+            *all_warm(entry),
+            *least(entry),
         ]
     return "\n".join(lines)
 
@@ -414,6 +472,13 @@ def measure(name: str, skews: Sequence[float], place: Path, options: argparse.Na
             "backing": options.backing,
             "limits": str(limiter.mode) if limiter.enforced else f"NOT enforced: {limiter.reason}",
             "rounds": len(systems[kinds[0]]), "systems": systems,
+            "names": [m.name for m in mix.models],
+            "blobs": [[(id[:12], size) for id, size in m.weights] for m in mix.models],
+            "bytes_per_s": bytes_per_s(_blobs(Path(mix.root))),
+            "asked": [
+                window(mix, KERNEL, skew, options.seed + k, sizes, options.backing, place).asked
+                for k in range(len(systems[kinds[0]]))
+            ],
         }  # fmt: skip
 
 

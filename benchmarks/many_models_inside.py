@@ -10,7 +10,8 @@ one program, so that they pay for the same imports, and all they start is in its
   were used longest ago;
 - `lamella-lru`, `-lfu`, `-cost-aware`: `deploy.host` over a store's daemon with that policy;
 - `lamella-kernel`: the same without a budget of the store's. Segments are pages of files: the kernel drops
-  those used longest ago, whoever maps them, so instances outlive their weights, and read back what was dropped.
+  those used longest ago, whoever maps them, so instances outlive their weights, and read back what was dropped;
+- `lamella-resident`: the same with a budget of the host's for weights: it says which instances let go of them.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ from lamella.limits.unlimited import Unlimited
 from lamella.runtime.starts import environment
 from lamella.store.client import SOCKET, Connection
 
-COLD, RELOAD, KEEP_ALIVE, OURS, KERNEL = "cold", "reload", "keep-alive", "lamella-", "kernel"
+COLD, RELOAD, KEEP_ALIVE, OURS = "cold", "reload", "keep-alive", "lamella-"
+KERNEL, RESIDENT = "kernel", "resident"
 SLACK_MB = 40
 """Left free by our budgets: pages of the kernel, and of files that are being read."""
 LOAD_SLACK_MB = 120
@@ -46,6 +48,8 @@ DAEMON_MB, ZYGOTE_MB = 40, 25
 """What they hold beside weights, at most."""
 UNBUDGETED = 0.3
 """Of the memory, at most, for what instances hold themselves where weights have no budget."""
+MOSTLY = 0.8
+"""The same where the host says whose weights leave: a start costs more than weights that are read meanwhile."""
 TOLERANCE = 1e-4
 """Law 3's, over the range of the output."""
 PLAIN = """
@@ -85,6 +89,8 @@ class Model(msgspec.Struct, frozen=True):
     bytes: int
     load_mb: float
     """What a plain worker holds at its peak, beside pages of files."""
+    weights: tuple[tuple[str, int], ...]
+    """Ids and bytes of the store's blobs that every request needs."""
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -279,8 +285,10 @@ class Ours:
         model_mb = sum(m.bytes for m in window.models) / len(window.models) / (1 << 20)
         self._policy = window.system.removeprefix(OURS)
         instance_mb = HEADROOM * window.instance_mb
-        part = UNBUDGETED if self._policy == KERNEL else instance_mb / (instance_mb + model_mb)
+        own = {KERNEL: UNBUDGETED, RESIDENT: MOSTLY}
+        part = own.get(self._policy, instance_mb / (instance_mb + model_mb))
         instances_mb = free * part
+        total_mb = free if self._policy == RESIDENT else None
         self._sockets = tempfile.TemporaryDirectory()  # a short path: those of sockets are limited
         with ExitStack() as undo:
             undo.callback(self._sockets.cleanup)
@@ -288,7 +296,8 @@ class Ours:
             undo.callback(daemon.wait)
             undo.callback(daemon.terminate)
             packages = {m.name: Path(m.package) for m in window.models}
-            self._host = Host(packages, memory_mb=instances_mb, limiter=Unlimited("one group holds everything"))
+            limiter = Unlimited("one group holds everything")
+            self._host = Host(packages, memory_mb=instances_mb, limiter=limiter, total_mb=total_mb)
             undo.enter_context(self._host)
             self._closing = undo.pop_all()
 
@@ -297,7 +306,7 @@ class Ours:
         socket = f"{self._sockets.name}/store.socket"
         os.environ[SOCKET] = socket
         command = ["store", "serve", "--root", window.root, "--socket", socket, "--backing", window.backing]
-        if self._policy != KERNEL:
+        if self._policy not in (KERNEL, RESIDENT):
             command += ["--memory-mb", str(memory_mb), "--policy", self._policy]
         daemon = subprocess.Popen(
             [sys.executable, "-c", "from lamella.cli import main; main()", *command], stdout=subprocess.PIPE

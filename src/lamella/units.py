@@ -13,6 +13,10 @@ BATCH = "N"
 DIE_WITH_PARENT = "LAMELLA_DIE_WITH_PARENT"
 """Environment variable: the kernel kills the worker when the thread that spawned it ends."""
 
+HASTE = "LAMELLA_HASTE"
+"""Environment variable: the worker is ready before its weights are in memory and without a run to warm up, for a
+request waits already."""
+
 
 def dim_at(dim: Dim, batch: int) -> int:
     """The value of a dimension when the free batch axis is `batch`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -9,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import many_models
+from benchmarks.many_models_bound import Blobs, bound, bytes_per_s, fewest_bytes
 from benchmarks.many_models_inside import Asked, Model, difference
+from lamella.units import MB
 from lamella.zoo.draft import Seeded
 
 
@@ -42,7 +45,7 @@ def test_tuned_variants_differ_in_their_last_layers_only() -> None:
 
 
 def test_every_system_gets_the_same_requests_and_cold_the_first_of_them() -> None:
-    model = Model("m", "m.onnx", "m", "m.npz", "m.npy", 100 << 20, 300.0)
+    model = Model("m", "m.onnx", "m", "m.npz", "m.npy", 100 << 20, 300.0, (("blob", 90 << 20),))
     mix = many_models.Mix((model,) * 8, "store", 30.0, 800 << 20)
     sizes = many_models.Sizes(warm=5, asked=20, cold=7)
     windows = {
@@ -73,6 +76,7 @@ def test_the_page_says_rates_ratios_and_hits() -> None:
         },
     }  # fmt: skip
     text = many_models.page({"small, skew 1": entry})
+    assert "No system" not in text, "results of before have no bound"
     rows = {cells[1]: cells for cells in (re.split(r" ?\| ?", line) for line in text.splitlines()) if len(cells) > 9}
     assert rows["cold"][2] == "5.00"
     assert rows["keep-alive"][2:6:2] == ["16.67", "3.3x"]
@@ -87,3 +91,63 @@ def test_an_answer_is_compared_over_its_range_and_by_its_shape() -> None:
     right = np.array([0.0, 4.0])
     assert difference(np.array([0.0, 3.0]), right) == 0.25
     assert difference(np.zeros(3), right) == float("inf")
+
+
+def least_by_trying_all(sizes: list[int], asked: list[int], room: int) -> float:
+    """Units read, by every way of keeping whole units from one request to the next."""
+    states = {(0,) * len(sizes): 0}
+    for k in asked:
+        after: dict[tuple[int, ...], int] = {}
+        for held, read in states.items():
+            now = tuple(size if j == k else h for j, (size, h) in enumerate(zip(sizes, held, strict=True)))
+            for kept in itertools.product(*(range(h + 1) for h in now)):
+                if sum(kept) <= room:
+                    after[kept] = min(after.get(kept, 10**9), read + sizes[k] - held[k])
+        states = after
+    return min(states.values())
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.lists(st.integers(1, 3), min_size=3, max_size=3),
+    st.lists(st.integers(0, 2), min_size=1, max_size=7),
+    st.integers(0, 6),
+)
+def test_beladys_eviction_reads_the_fewest_bytes_of_all(sizes: list[int], asked: list[int], room: int) -> None:
+    models: list[Blobs] = [[(str(k), size)] for k, size in enumerate(sizes)]
+    assert sum(fewest_bytes(models, asked, room)) == least_by_trying_all(sizes, asked, room)
+
+
+def test_blobs_of_several_models_are_read_once_and_stay_for_the_next_of_them() -> None:
+    models: list[Blobs] = [[("common", 10), ("a", 1)], [("common", 10), ("b", 2)], [("c", 5)]]
+    assert fewest_bytes(models, [0, 1, 0, 2, 1], room=12) == [11, 2, 0, 5, 1]
+    assert fewest_bytes(models, [0, 0, 1], room=0) == [11, 11, 12]
+
+
+def test_a_bound_is_inference_and_what_has_to_be_read_or_only_what_inference_does_not_hide() -> None:
+    models: list[Blobs] = [[("a", 100)], [("b", 100)]]
+    found = bound(models, [0, 1] * 10, room=100, bytes_per_s=1000, warm_s=[0.03, 0.03])
+    read = sum(fewest_bytes(models, [0, 1] * 10, room=100))
+    assert found.read_then_run == pytest.approx(20 * 0.03 + (read - 100) / 1000), "memory may have been full before"
+    assert found.overlapped < found.read_then_run
+    assert bound(models, [0, 1] * 10, room=140, bytes_per_s=1000, warm_s=[0.03, 0.03]).overlapped == pytest.approx(0.6)
+    fast = bound(models, [0, 1] * 10, room=0, bytes_per_s=1e9, warm_s=[0.03, 0.03])
+    assert fast.overlapped == pytest.approx(0.6)
+    common: list[Blobs] = [[("a", 100)], [("a", 100), ("b", 1)]]
+    assert bound(common, [0, 1], room=0, bytes_per_s=1, warm_s=[1, 1]).overlapped == 2
+
+
+def test_the_page_says_the_bound_and_whether_the_target_is_within_it(tmp_path: Path) -> None:
+    (tmp_path / "blob").write_bytes(b"?" * (4 << 20))
+    entry: dict[str, Any] = {
+        "names": ["m-1", "m-2"], "blobs": [[("a", 50 * MB)], [("b", 50 * MB)]], "limit_mb": 100,
+        "bytes_per_s": bytes_per_s([tmp_path / "blob"]), "asked": [[0, 0, 0, 0]],
+        "systems": {"cold": [window(200.0, 0, 4)], "lamella-resident": [window(30.0, 4, 0)]},
+    }  # fmt: skip
+    (line, _) = many_models.least(entry)
+    assert "no more than 20.0 times" in line.replace("nor more", "no more"), "all is in memory from the start"
+    assert "8 times are within that" in line
+    entry["systems"]["cold"] = [window(50.0, 0, 4)]
+    assert "Out of reach here are 8 times" in many_models.least(entry)[0]
+    del entry["systems"]["cold"]
+    assert many_models.least(entry) == []

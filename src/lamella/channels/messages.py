@@ -59,6 +59,17 @@ class Run(msgspec.Struct, frozen=True, tag=True):
     outputs: tuple[TensorRef, ...]
 
 
+class Bring(msgspec.Struct, frozen=True, tag=True):
+    """Begin to bring the weights into memory: a request follows. Not answered."""
+
+
+class LetGo(msgspec.Struct, frozen=True, tag=True):
+    """Drop the weights from memory, as far as nobody else uses them; they come back with a request. Not answered."""
+
+    keep: int = 0
+    """So many bytes stay: those that a request uses first."""
+
+
 class Report(msgspec.Struct, frozen=True, tag=True):
     """Ask for memory and fault counters."""
 
@@ -112,7 +123,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     try_: str = ""
 
 
-Message = Attach | Detach | Run | Report | Stop | Ready | Done | Memory | Failed
+Message = Attach | Detach | Run | Bring | LetGo | Report | Stop | Ready | Done | Memory | Failed
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Message)

@@ -7,7 +7,7 @@ baseline, so that both evict by the same rule.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 
 class Keeping:
@@ -39,13 +39,15 @@ class Keeping:
         """It is alive no longer."""
         self._held.pop(name, None)
 
-    def leaving(self, need_mb: float = 0.0, keep: str = "") -> list[str]:
-        """Who has to leave so that `need_mb` more fit, longest unused first, `keep` never.
+    def leaving(self, need_mb: float = 0.0, keep: str = "", last: Collection[str] = ()) -> list[str]:
+        """Who has to leave so that `need_mb` more fit, longest unused first, those of `last` after all others.
+
+        `keep` never leaves.
 
         All others, where that is not enough either.
         """
         excess, chosen = self.used_mb + need_mb - self.budget_mb, []
-        for name, held_mb in self._held.items():
+        for name, held_mb in sorted(self._held.items(), key=lambda each: each[0] in last):  # in order else
             if excess <= 0:
                 break
             if name != keep:

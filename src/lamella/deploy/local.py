@@ -34,6 +34,7 @@ class Serving(TypedDict, total=False):
     start: Start
     program: str
     starter: Starter | None
+    haste: bool
 
 
 class Deployment(Chain):

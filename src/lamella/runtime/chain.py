@@ -80,6 +80,7 @@ class Chain:
         start: Start = "fresh",
         program: str = PROGRAM,
         starter: Starter | None = None,
+        haste: bool = False,
     ) -> None:
         """Prepare; instances start with the first request, or `start()`.
 
@@ -108,6 +109,8 @@ class Chain:
                 started here, and waited for.
             program: the package whose `worker` and `zygote` they run.
             starter: makes the processes of several chains, in place of `start` and `program`; its owner closes it.
+            haste: instances are ready before their weights are in memory, and do not warm up: each starts for a
+                request that waits, and does for it what it would have done before.
 
         Raises:
             ConfigError: there is no such codec, or it does not run here; or channel `s3` without a store; or a zygote
@@ -120,7 +123,7 @@ class Chain:
         self._directories = {function.name: directory for function, directory in functions}
         self._outputs, self._sizes = tuple(outputs), dict(sizes)
         self._keep_alive_s, self._timeout_s, self._period_ms, self._cpus = keep_alive_s, timeout_s, period_ms, cpus
-        self._freezable = freezable
+        self._freezable, self._haste = freezable, haste
         by_name = {f.name: f for f in self.functions}
         self._stages = [[by_name[n] for n in names] for names in stages or [[f.name] for f in self.functions]]
         self._meant = list(at_once or [1] * len(self._stages))
@@ -210,6 +213,7 @@ class Chain:
             freezable=self._freezable,
             channel=self.channel,
             start=self._starters[name],
+            haste=self._haste,
         )
         self.instances[name] = instance
         self._used[name] = time.monotonic()
@@ -249,6 +253,22 @@ class Chain:
         for name in old:
             self.instances.pop(name).stop()
         return old
+
+    def bring(self) -> None:
+        """Have instances that are ready begin to bring their weights into memory."""
+        for instance in self.instances.values():
+            if instance.state is State.READY:
+                instance.bring()
+
+    def let_go(self, keep: Mapping[str, int]) -> None:
+        """Have instances that are ready drop their weights from memory; requests bring them back.
+
+        Args:
+            keep: for each function how many bytes of its weights stay, those that are used first.
+        """
+        for name, instance in self.instances.items():
+            if instance.state is State.READY:
+                instance.let_go(keep.get(name, 0))
 
     def scale_to_zero(self) -> None:
         """Stop every instance; the next request starts them again."""

@@ -37,7 +37,7 @@ from lamella.limits import Limiter
 from lamella.runtime.lines import HttpLine, Line, UnixLine
 from lamella.runtime.orders import Order
 from lamella.runtime.starts import Descriptors, Fresh, Starter
-from lamella.units import DIE_WITH_PARENT
+from lamella.units import DIE_WITH_PARENT, HASTE
 
 
 class State(enum.StrEnum):
@@ -119,10 +119,13 @@ class Instance:
         freezable: bool = False,
         channel: str = "shared-memory",
         start: Starter | None = None,
+        haste: bool = False,
     ) -> None:
         """Spawn the process under its limits, on `cpus` where given; `ready()` waits for it.
 
         `start` makes the process, by default a fresh one; a zygote forks it.
+
+        In `haste` it is ready before its weights are in memory, and does not warm up: for a request that waits.
 
         On channel `http` it listens on a port of this machine's loopback, which `url` says.
 
@@ -162,7 +165,7 @@ class Instance:
             order = Order(
                 str(directory),
                 channel,
-                environment={DIE_WITH_PARENT: "1"} if freezable else {},
+                environment={name: "1" for name, on in ((DIE_WITH_PARENT, freezable), (HASTE, haste)) if on},
                 cpus=tuple(sorted(cpus or self._group.affinity or ())),
             )
             handed = Descriptors(control.fileno(), stream.fileno(), self._stderr.fileno(), listener)
@@ -222,8 +225,19 @@ class Instance:
         """Let the worker forget a segment."""
         if segment in self.segments:
             self.segments.discard(segment)
-            with contextlib.suppress(OSError):  # a worker that is gone forgets by itself; the next run says why
-                wire.send(self._sock, wire.Detach(segment))
+            self._tell(wire.Detach(segment))
+
+    def bring(self) -> None:
+        """Have it begin to bring its weights into memory; the request follows."""
+        self._tell(wire.Bring())
+
+    def let_go(self, keep: int = 0) -> None:
+        """Have it drop its weights from memory, but for `keep` bytes; the next request brings them back."""
+        self._tell(wire.LetGo(keep))
+
+    def _tell(self, message: wire.Message) -> None:
+        with contextlib.suppress(OSError):  # a worker that is gone has let go; the next run says why it is
+            wire.send(self._sock, message)
 
     def run(self, request: bytes, timeout_s: float = 60.0, parts: Sequence[memoryview] = ()) -> Reply:
         """One request and its answer: `begin`, then `finish`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import resource
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -56,6 +57,12 @@ def populate(path: Path) -> None:
     for start, end in _mappings(path):
         for advice in (MADV_HUGEPAGE, MADV_POPULATE_READ):
             madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice)
+
+
+def trim() -> None:
+    """Give back what malloc keeps for later: after some runs of an image model 3 to 30 MB. Nothing without glibc."""
+    with suppress(AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def weights_resident_mb(path: Path) -> float:

@@ -33,8 +33,9 @@ from lamella.channels.segments import Segment  # noqa: E402
 from lamella.errors import LamellaError, PackageError  # noqa: E402
 from lamella.machine import this_machine  # noqa: E402
 from lamella.runtime.function import Function, Kind, open_session  # noqa: E402
-from lamella.runtime.memory import Counters, populate, read_counters, weights_resident_mb  # noqa: E402
-from lamella.units import DIE_WITH_PARENT  # noqa: E402
+from lamella.runtime.memory import Counters, populate, read_counters, trim, weights_resident_mb  # noqa: E402
+from lamella.runtime.pages import Pages  # noqa: E402
+from lamella.units import DIE_WITH_PARENT, HASTE  # noqa: E402
 
 PR_SET_PDEATHSIG = 1
 
@@ -64,6 +65,8 @@ class Opened(NamedTuple):
     """The file that is mapped; None where the graph holds them, or somebody else."""
     shared: bool = False
     """Whether they are the store's."""
+    pages: Pages | None = None
+    """Where the weights are mapped; None where that is nobody's to say."""
 
 
 Opener = Callable[[Path, Function], Opened]
@@ -117,7 +120,7 @@ class Worker:
         self._function = msgspec.json.decode((directory / "function.json").read_bytes(), type=Function)
         self._codecs = self._function.codecs(directory)
         found = opener(directory, self._function)
-        self._session, self._weights = found.session, found.weights
+        self._session, self._weights, self._pages = found.session, found.weights, found.pages
         self.mapped, self.shared = found.mapped, found.shared
         self._in_place = found.kind in ("packaged", "portable")
         self._loaded = read_counters()
@@ -179,6 +182,13 @@ class Worker:
             case wire.Detach(segment):
                 self._segments.pop(segment, None)
                 self._bound = None
+            case wire.Bring():
+                if self._pages:
+                    self._pages.bring()
+            case wire.LetGo(keep):
+                if self._pages:
+                    self._pages.let_go(keep)
+                trim()
             case wire.Report():
                 wire.send(self._sock, self._report())
             case wire.Stop():
@@ -339,7 +349,7 @@ def work(
             worker = held or Worker(directory, opener)
             worker.connect(sock, stream, channel)
             mapped, opened = (imported, time.monotonic()) if held else (worker.mapped, worker.opened)
-            if not held:
+            if not held and not os.environ.get(HASTE):
                 worker.warm_up()
         except LamellaError as error:
             wire.send(sock, wire.Failed(error.code, str(error)))

@@ -8,15 +8,19 @@ opened as ever: the store saves, and nothing depends on it.
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
+
 from lamella.errors import StoreError, WireError
 from lamella.runtime.function import Function
-from lamella.runtime.memory import MADV_POPULATE_READ
+from lamella.runtime.pages import Pages
 from lamella.runtime.worker import Opened, open_files
 from lamella.store.client import Connection, Lease, StoreSession, has_daemon, lease_of
+from lamella.units import HASTE
 
 ASK_S = 5.0
 """For a daemon to say what it knows: a function that waits longer opens its files."""
@@ -36,13 +40,20 @@ def open_shared(directory: Path, function: Function) -> Opened:
         lease = _lease(directory)
         if lease:
             mapped = time.monotonic()
+            pages = _pages(lease)
+            if haste := bool(os.environ.get(HASTE)):
+                pages.bring()  # while the graph is read, and the first request runs
             session = StoreSession(lease)
-            for blob in lease.record.segments:
-                if not blob.sparse:
-                    with suppress(OSError):  # kernels before 5.14: then pages come with the first request
-                        lease.segments[blob.id].madvise(MADV_POPULATE_READ)
-            return Opened(session, lease.record.function.kind, mapped, shared=True)
+            if not haste:
+                pages.populate()
+            return Opened(session, lease.record.function.kind, mapped, shared=True, pages=pages)
     return open_files(directory, function)
+
+
+def _pages(lease: Lease) -> Pages:
+    """Where a lease's weights are mapped, but for tables that are read by rows."""
+    maps = [lease.segments[blob.id] for blob in lease.record.segments if not blob.sparse]
+    return Pages(((at, at + len(m)) for m in maps for at in [np.frombuffer(m, np.uint8).ctypes.data]), lease)
 
 
 def _lease(directory: Path) -> Lease | None:

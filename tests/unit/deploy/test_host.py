@@ -55,14 +55,14 @@ Daemon = Callable[[int], "subprocess.Popen[bytes]"]
 
 @pytest.fixture
 def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, made: dict[str, Path]) -> Iterator[Daemon]:
-    """Starts a daemon with room in memory for so many of the models, and puts them."""
+    """Starts a daemon with room in memory for so many of the models, -1: as the kernel sees fit; and puts them."""
     socket = tmp_path / "s" / "store.socket"
     monkeypatch.setenv(SOCKET, str(socket))
     running: list[subprocess.Popen[bytes]] = []
 
     def start(models: int) -> subprocess.Popen[bytes]:
         command = ["store", "serve", "--root", str(tmp_path / "root"), "--socket", str(socket)]
-        command += ["--memory-mb", str((models * ROOM >> 20) + 1)]
+        command += ["--memory-mb", str((models * ROOM >> 20) + 1)] if models >= 0 else ["--backing", "page-cache"]
         running.append(
             subprocess.Popen(
                 [sys.executable, "-c", "from lamella.cli import main; main()", *command],
@@ -140,6 +140,44 @@ def test_where_instances_have_no_room_they_leave_and_their_weights_stay_in_the_s
         assert (store.evictions, there) == (0, {*"abc"})
 
 
+def weights_mb(host: Host, name: str) -> float:
+    """Of the store's files in the process, once it has done what it was told."""
+    (instance,) = host.instances(name)
+    instance.report()
+    lines = Path(f"/proc/{instance.pid}/smaps").read_text().splitlines()
+    at = [k for k, line in enumerate(lines) if "/objects/" in line]
+    return sum(int(next(line for line in lines[k:] if line.startswith("Rss:")).split()[1]) for k in at) / 1024
+
+
+def test_instances_outlive_their_weights_which_stay_by_a_budget_and_a_policy(
+    daemon: Daemon, made: dict[str, Path], rng: np.random.Generator
+) -> None:
+    daemon(-1)
+    with Host(made, memory_mb=1024, limiter=UNLIMITED, total_mb=1024) as host:
+        for name in NAMES:
+            ask(host, name, rng)
+        total_mb = host.held_mb + 2.5 * (ROOM >> 20)
+    with Host(made, memory_mb=total_mb, limiter=UNLIMITED, total_mb=total_mb, policy="lru") as host:
+        for name in "abcdab":
+            ask(host, name, rng)
+        assert host.alive == tuple("cdab")
+        assert host.evictions == 0
+        assert [weights_mb(host, name) > 4 for name in NAMES] == [True, True, False, False]
+        assert ask(host, "c", rng) == 0.0
+        assert [weights_mb(host, name) > 4 for name in NAMES] == [False, True, True, False]
+        host.evict("b")
+        ask(host, "d", rng)
+        assert [weights_mb(host, name) > 4 for name in "acd"] == [False, True, True]
+        (pid,) = host.pids("a")
+        os.kill(pid, signal.SIGKILL)
+        assert ask(host, "a", rng) > 0.0, "whoever was to bring its weights was gone"
+        assert weights_mb(host, "a") > 4
+        with pytest.raises(InputRefused):
+            host.infer("a", {"x": np.zeros((1, 3), np.float32)})
+        assert ask(host, "a", rng) == 0.0
+    assert leases() == 0
+
+
 def test_without_a_daemon_packages_open_their_own_files_which_are_verified_first(
     made: dict[str, Path], rng: np.random.Generator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -210,6 +248,10 @@ def test_a_refused_request_leaves_the_instance_and_a_lost_one_is_replaced(
 def test_it_refuses_what_makes_no_sense(made: dict[str, Path]) -> None:
     with pytest.raises(ConfigError, match="needs memory"):
         Host(made, memory_mb=0)
+    with pytest.raises(ConfigError, match="may take 2 MB of 1 MB"):
+        Host(made, memory_mb=2, total_mb=1)
+    with pytest.raises(ConfigError, match="no eviction policy"):
+        Host(made, memory_mb=1, total_mb=1, policy="best")
     with Host(made, memory_mb=100, limiter=UNLIMITED) as host, pytest.raises(ConfigError, match="no package 'z'"):
         host.infer("z", {})
 

@@ -52,3 +52,11 @@ def test_who_leaves_is_as_few_as_make_room_those_used_longest_ago(
     assert fits(leaving) or leaving == others
     assert not leaving or not fits(leaving[:-1])
     assert list(keeping) == [name for name, _ in right], "asking changes nothing"
+
+
+@given(STEPS, SIZES, st.frozensets(NAMES))
+def test_some_leave_after_all_others(steps: list[tuple[str, str, int]], need: int, last: frozenset[str]) -> None:
+    keeping, right = replay(steps)
+    order = [n for n, _ in right if n not in last] + [n for n, _ in right if n in last]
+    leaving = keeping.leaving(need, last=last)
+    assert leaving == order[: len(leaving)]
