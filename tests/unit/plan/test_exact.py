@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from itertools import pairwise, product
 
 import numpy as np
@@ -175,7 +176,9 @@ def check_front(front: tuple[Chosen, ...], points: list[tuple[float, float]], mo
     assert as_good.any(axis=1).all()
 
 
-SLOW = settings(max_examples=50, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+EXAMPLES = int(os.environ.get("LAMELLA_EXAMPLES", "25"))
+"""Of each kind; thousands by `make nightly`."""
+SLOW = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
 
 @SLOW
