@@ -88,19 +88,21 @@ class Gillis:
 
     def learn(self, groups: Groups, start: Candidate, slo_ms: float) -> tuple[list[Candidate], reinforce.Found]:
         """What the policy finds within the SLO, if anything, given no more of a first plan than its price."""
-        budget_usd = BUDGET * start.cost_usd
+        budget_usd, most = BUDGET * start.cost_usd, groups.request.max_stages
 
         def reward(division: tuple[reinforce.Group, ...]) -> float:
             made = groups.made("policy", division)
             if made is None:
-                return -1.0
-            if made.latency_ms > slo_ms:
-                return max(-1.0, (slo_ms - made.latency_ms) / slo_ms)
-            return 1.0 - made.cost_usd / budget_usd if budget_usd else 1.0
+                return -BUDGET
+            late = max(0.0, made.latency_ms / slo_ms - 1)
+            if (count := stages(made.choices)) > most:
+                return -late - count / most
+            return -late if late or not budget_usd else 1 - made.cost_usd / budget_usd
 
         found = reinforce.search(groups.legal, groups.shares, reward, seed=self.seed)
         best = groups.made("the policy", found.groups)
-        return [best] if best and best.latency_ms <= slo_ms else [], found
+        kept = best and best.latency_ms <= slo_ms and stages(best.choices) <= most
+        return [best] if best and kept else [], found
 
 
 def sizes(model: SliceModel) -> list[int]:
@@ -277,8 +279,8 @@ class Groups:
         return shares
 
     def made(self, name: str, division: Sequence[reinforce.Group]) -> Candidate | None:
-        """What a division takes; None where it has too many stages, or a function outgrows its size."""
-        ms, usd, count = self.model.entry_ms, 0.0, 0
+        """What a division takes, however many stages; None where a function outgrows its size."""
+        ms, usd = self.model.entry_ms, 0.0
         join: Join | None = None
         chain = []
         for group in (*division, None):
@@ -288,12 +290,9 @@ class Groups:
                 if taken is None:
                     return None
                 ms, usd = ms + taken.hop_ms + taken.run_ms, usd + taken.hop_usd + taken.run_usd
-                count += taken.stages
-                if way:
-                    chain.append(self.ways[way[:2]][way[2]])
+                chain += [self.ways[way[:2]][way[2]]] if way else []
             join = chain[-1].join
-        assert count == stages(chain)
-        return Candidate(name, tuple(chain), ms, usd) if count <= self.request.max_stages else None
+        return Candidate(name, tuple(chain), ms, usd)
 
 
 def _longer(label: _Label, made: Step, choice: Choice | None) -> _Label:

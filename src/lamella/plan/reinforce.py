@@ -42,28 +42,45 @@ class Found(NamedTuple):
 
 
 class _Episodes(NamedTuple):
-    """What was seen and done: inputs [episodes, units, width], odds [.., actions], actions [episodes, units]."""
+    """What was seen and done: [episodes, units], and hidden values and odds of actions behind."""
 
-    inputs: np.ndarray
+    numbers: np.ndarray
+    """Of the group that a unit is in, as a share of the units."""
+    hidden: np.ndarray
     odds: np.ndarray
     actions: np.ndarray
 
 
 class _Policy:
-    """The network, and where Adam is."""
+    """The network, and where Adam is.
 
-    def __init__(self, width: int, actions: int, rng: np.random.Generator) -> None:
-        hidden = 2 * width
-        shapes = [(width, hidden, width), (1, hidden, width), (hidden, actions, hidden), (1, actions, hidden)]
+    Products are sums by einsum: a library of linear algebra would spread them over cores, where they take longer, and
+    give other last digits on another machine.
+    """
+
+    def __init__(self, shares: np.ndarray, actions: int, rng: np.random.Generator) -> None:
+        width = 2 + len(shares)
+        shapes = [
+            (width, 2 * width, width),
+            (1, 2 * width, width),
+            (2 * width, actions, 2 * width),
+            (1, actions, 2 * width),
+        ]
         self.layers = [rng.uniform(-1, 1, (rows, cols)) / np.sqrt(fan_in) for rows, cols, fan_in in shapes]
         self.first = [np.zeros_like(layer) for layer in self.layers]
         self.second = [np.zeros_like(layer) for layer in self.layers]
-        self.steps = 0
+        self.shares, self.steps = shares[:, None], 0
 
-    def odds(self, inputs: np.ndarray, legal: np.ndarray) -> np.ndarray:
-        """Of each action in each row; 0 where it is not legal."""
-        weights, bias, weights_2, bias_2 = self.layers
-        scores = np.maximum(inputs @ weights + bias, 0.0) @ weights_2 + bias_2
+    def hidden(self, numbers: np.ndarray, unit: int) -> np.ndarray:
+        """[episodes, hidden] at a unit. Which unit it is picks a row of the weights, as one of so many inputs would."""
+        weights, bias = self.layers[0], self.layers[1][0]
+        here = self.shares[unit] * weights[1] + weights[2 + unit] + bias
+        values: np.ndarray = np.maximum(numbers[:, None] * weights[0] + here, 0.0)
+        return values
+
+    def odds(self, hidden: np.ndarray, legal: np.ndarray) -> np.ndarray:
+        """[episodes, actions]; 0 where one is not legal."""
+        scores = np.einsum("eh,ha->ea", hidden, self.layers[2]) + self.layers[3]
         scores = np.where(legal, scores, -np.inf)
         grown = np.exp(scores - scores.max(axis=1, keepdims=True))
         shares: np.ndarray = grown / grown.sum(axis=1, keepdims=True)
@@ -71,19 +88,22 @@ class _Policy:
 
     def follow(self, seen: _Episodes, advantage: np.ndarray) -> None:
         """One step of Adam along the gradient of the log-odds of what was done, times its advantage."""
-        weights, bias, weights_2, _ = self.layers
-        episodes = len(seen.inputs)
-        inputs = seen.inputs.reshape(-1, seen.inputs.shape[2])
         chosen = np.eye(seen.odds.shape[2])[seen.actions]
-        slope = ((seen.odds - chosen) * advantage[:, :, None] / episodes).reshape(len(inputs), -1)
-        hidden = np.maximum(inputs @ weights + bias, 0.0)
-        back = (slope @ weights_2.T) * (hidden > 0)
-        slopes = [inputs.T @ back, back.sum(0, keepdims=True), hidden.T @ slope, slope.sum(0, keepdims=True)]
+        slope = (seen.odds - chosen) * advantage[:, :, None] / len(seen.odds)
+        back = np.einsum("eua,ha->euh", slope, self.layers[2]) * (seen.hidden > 0)
+        by_unit = back.sum(axis=0)
+        numbers = np.einsum("eu,euh->h", seen.numbers, back)
+        slopes = [
+            np.vstack([numbers, (self.shares * by_unit).sum(axis=0), by_unit]),
+            by_unit.sum(axis=0, keepdims=True),
+            np.einsum("euh,eua->ha", seen.hidden, slope),
+            slope.sum(axis=(0, 1))[None],
+        ]
         self.steps += 1
         for layer, first, second, at in zip(self.layers, self.first, self.second, slopes, strict=True):
-            at += DECAY * layer
-            first += (1 - MOMENTA[0]) * (at - first)
-            second += (1 - MOMENTA[1]) * (at * at - second)
+            decayed = at + DECAY * layer
+            first += (1 - MOMENTA[0]) * (decayed - first)
+            second += (1 - MOMENTA[1]) * (decayed * decayed - second)
             unbiased = np.sqrt(second / (1 - MOMENTA[1] ** self.steps))
             layer -= RATE * first / (1 - MOMENTA[0] ** self.steps) / (unbiased + 1e-8)
 
@@ -100,12 +120,12 @@ def search(legal: np.ndarray, shares: np.ndarray, reward: Callable[[tuple[Group,
     """
     rng = np.random.default_rng(seed)
     units, actions = legal.shape[1:]
-    policy = _Policy(2 + units, actions, rng)
+    policy = _Policy(shares, actions, rng)
     known: dict[tuple[Group, ...], float] = {}
     fade = DISCOUNT ** np.arange(units - 1, -1, -1.0)
     drawn = quiet = 0
     for _ in range(STEPS):
-        seen = _play(policy, legal, shares, rng)
+        seen = _play(policy, legal, rng)
         divisions = [_groups(actions_of) for actions_of in seen.actions.tolist()]
         fresh = [d for d in dict.fromkeys(divisions) if d not in known]
         known.update((division, reward(division)) for division in fresh)
@@ -118,22 +138,21 @@ def search(legal: np.ndarray, shares: np.ndarray, reward: Callable[[tuple[Group,
     return Found(best, known[best], drawn, len(known))
 
 
-def _play(policy: _Policy, legal: np.ndarray, shares: np.ndarray, rng: np.random.Generator) -> _Episodes:
+def _play(policy: _Policy, legal: np.ndarray, rng: np.random.Generator) -> _Episodes:
     """A step's episodes, side by side."""
     units, actions = legal.shape[1:]
-    inputs = np.zeros((EPISODES, units, 2 + units))
-    inputs[:, :, 1] = shares
-    inputs[:, :, 2:] = np.eye(units)
+    numbers, hidden = np.zeros((EPISODES, units)), np.zeros((EPISODES, units, 2 * (2 + units)))
     odds, done = np.zeros((EPISODES, units, actions)), np.zeros((EPISODES, units), int)
-    first, number = np.zeros(EPISODES, int), np.zeros(EPISODES, int)
+    first, ended = np.zeros(EPISODES, int), np.zeros(EPISODES, bool)
     for unit in range(units):
-        inputs[:, unit, 0] = number / units
-        odds[:, unit] = policy.odds(inputs[:, unit], legal[first, unit])
+        numbers[:, unit] = numbers[:, unit - 1] + ended / units if unit else 0.0
+        hidden[:, unit] = policy.hidden(numbers[:, unit], unit)
+        odds[:, unit] = policy.odds(hidden[:, unit], legal[first, unit])
         reached = odds[:, unit].cumsum(axis=1)
         done[:, unit] = np.argmax(reached > rng.random((EPISODES, 1)) * reached[:, -1:], axis=1)
         ended = done[:, unit] > 0
-        first[ended], number[ended] = unit + 1, number[ended] + 1
-    return _Episodes(inputs, odds, done)
+        first[ended] = unit + 1
+    return _Episodes(numbers, hidden, odds, done)
 
 
 def _groups(actions: list[int]) -> tuple[Group, ...]:
