@@ -7,7 +7,9 @@ the plan. Not the best of many draws: that is a search, and its quality is a mat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -40,8 +42,11 @@ class Random:
         model = model.with_codings({})
         drawn: list[Candidate] = []
         rng = np.random.default_rng(self.seed)
+        cuts = [unit for unit in range(1, model.units) if model.fits_payload(unit)]
+        ways = cache(lambda first, last: ways_to_run(model, first, last, request))
         for number in range(1, DRAWS + 1):
-            chain = _draw(model, request, rng)
+            marks = _marks(cuts, request.max_stages, rng)
+            chain = _chain([ways(*ends) for ends in pairwise([0, *marks, model.units])], rng)
             candidate = added_up(model, self.name, chain) if chain else None
             if candidate is None or stages(chain) > request.max_stages:
                 continue
@@ -53,15 +58,13 @@ class Random:
         raise infeasible(model, drawn, request, f"none of {DRAWS} plans drawn by {self.name}")
 
 
-def _draw(model: SliceModel, request: Request, rng: np.random.Generator) -> list[Choice]:
-    """A division at legal cuts with a way to run each slice; empty where a slice has none."""
-    cuts = [unit for unit in range(1, model.units) if model.fits_payload(unit)]
-    count = int(rng.integers(min(request.max_stages, len(cuts) + 1)))
-    chosen = sorted(rng.choice(cuts, count, replace=False).tolist()) if count else []
-    chain = []
-    for first, last in pairwise([0, *chosen, model.units]):
-        ways = ways_to_run(model, first, last, request)
-        if not ways:
-            return []
-        chain.append(ways[int(rng.integers(len(ways)))])
-    return chain
+def _marks(cuts: Sequence[int], most_stages: int, rng: np.random.Generator) -> list[int]:
+    """Where to divide: any number of times, each with equal odds, then at any cuts, likewise."""
+    count = int(rng.integers(min(most_stages, len(cuts) + 1)))
+    found: list[int] = sorted(rng.choice(cuts, count, replace=False).tolist()) if count else []
+    return found
+
+
+def _chain(ways: Sequence[Sequence[Choice]], rng: np.random.Generator) -> list[Choice]:
+    """One of the ways of each slice; empty where a slice has none."""
+    return [found[int(rng.integers(len(found)))] for found in ways] if all(ways) else []

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from lamella.errors import InfeasiblePlan
@@ -123,9 +124,10 @@ class Uniform:
         fronts = _Space(model, marks, Request(max_stages=self.stages, shards=False)).divide()
         candidates = [_candidate(self.name, x) for x in fronts[self.stages].labels] if self.stages in fronts else []
         if not candidates:
+            worst = next(ends for ends in pairwise(marks) if not model.choices(*ends))
             raise InfeasiblePlan(
-                f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of "
-                f"{limits.timeout_s.value:g} s",
+                f"{self.name}: {_unfit(model, *worst)}",
+                where=f"units {worst[0]} to {worst[1] - 1}",
                 try_="--planner mopar",
             )
         chosen = _within(candidates, request, model)
@@ -337,6 +339,21 @@ def infeasible(
         try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}"
         + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
     )
+
+
+def _unfit(model: SliceModel, first: int, last: int) -> str:
+    """Why no function of the platform can be units `first` to `last - 1`: which limit, by how much."""
+    platform, limits = model.platform, model.platform.limits
+    need = min(max(model.memory_mb(first, last, layout=way)) for way in model.layouts)
+    if platform.allocation_mb(need) is None:
+        return (
+            f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
+        )
+    shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
+    if shipped + model.more_mb(first, last, "plain") > limits.package_mb.value:
+        package = limits.package_mb.value
+        return f"package: a slice ships {shipped:.0f} MB of weights, the limit of {platform.name} is {package:.0f} MB"
+    return f"timeout: a slice runs beyond the timeout of {platform.name}, {limits.timeout_s.value:g} s"
 
 
 def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:

@@ -86,19 +86,23 @@ class _Policy:
         shares: np.ndarray = grown / grown.sum(axis=1, keepdims=True)
         return shares
 
-    def follow(self, seen: _Episodes, advantage: np.ndarray) -> None:
-        """One step of Adam along the gradient of the log-odds of what was done, times its advantage."""
+    def slopes(self, seen: _Episodes, advantage: np.ndarray) -> list[np.ndarray]:
+        """Of the loss in each layer: what was done, its log-odds times its advantage, is to become likelier."""
         chosen = np.eye(seen.odds.shape[2])[seen.actions]
         slope = (seen.odds - chosen) * advantage[:, :, None] / len(seen.odds)
         back = np.einsum("eua,ha->euh", slope, self.layers[2]) * (seen.hidden > 0)
         by_unit = back.sum(axis=0)
         numbers = np.einsum("eu,euh->h", seen.numbers, back)
-        slopes = [
+        return [
             np.vstack([numbers, (self.shares * by_unit).sum(axis=0), by_unit]),
             by_unit.sum(axis=0, keepdims=True),
             np.einsum("euh,eua->ha", seen.hidden, slope),
             slope.sum(axis=(0, 1))[None],
         ]
+
+    def follow(self, seen: _Episodes, advantage: np.ndarray) -> None:
+        """One step of Adam down the slopes."""
+        slopes = self.slopes(seen, advantage)
         self.steps += 1
         for layer, first, second, at in zip(self.layers, self.first, self.second, slopes, strict=True):
             decayed = at + DECAY * layer

@@ -133,7 +133,13 @@ def test_profile_prints_a_row_for_each_unit(lamella: Lamella, graph: Graph, tmp_
 
 
 @pytest.mark.parametrize("where", ["openfaas", "aws-lambda"])
-@pytest.mark.parametrize("planner", ["ort", "ort-default", "single", "uniform-2", "mopar"])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        *("ort", "ort-default", "single", "uniform-2", "mopar", "exact"),
+        *("gillis-no-shards", "latency-greedy-no-shards", "random-no-shards"),
+    ],
+)
 def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, where: str, planner: str) -> None:
     plan = lamella("plan", MODEL, "--platform", where, "--planner", planner, "--json").document
     assert set(plan["predicted"]) == {"latency_ms", "memory_mb", "cost_usd_per_million"}
@@ -141,6 +147,23 @@ def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, wh
     assert plan["predicted"]["memory_mb"] == sum(f["memory_mb"] for f in plan["functions"])
     assert (plan["platform"], plan["planner"]) == (where, planner)
     assert len(plan["hops"]) == len(plan["functions"]) - 1
+
+
+@pytest.mark.parametrize("where", ["openfaas", "aws-lambda"])
+@pytest.mark.parametrize("slo", [(), ("--slo-ms", "500")])
+@pytest.mark.parametrize("planner", ["gillis", "latency-greedy", "random", "random-7"])
+def test_the_literature_s_planners_divide_at_hops_that_go_plain_and_the_same_again(
+    lamella: Lamella, graph: Graph, where: str, slo: tuple[str, ...], planner: str
+) -> None:
+    asked = ("plan", MODEL, "--platform", where, "--planner", planner, *slo, "--json")
+    plan = lamella(*asked).document
+    assert plan["planner"] == planner
+    assert {hop["codec"] for hop in plan["hops"]} <= {"none"}
+    assert plan["slo_ms"] is None or plan["predicted"]["latency_ms"] <= 500
+    if planner == "gillis":
+        joins = {f["name"] for f in plan["functions"] if f["name"].endswith("-join")}
+        assert len({f["memory_mb"] for f in plan["functions"] if f["name"] not in joins}) == 1
+    assert lamella(*asked).document == plan
 
 
 @pytest.fixture
