@@ -476,7 +476,11 @@ class _Coded(SliceModel):
 
     def coding(self, unit: int) -> Coding:
         """As chosen; plain else."""
-        return self._chosen.get(unit) or (plain(0) if unit in (0, self.units) else self.codings(unit)[0])
+        return self._chosen.get(unit) or self._uncoded(unit)
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as above
+    def _uncoded(self, unit: int) -> Coding:
+        return plain(0) if unit in (0, self.units) else self.codings(unit)[0]
 
 
 class _EquallySized(SliceModel):

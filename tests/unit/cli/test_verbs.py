@@ -149,23 +149,6 @@ def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, wh
     assert len(plan["hops"]) == len(plan["functions"]) - 1
 
 
-@pytest.mark.parametrize("where", ["openfaas", "aws-lambda"])
-@pytest.mark.parametrize("slo", [(), ("--slo-ms", "500")])
-@pytest.mark.parametrize("planner", ["gillis", "latency-greedy", "random", "random-7"])
-def test_the_literature_s_planners_divide_at_hops_that_go_plain_and_the_same_again(
-    lamella: Lamella, graph: Graph, where: str, slo: tuple[str, ...], planner: str
-) -> None:
-    asked = ("plan", MODEL, "--platform", where, "--planner", planner, *slo, "--json")
-    plan = lamella(*asked).document
-    assert plan["planner"] == planner
-    assert {hop["codec"] for hop in plan["hops"]} <= {"none"}
-    assert plan["slo_ms"] is None or plan["predicted"]["latency_ms"] <= 500
-    if planner == "gillis":
-        joins = {f["name"] for f in plan["functions"] if f["name"].endswith("-join")}
-        assert len({f["memory_mb"] for f in plan["functions"] if f["name"] not in joins}) == 1
-    assert lamella(*asked).document == plan
-
-
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Eight real requests."""
