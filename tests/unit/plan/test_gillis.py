@@ -133,7 +133,8 @@ def test_every_size_is_tried_and_the_ones_above_where_memory_buys_cpu() -> None:
     free, bought = sizes(model_of(EVEN)), sizes(model_of(EVEN, "aws-lambda"))
     assert free[-1] == 256  # what the whole needs
     assert bought[-1] == 3538  # two vCPU, as many as this machine has
-    assert all(b - a <= 101 for a, b in pairwise([x for x in bought if x < 400]))
+    assert set(range(64, 257, 16)) == set(free)  # every size that is sold
+    assert all(b - a <= 17 for a, b in pairwise([x for x in bought if x < 300]))
 
 
 def test_an_slo_out_of_reach_says_what_was_looked_at() -> None:
