@@ -112,7 +112,7 @@ class Uniform:
                 try_=f"--planner uniform-{model.units}",
             )
         marks = [round(i * model.units / self.stages) for i in range(self.stages + 1)]
-        limits, where = model.platform.limits, model.platform.name
+        where = model.platform.name
         for unit in marks[1:-1]:
             if not model.fits_payload(unit):
                 raise InfeasiblePlan(
