@@ -18,7 +18,10 @@ def plan(
     model: Model,
     *,
     asked: Planning,
-    planner: Annotated[str, Parameter(help="exact, mopar, amps-inf, single, uniform-K, ort or ort-default.")] = "exact",
+    planner: Annotated[
+        str,
+        Parameter(help="exact, mopar, amps-inf, gillis, latency-greedy, random, single, uniform-K, ort, ort-default."),
+    ] = "exact",
     output: Output = None,
     json: Json = False,
 ) -> None:

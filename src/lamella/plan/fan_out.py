@@ -14,6 +14,7 @@ import msgspec
 
 from lamella.plan.choice import Choice, Join, Shard
 from lamella.plan.predict import CODE_MB, GRAPH_MB, SliceModel, throttled_ms
+from lamella.plan.request import Request
 from lamella.plan.search import Step
 from lamella.profile.document import ShardPart, ShardProfile
 from lamella.runtime.lanes import makespan
@@ -55,6 +56,11 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
             )
         )
     return _undominated(found)
+
+
+def ways_to_run(model: SliceModel, first: int, last: int, request: Request) -> list[Choice]:
+    """Ways to run units `first` to `last - 1`: as one function, or where shards are asked for as those."""
+    return model.choices(first, last) + (sharded(model, first, last) if request.shards else [])
 
 
 def _undominated(found: list[Choice]) -> list[Choice]:

@@ -127,6 +127,12 @@ def _functions(
     found = []
     for k, (span, one) in enumerate(zip(stage.ranges, choice.shards, strict=True)):
         need = max(one.peak_mb, one.floor_mb)
+        all_ = one.memory_mb == model.equal_mb
+        said = (
+            f"as all functions of the plan, {need:.0f} are needed"
+            if all_
+            else f"is the smallest size for {need:.0f} MB"
+        )
         found.append(
             FunctionPlan(
                 name=f"{name}-shard-{k + 1}",
@@ -143,7 +149,7 @@ def _functions(
                 run_ms=one.run_ms,
                 cost_usd=one.cost_usd,
                 package_mb=graph.weight_bytes(*span) / MB + GRAPH_MB,
-                why=f"{one.memory_mb} MB is the smallest size for {need:.0f} MB, as measured; by {choice.span.way}, "
+                why=f"{one.memory_mb} MB {said}, as measured; by {choice.span.way}, "
                 f"{choice.at_once} of {len(choice.shards)} shards at a time{_emulated(model, choice)}",
             )
         )
@@ -183,7 +189,9 @@ def why(model: SliceModel, choice: Choice) -> str:
     need = max(choice.peak_mb, choice.floor_mb)
     what = "its predicted peak" if choice.peak_mb >= choice.floor_mb else "law 4 (all weights in full)"
     at_least = model.platform.allocation_mb(need)
-    if at_least == choice.memory_mb:
+    if choice.memory_mb == model.equal_mb:
+        size = f"{choice.memory_mb} MB as all functions of the plan, {need:.0f} are needed"
+    elif at_least == choice.memory_mb:
         size = f"{choice.memory_mb} MB is the smallest size for {what} of {need:.0f} MB"
     else:
         size = f"{choice.memory_mb} MB where {at_least} would hold it, for {choice.vcpu:.2f} vCPU"

@@ -52,7 +52,7 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: `ort`, `ort-default`, `single`, `uniform-K`, `mopar`, `exact`, `amps-inf`, or a variant (`plan.request`).
+        name: a planner's (`plan.registry`), `ort` or `ort-default`, or a variant of one (see `plan.request`).
         given: what the user called the model.
         request: what is asked of it.
 
@@ -154,7 +154,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
     chosen = decision.chosen
     if decision.codings is not None:
         model = model.with_codings(decision.codings)
-    laid = lay_out(model, chosen.choices)
+    laid = lay_out(model if decision.size_mb is None else model.with_size(decision.size_mb), chosen.choices)
     plan = Plan(
         model=model_ref(model.graph, given),
         machine=model.profile.machine,

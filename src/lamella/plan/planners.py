@@ -8,14 +8,15 @@ latency. `single` is a candidate of every planner that divides, so no plan is wo
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple, Protocol
 
 from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
-from lamella.plan.fan_out import sharded, step
+from lamella.plan.fan_out import step, ways_to_run
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.plan.search import NEAR, Front, Label, Step, cheapest, divide
@@ -51,6 +52,8 @@ class Decision(NamedTuple):
     """Codecs of the hops, by the unit behind them, where the planner chose them; else the quickest of each hop."""
     percentile: float | None = None
     """Of latency, that was held to the bound; none: its mean."""
+    size_mb: int | None = None
+    """Of every function, where they are all of one size."""
 
 
 class Planner(Protocol):
@@ -109,7 +112,7 @@ class Uniform:
                 try_=f"--planner uniform-{model.units}",
             )
         marks = [round(i * model.units / self.stages) for i in range(self.stages + 1)]
-        limits, where = model.platform.limits, model.platform.name
+        where = model.platform.name
         for unit in marks[1:-1]:
             if not model.fits_payload(unit):
                 raise InfeasiblePlan(
@@ -121,9 +124,10 @@ class Uniform:
         fronts = _Space(model, marks, Request(max_stages=self.stages, shards=False)).divide()
         candidates = [_candidate(self.name, x) for x in fronts[self.stages].labels] if self.stages in fronts else []
         if not candidates:
+            worst = next(ends for ends in pairwise(marks) if not model.choices(*ends))
             raise InfeasiblePlan(
-                f"{self.name}: a slice fits no size of {where}, or runs beyond its timeout of "
-                f"{limits.timeout_s.value:g} s",
+                f"{self.name}: {_unfit(model, *worst)}",
+                where=f"units {worst[0]} to {worst[1] - 1}",
                 try_="--planner mopar",
             )
         chosen = _within(candidates, request, model)
@@ -226,10 +230,10 @@ class _Space:
         self, cap_ms: float = math.inf, cap_usd: float = math.inf, *, take: Callable[[Step], Step] = lambda step: step
     ) -> dict[int, Front]:
         """The best of them by number of stages, by prices that `take` may change."""
-        model, shards = self.model, self.request.shards
+        model = self.model
 
         def ways(first: int, last: int) -> list[Choice]:
-            return model.choices(first, last) + (sharded(model, first, last) if shards else [])
+            return ways_to_run(model, first, last, self.request)
 
         def priced(join: Join | None, choice: Choice | None) -> Step | None:
             found = step(model, join, choice)
@@ -255,21 +259,26 @@ class _Space:
 
     def _only(self, name: str, take: Callable[[Step], Step]) -> list[Candidate]:
         found = cheapest((x for front in self.divide(take=take).values() for x in front.labels), 0.0)
-        if found is None:
-            return []
-        chain = found.chain()
-        ms, usd = self.model.entry_ms, 0.0
-        join: Join | None = None
-        for choice in (*chain, None):
-            taken = step(self.model, join, choice) if choice or join else None
-            if taken:
-                ms, usd = ms + taken.hop_ms + taken.run_ms, usd + taken.hop_usd + taken.run_usd
-            join = choice.join if choice else None
-        return [Candidate(name, tuple(chain), ms, usd)]
+        total = added_up(self.model, name, found.chain()) if found else None
+        return [total] if total else []
 
 
 def _candidate(name: str, label: Label) -> Candidate:
     return Candidate(name, tuple(label.chain()), label.latency_ms, label.cost_usd)
+
+
+def added_up(model: SliceModel, name: str, chain: Sequence[Choice]) -> Candidate | None:
+    """What a chain of choices takes, joins and hops included; None where no size holds a function with its join."""
+    ms, usd = model.entry_ms, 0.0
+    join: Join | None = None
+    for choice in (*chain, None):
+        if choice or join:
+            taken = step(model, join, choice)
+            if taken is None:
+                return None
+            ms, usd = ms + taken.hop_ms + taken.run_ms, usd + taken.hop_usd + taken.run_usd
+        join = choice.join if choice else None
+    return Candidate(name, tuple(chain), ms, usd)
 
 
 def _within(candidates: list[Candidate], request: Request, model: SliceModel) -> Candidate:
@@ -279,8 +288,17 @@ def _within(candidates: list[Candidate], request: Request, model: SliceModel) ->
     return cheapest_of(feasible)
 
 
-def infeasible(model: SliceModel, candidates: list[Candidate], request: Request) -> InfeasiblePlan:
-    """Which constraint binds, by how much, and the nearest feasible plan."""
+def infeasible(
+    model: SliceModel, candidates: list[Candidate], request: Request, looked_at: str = "no plan"
+) -> InfeasiblePlan:
+    """Which constraint binds, by how much, and the nearest feasible plan.
+
+    Args:
+        model: prices.
+        candidates: plans that break the SLO; none where no plan is legal.
+        request: what was asked.
+        looked_at: what does not answer in time, where that is not every plan there is.
+    """
     if not candidates:
         peak, law = model.memory_mb(0, model.units, layout="plain")
         worst = max((max(model.memory_mb(u, u + 1, layout="plain")), u) for u in range(model.units))
@@ -314,13 +332,28 @@ def infeasible(model: SliceModel, candidates: list[Candidate], request: Request)
     nearest = min(candidates, key=lambda c: c.latency_ms)
     assert request.slo_ms is not None
     return InfeasiblePlan(
-        f"latency: no plan on {model.platform.name} answers within {request.slo_ms:g} ms; the fastest takes "
+        f"latency: {looked_at} on {model.platform.name} answers within {request.slo_ms:g} ms; the fastest takes "
         f"{nearest.latency_ms:.1f} ms ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
         f"{len(nearest.choices)} function(s) for ${nearest.cost_usd * 1e6:.2f} per million",
         where="--slo-ms",
         try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}"
         + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
     )
+
+
+def _unfit(model: SliceModel, first: int, last: int) -> str:
+    """Why no function of the platform can be units `first` to `last - 1`: which limit, by how much."""
+    platform, limits = model.platform, model.platform.limits
+    need = min(max(model.memory_mb(first, last, layout=way)) for way in model.layouts)
+    if platform.allocation_mb(need) is None:
+        return (
+            f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
+        )
+    shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
+    if shipped + model.more_mb(first, last, "plain") > limits.package_mb.value:
+        package = limits.package_mb.value
+        return f"package: a slice ships {shipped:.0f} MB of weights, the limit of {platform.name} is {package:.0f} MB"
+    return f"timeout: a slice runs beyond the timeout of {platform.name}, {limits.timeout_s.value:g} s"
 
 
 def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:

@@ -122,6 +122,8 @@ class SliceModel:
         self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
         self.request = request
         self.batch, self.vcpu = request.batch, request.vcpu
+        self.equal_mb: int | None = None
+        """The size of every function that it is enough for; None where each has its own."""
         self.units = len(profile.units)
         outputs = sum(graph.tensors[n].bytes_at(self.batch) for op in graph.operators for n in op.outputs)
         touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
@@ -131,6 +133,10 @@ class SliceModel:
     def with_codings(self, chosen: Mapping[int, Coding]) -> SliceModel:
         """The same model where hops have those codecs, by the unit behind them, and others none."""
         return _Coded(self, chosen)
+
+    def with_size(self, size_mb: int) -> SliceModel:
+        """The same model where no function is smaller than a size that is sold, MB, nor larger unless it must be."""
+        return _EquallySized(self, size_mb)
 
     def with_shards(self, kept: Collection[tuple[int, int, ShardSpan]]) -> SliceModel:
         """The same model where only those runs of units may be divided, first, last and what of them."""
@@ -497,4 +503,33 @@ class _Coded(SliceModel):
 
     def coding(self, unit: int) -> Coding:
         """As chosen; plain else."""
-        return self._chosen.get(unit) or (plain(0) if unit in (0, self.units) else self.codings(unit)[0])
+        return self._chosen.get(unit) or self._uncoded(unit)
+
+    @lru_cache(maxsize=4096)  # noqa: B019 - as above
+    def _uncoded(self, unit: int) -> Coding:
+        return plain(0) if unit in (0, self.units) else self.codings(unit)[0]
+
+
+class _EquallySized(SliceModel):
+    """A model whose functions have one size. What does not depend on sizes is asked of the model itself, once."""
+
+    def __init__(self, model: SliceModel, size_mb: int) -> None:
+        super().__init__(model.graph, model.profile, model.platform.from_mb(size_mb), model.request, model.lossy)
+        self.equal_mb = size_mb
+        self._model = model
+
+    def coding(self, unit: int) -> Coding:
+        return self._model.coding(unit)
+
+    def compute_ms(self, first: int, last: int, *, layout: Layout, threads: int) -> float:
+        return self._model.compute_ms(first, last, layout=layout, threads=threads)
+
+    @lru_cache(maxsize=65536)  # noqa: B019 - as above
+    def held_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
+        return self._model.held_mb(first, last, layout=layout)
+
+    def more_mb(self, first: int, last: int, layout: Layout) -> float:
+        return self._model.more_mb(first, last, layout)
+
+    def sizes(self, need: int) -> list[int]:
+        return [need]

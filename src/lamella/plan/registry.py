@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from lamella.errors import ConfigError
 from lamella.plan.amps_inf import AmpsInf
+from lamella.plan.drawn import Random
 from lamella.plan.exact import Exact
+from lamella.plan.gillis import Gillis
+from lamella.plan.greedy import LatencyGreedy
 from lamella.plan.planners import Mopar, Planner, Single, Uniform
 
 
@@ -18,10 +21,15 @@ def planner(name: str) -> Planner:
         stages = int(name.removeprefix("uniform-"))
         if stages >= 1:
             return Uniform(stages)
-    found: dict[str, Planner] = {p.name: p for p in (Single(), Mopar(), Exact(), AmpsInf())}
+    if name.startswith("random-") and name.removeprefix("random-").isdecimal():
+        return Random(int(name.removeprefix("random-")))
+    found: dict[str, Planner] = {
+        p.name: p for p in (Single(), Mopar(), Exact(), Gillis(), LatencyGreedy(), Random(), AmpsInf())
+    }
     if name not in found:
         raise ConfigError(
-            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar, exact and amps-inf",
+            f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar, exact, amps-inf, gillis, "
+            "latency-greedy, random and random-SEED",
             try_="--planner mopar",
         )
     return found[name]

@@ -243,6 +243,12 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """What a hop carries at most, MB."""
         return (self.hop.payload_mb or self.limits.payload_mb).value
 
+    def from_mb(self, size_mb: int) -> Platform:
+        """The same platform where nothing smaller than a size that is sold is to be had."""
+        only = tuple(f for f in self.memory.only_mb if f.value >= size_mb)
+        least = msgspec.structs.replace(self.memory.min_mb, number=size_mb)
+        return msgspec.structs.replace(self, memory=msgspec.structs.replace(self.memory, min_mb=least, only_mb=only))
+
     def payload_mb(self, size: int) -> float:
         """What `size` bytes weigh on the wire, MB."""
         return size * (BASE64 if self.limits.base64 else 1) / 2**20

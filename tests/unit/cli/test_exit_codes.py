@@ -101,7 +101,9 @@ def test_a_file_that_is_no_model_is_an_error_of_the_model(lamella: Lamella, tmp_
     assert "text.onnx" in done.err
 
 
-@pytest.mark.parametrize("planner", ["ort", "single", "uniform-2", "mopar"])
+@pytest.mark.parametrize(
+    "planner", ["ort", "single", "uniform-2", "mopar", "exact", "gillis", "latency-greedy", "random-3"]
+)
 def test_an_slo_out_of_reach_is_infeasible_and_says_what_would_do(lamella: Lamella, graph: Graph, planner: str) -> None:
     done = lamella(*PLAN, "--planner", planner, "--slo-ms", "0.001")
     assert done.code == 3

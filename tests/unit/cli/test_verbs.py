@@ -133,7 +133,13 @@ def test_profile_prints_a_row_for_each_unit(lamella: Lamella, graph: Graph, tmp_
 
 
 @pytest.mark.parametrize("where", ["openfaas", "aws-lambda"])
-@pytest.mark.parametrize("planner", ["ort", "ort-default", "single", "uniform-2", "mopar"])
+@pytest.mark.parametrize(
+    "planner",
+    [
+        *("ort", "ort-default", "single", "uniform-2", "mopar", "exact"),
+        *("gillis-no-shards", "latency-greedy-no-shards", "random-no-shards"),
+    ],
+)
 def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, where: str, planner: str) -> None:
     plan = lamella("plan", MODEL, "--platform", where, "--planner", planner, "--json").document
     assert set(plan["predicted"]) == {"latency_ms", "memory_mb", "cost_usd_per_million"}

@@ -239,18 +239,70 @@ def test_uniform_slices_whose_hop_exceeds_the_payload_are_not_blamed_on_sizes() 
     assert "16.0 MB" in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("units", "where", "said"),
+    [
+        ((Made(), Made(weights_mb=20_000)), "openfaas", r"memory: a slice needs 20\d\d\d MB, .* openfaas is 16384 MB"),
+        ((Made(), Made(weights_mb=1_100)), "azure-consumption", "package: a slice ships 1100 MB .* is 1024 MB"),
+        ((Made(), Made(time_ms=400_000.0)), "openfaas", "timeout: a slice runs beyond the timeout of openfaas, 300 s"),
+    ],
+)
+def test_a_uniform_slice_that_fits_nowhere_names_its_limit(units: tuple[Made, ...], where: str, said: str) -> None:
+    with pytest.raises(InfeasiblePlan, match=f"^uniform-2: {said}") as caught:
+        Uniform(2).decide(model_of(units, where), Request())
+    assert caught.value.where == "units 1 to 1"
+
+
+def test_a_model_of_one_unit_has_no_uniform_division() -> None:
+    with pytest.raises(InfeasiblePlan, match="uniform-3 needs 3 units, made-up divides into 1") as caught:
+        Uniform(3).decide(model_of((Made(),)), Request())
+    assert caught.value.try_ == "--planner uniform-1"
+    assert len(Uniform(1).decide(model_of((Made(),)), Request()).chosen.choices) == 1
+
+
 def test_more_uniform_slices_than_units_names_the_most_there_can_be() -> None:
     with pytest.raises(InfeasiblePlan) as caught:
         Uniform(4).decide(model_of((Made(), Made())), Request())
     assert caught.value.try_ == "--planner uniform-2"
 
 
-@pytest.mark.parametrize("name", ["", "mopra", "uniform", "uniform-", "uniform-0", "uniform--1", "uniform-x", "ort"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "mopra",
+        "uniform",
+        "uniform-",
+        "uniform-0",
+        "uniform--1",
+        "uniform-x",
+        "ort",
+        "random-",
+        "random-x",
+        "random--1",
+    ],
+)
 def test_an_unknown_planner_is_a_config_error_with_the_names_there_are(name: str) -> None:
-    with pytest.raises(ConfigError, match="single, uniform-K, mopar, exact and amps-inf"):
+    with pytest.raises(
+        ConfigError, match="single, uniform-K, mopar, exact, amps-inf, gillis, latency-greedy, random and"
+    ):
         planner(name)
 
 
-@pytest.mark.parametrize("name", ["single", "mopar", "exact", "amps-inf", "uniform-1", "uniform-12"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "single",
+        "mopar",
+        "exact",
+        "amps-inf",
+        "uniform-1",
+        "uniform-12",
+        "gillis",
+        "latency-greedy",
+        "random",
+        "random-7",
+    ],
+)
 def test_a_planner_is_found_by_its_own_name(name: str) -> None:
     assert planner(name).name == name

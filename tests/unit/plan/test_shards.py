@@ -105,8 +105,10 @@ def priced(model: SliceModel, chosen: Sequence[Choice]) -> tuple[int, tuple[floa
                 size = model.platform.allocation_mb(max(choice.peak_mb, choice.floor_mb) + open_.mb)
                 if size is None:
                     return 99, (math.inf, math.inf)
-                run, size = run + open_.ms, max(size, choice.memory_mb)
-                usd = model.platform.cost_usd(size, run, model.platform.vcpu(size, model.vcpu))
+                size = max(size, choice.memory_mb)
+                vcpu = model.platform.vcpu(size, model.vcpu)  # a quota stretches the join, too
+                run = model.run_ms(choice.first, choice.last, layout=choice.layout, vcpu=vcpu, more_ms=open_.ms)
+                usd = model.platform.cost_usd(size, run, vcpu)
             stages, latency, cost = stages + 1, latency + run, cost + usd
             continue
         assert open_
