@@ -202,7 +202,7 @@ class Program:
         quicker.
         """
         if self.space.free:
-            return np.arange(len(self.space.sizes))
+            return np.arange(len(self.space.sizes) - len(self.space.sold[-1]), len(self.space.sizes))
         kept = [0]
         for k, size in enumerate(self.space.sizes.tolist()):
             if size >= self.space.sizes[kept[-1]] + BLOCK_MB:
@@ -212,13 +212,16 @@ class Program:
     @cached_property
     def partitions(self) -> _Partitions:
         """Within memory, temporary storage and timeout; package and payload are the space's to heed."""
-        cells = self.space.cells
-        need = np.maximum(cells.peak_mb, cells.floor_mb)
+        cells, sizes = self.space.cells, self.space.sizes[self.sizes]
+        mine = np.flatnonzero(cells.share == cells.share.max(initial=0))  # of CPU what is asked for, and no less
+        need = np.maximum(cells.peak_mb, cells.floor_mb)[mine]
         if self.space.free:
-            cell, size = self.space.whole.cell, self.space.whole.low
+            least = np.searchsorted(sizes, need - 1e-9)
+            row = np.flatnonzero(least < len(sizes))
+            at = least[row]
         else:
-            cell, at = np.nonzero(self.space.sizes[self.sizes] >= need[:, None] - 1e-9)
-            size = self.sizes[at]
+            row, at = np.nonzero(sizes >= need[:, None] - 1e-9)
+        cell, size = mine[row], self.sizes[at]
         hops = self.hops
         first, last = cells.first[cell], cells.last[cell]
         run = self.space.run_ms(cells.work_ms[:, cell], size)
