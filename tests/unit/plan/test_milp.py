@@ -73,7 +73,7 @@ def everything(space: Space) -> Arcs:
     cells = space.cells
     need = np.maximum(cells.peak_mb, cells.floor_mb)
     cell, size = np.nonzero(space.sizes >= need[:, None] - 1e-9)
-    run = space.run_ms(cells.work_ms[:, cell], size)
+    run = space.run_ms(cells.work_ms[:, cell], size) + cells.wait_ms[cell]
     usd = space.cost_usd(size, run) + cells.hop_usd[cell]
     tail = [*cells.tail[cell].tolist(), *(f.tail for f in space.fixed)]
     head = [*cells.head[cell].tolist(), *(f.head for f in space.fixed)]
