@@ -177,7 +177,9 @@ def progress(label: str) -> Iterator[Callable[[float, str], None]]:
 
 ChannelName = Annotated[
     Channel | None,
-    Parameter(name="--channel", help="How tensors travel between functions, where that is not emulated."),
+    Parameter(
+        name="--channel", help="How tensors travel between functions; where that is emulated, as the catalogue has it."
+    ),
 ]
 StartName = Annotated[
     Start,

@@ -9,7 +9,8 @@ The products are linearised exactly, and by the partition: units in a row and a 
 they are chosen, stands for the product of all its x and its y. That is far stronger than an inequality per product, and
 it prices a partition whole: throttling and the bill's rounding, which no sum over units gets right, are in it. x and y
 are read off: unit i is in the partition whose run holds it. Of two blocks of the same run one that is beaten in cost
-and time is left out; no program would choose it.
+and time is left out; no program would choose it. So is a partition that shortest distances, with a price on the
+latency, show to be in no plan as cheap as one that is known; the solver gets the rest, and proves its optimum.
 
 Ours where the paper is silent or we go further: time, memory and weights by our profile, warm; in each partition the
 layout that is quickest where it fits; hops go as they are, no codec, no shards.
@@ -21,6 +22,7 @@ Where the catalogue of a platform has object storage, hops are its; elsewhere th
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -122,19 +124,28 @@ class Program:
 
     def quickest(self) -> tuple[int, ...]:
         """The partitions of least latency; none where there is no plan at all."""
-        arcs = self.arcs
-        sums = Sums(arcs.usd, arcs.ms, np.zeros(len(arcs.ms)))
-        stages, most = np.ones(len(arcs.ms), int), self.request.max_stages
-        found = Routes(arcs.states, arcs.tail, arcs.head, sums, stages=stages, most_stages=most).fastest()
+        found = self.routes.fastest()
         return found.arcs if found else ()
 
-    def solve(self, cap_ms: float, begin: tuple[int, ...]) -> Solved:
-        """The cheapest partitions within a latency, from some that keep it."""
-        most_ms = cap_ms - self.model.entry_ms
+    def solve(self, cap_ms: float, known: tuple[int, ...]) -> Solved:
+        """The cheapest partitions within a latency.
+
+        Args:
+            cap_ms: of the plan.
+            known: partitions that keep it: the answer where the solver has none in time.
+        """
+        most_ms, begun = cap_ms - self.model.entry_ms, time.monotonic()
+        bounds = self.routes.bounds(most_ms)
+        assert bounds, "there is a plan, and it has no bounds"
+        left = np.flatnonzero(self.routes.within(most_ms, bounds.upper_usd, bounds.multiplier))
+        part = Arcs(self.arcs.states, *(column[left] for column in self.arcs[1:]))
         most, seconds = self.request.max_stages, self.request.solver_s
-        found = cheapest(self.arcs, most_ms, most_stages=most, seconds=seconds, begin=begin)
-        assert found, "the solver lost the plan that it was given"
-        return found
+        found = cheapest(part, most_ms, most_stages=most, seconds=seconds)
+        taken = time.monotonic() - begun
+        if not found:
+            return Solved(known, math.fsum(self.arcs.usd[list(known)]), bounds.lower_usd, taken, False, len(left))
+        bound = max(found.bound_usd, min(bounds.lower_usd, found.usd))
+        return found._replace(arcs=tuple(left[list(found.arcs)].tolist()), bound_usd=bound, seconds=taken)
 
     def too_little_storage(self) -> InfeasiblePlan | None:
         """The error where temporary storage is what no plan keeps within; None where it is something else."""
@@ -171,21 +182,28 @@ class Program:
     def said(self, solved: Solved) -> str:
         """How it was solved, and what its hops are."""
         platform = self.model.platform
-        sizes = f"{len(self.sizes)} sizes" + ("" if self.space.free else f" at least {BLOCK_MB} MB apart")
-        how = (
-            f"of {len(self.arcs.tail)} partitions with a size, of {sizes}; {solver_name()} took {solved.seconds:.2f} s"
-        )
-        how += f", gap {solved.gap:.2%}"
+        apart = "" if self.space.free else f" at least {BLOCK_MB} MB apart"
+        said = [
+            f"of {len(self.arcs.tail)} partitions with a size ({len(self.sizes)} sizes{apart}) bounds left "
+            f"{solved.considered}; {solver_name()} took {solved.seconds:.2f} s, gap {solved.gap:.2%}"
+        ]
         if not solved.proven:
-            how += f" at its limit: --solver-s {self.request.solver_s * 4:g} may find a cheaper one"
+            said[0] += f" at its limit: --solver-s {self.request.solver_s * 4:g} may find a cheaper one"
         if platform.hop.channel in OBJECTS:
-            hops = f"hops through object storage ({platform.hop.channel})"
+            said.append(f"hops through object storage ({platform.hop.channel})")
         else:
-            hops = f"{platform.name} has no object storage in the catalogue: hops through {platform.hop.channel}"
-            hops += "" if platform.hop.emulated else ", or --channel s3"
-        return f"{how}; {hops}"
+            or_else = "" if platform.hop.emulated else ", or --channel s3"
+            said.append(f"the catalogue has no object storage: hops through {platform.hop.channel}{or_else}")
+        return "; ".join(said)
 
     # ------------------------------------------------------------------------------------------------ the program
+
+    @cached_property
+    def routes(self) -> Routes:
+        """The same as a graph, for what shortest distances say: if there is a plan, and what no good one can hold."""
+        arcs = self.arcs
+        sums, ones = Sums(arcs.usd, arcs.ms, np.zeros(len(arcs.ms))), np.ones(len(arcs.ms), int)
+        return Routes(arcs.states, arcs.tail, arcs.head, sums, stages=ones, most_stages=self.request.max_stages)
 
     @cached_property
     def arcs(self) -> Arcs:
@@ -202,7 +220,7 @@ class Program:
         quicker.
         """
         if self.space.free:
-            return np.arange(len(self.space.sizes))
+            return np.arange(len(self.space.sizes) - len(self.space.sold[-1]), len(self.space.sizes))
         kept = [0]
         for k, size in enumerate(self.space.sizes.tolist()):
             if size >= self.space.sizes[kept[-1]] + BLOCK_MB:
@@ -212,13 +230,16 @@ class Program:
     @cached_property
     def partitions(self) -> _Partitions:
         """Within memory, temporary storage and timeout; package and payload are the space's to heed."""
-        cells = self.space.cells
-        need = np.maximum(cells.peak_mb, cells.floor_mb)
+        cells, sizes = self.space.cells, self.space.sizes[self.sizes]
+        mine = np.flatnonzero(cells.share == cells.share.max(initial=0))  # of CPU what is asked for, and no less
+        need = np.maximum(cells.peak_mb, cells.floor_mb)[mine]
         if self.space.free:
-            cell, size = self.space.whole.cell, self.space.whole.low
+            least = np.searchsorted(sizes, need - 1e-9)
+            row = np.flatnonzero(least < len(sizes))
+            at = least[row]
         else:
-            cell, at = np.nonzero(self.space.sizes[self.sizes] >= need[:, None] - 1e-9)
-            size = self.sizes[at]
+            row, at = np.nonzero(sizes >= need[:, None] - 1e-9)
+        cell, size = mine[row], self.sizes[at]
         hops = self.hops
         first, last = cells.first[cell], cells.last[cell]
         run = self.space.run_ms(cells.work_ms[:, cell], size)

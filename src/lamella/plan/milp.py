@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import version
 from typing import Any, NamedTuple
@@ -40,6 +39,8 @@ class Solved(NamedTuple):
     seconds: float
     proven: bool
     """Whether bound and cost met; otherwise time was up."""
+    considered: int
+    """Arcs that the solver was given."""
 
     @property
     def gap(self) -> float:
@@ -87,7 +88,6 @@ def cheapest(
     *,
     most_stages: int | None = None,
     seconds: float = math.inf,
-    begin: Sequence[int] = (),
 ) -> Solved | None:
     """The cheapest route within a latency; None where there is none, or none was found in time.
 
@@ -96,7 +96,6 @@ def cheapest(
         most_ms: latency of the route, the sum of its arcs'.
         most_stages: arcs of the route.
         seconds: that the solver may take.
-        begin: a route within the bounds to begin with, by its arcs: then there is always an answer.
 
     Raises:
         MissingExtra: highspy is not installed.
@@ -110,10 +109,6 @@ def cheapest(
         highs.setOptionValue(name, value)
     scale = float(arcs.usd.max()) or 1.0
     highs.passModel(_program(library, arcs, arcs.usd / scale, most_ms, most_stages))
-    if begin:
-        start = library.HighsSolution()
-        start.col_value = np.isin(np.arange(len(arcs.tail)), begin).astype(float).tolist()
-        highs.setSolution(start)
     highs.run()
     ended, info = highs.getModelStatus(), highs.getInfo()
     if info.primal_solution_status != library.SolutionStatus.kSolutionStatusFeasible:
@@ -123,7 +118,7 @@ def cheapest(
     usd = math.fsum(arcs.usd[list(route)])
     bound = max(0.0, min(usd, info.mip_dual_bound * scale))
     proven = ended == library.HighsModelStatus.kOptimal
-    return Solved(route, usd, bound, time.monotonic() - begun, proven)
+    return Solved(route, usd, bound, time.monotonic() - begun, proven, len(arcs.tail))
 
 
 def _options(seconds: float) -> dict[str, Any]:

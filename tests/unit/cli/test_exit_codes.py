@@ -36,6 +36,7 @@ def test_help_lists_the_verbs_in_the_order_of_the_workflow(lamella: Lamella) -> 
         ((*PLAN, "--slo-ms", "soon"), "soon"),
         ((*PLAN, "--slo-ms", "0"), "--slo-ms is 0, it must be a finite number above zero"),
         ((*PLAN, "--slo-ms", "nan"), "--slo-ms is nan"),
+        ((*PLAN, "--planner", "amps-inf", "--solver-s", "0"), "--solver-s is 0, it must be a finite number above zero"),
         ((*PLAN, "--vcpu", "-1"), "--vcpu is -1"),
         ((*PLAN, "--batch", "0"), "--batch is 0"),
         ((*PLAN, "--max-stages", "0"), "--max-stages is 0"),
@@ -102,7 +103,7 @@ def test_a_file_that_is_no_model_is_an_error_of_the_model(lamella: Lamella, tmp_
 
 
 @pytest.mark.parametrize(
-    "planner", ["ort", "single", "uniform-2", "mopar", "exact", "gillis", "latency-greedy", "random-3"]
+    "planner", ["ort", "single", "uniform-2", "mopar", "exact", "amps-inf", "gillis", "latency-greedy", "random-3"]
 )
 def test_an_slo_out_of_reach_is_infeasible_and_says_what_would_do(lamella: Lamella, graph: Graph, planner: str) -> None:
     done = lamella(*PLAN, "--planner", planner, "--slo-ms", "0.001")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import IO
@@ -136,7 +137,7 @@ def test_profile_prints_a_row_for_each_unit(lamella: Lamella, graph: Graph, tmp_
 @pytest.mark.parametrize(
     "planner",
     [
-        *("ort", "ort-default", "single", "uniform-2", "mopar", "exact"),
+        *("ort", "ort-default", "single", "uniform-2", "mopar", "exact", "amps-inf"),
         *("gillis-no-shards", "latency-greedy-no-shards", "random-no-shards"),
     ],
 )
@@ -147,6 +148,16 @@ def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, wh
     assert plan["predicted"]["memory_mb"] == sum(f["memory_mb"] for f in plan["functions"])
     assert (plan["platform"], plan["planner"]) == (where, planner)
     assert len(plan["hops"]) == len(plan["functions"]) - 1
+
+
+def test_the_solver_s_time_and_gap_are_in_the_plan(lamella: Lamella, graph: Graph) -> None:
+    asked = ("--platform", "aws-lambda-2021", "--planner", "amps-inf", "--slo-ms", "500", "--solver-s", "30")
+    done = lamella("plan", MODEL, *asked)
+    assert done.code == 0
+    why = " ".join(done.out.split())
+    assert re.search(r"HiGHS [\d.]+ took \d+\.\d\d s, gap 0\.00%; hops through object storage \(s3\)", why)
+    through = lamella("plan", MODEL, "--platform", "aws-lambda", "--planner", "uniform-2", "--channel", "s3", "--json")
+    assert [hop["channel"] for hop in through.document["hops"]] == ["s3"]
 
 
 @pytest.fixture
