@@ -90,5 +90,5 @@ def test_without_results_it_says_so_and_changes_nothing(tmp_path: Path, capsys: 
     readme = tmp_path / "README.md"
     readme.write_text("as it was")
     assert picture.main(["--results", str(tmp_path / "none.json"), "--readme", str(readme)]) == 1
-    assert "benchmarks/twelve.py" in capsys.readouterr().err
+    assert "python -m benchmarks.twelve" in capsys.readouterr().err
     assert readme.read_text() == "as it was"
