@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from importlib.resources import files
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 from xml.sax.saxutils import escape
 
 from lamella.report.scales import LETTER_PX, tick, ticks
@@ -158,9 +158,7 @@ class _Frame(NamedTuple):
             line = f'<path clip-path="url(#plot)" fill="none" stroke="{colour}" d="{self.path(series.points)}"/>'
             return f'<g stroke-width="2">{line}</g>'
         titles = series.titles or [series.name] * len(series.points)
-        dots = [
-            _dot(*self.at(p), k, colour, title) for p, title in zip(series.points, titles, strict=True)
-        ]
+        dots = [_dot(*self.at(p), k, colour, title) for p, title in zip(series.points, titles, strict=True)]
         return "\n".join(dots)
 
 
