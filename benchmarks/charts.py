@@ -38,16 +38,15 @@ class Axis(NamedTuple):
         return (value - self.low) / (self.high - self.low)
 
     def marks(self) -> list[float]:
-        """Round values to write at it: powers of ten, thinned out, of a logarithmic one."""
-        if not self.log:
+        """Round values to write at it: powers of ten, thinned out, of a logarithmic one that spans two of them."""
+        decades = math.log10(self.high / self.low) if self.log else 0.0
+        if decades < 1:
             return ticks(self.low, self.high, 6)
         first, last = math.ceil(math.log10(self.low) - 1e-9), math.floor(math.log10(self.high) + 1e-9)
-        if last - first < 2:
-            return [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5) if self._holds(m * 10.0**e)]
+        if decades < 3:
+            marks = [m * 10.0**e for e in range(first - 1, last + 1) for m in (1, 2, 5)]
+            return [m for m in marks if self.low * (1 - 1e-9) <= m <= self.high * (1 + 1e-9)]
         return [10.0**e for e in range(first, last + 1, max(1, (last - first) // 8))]
-
-    def _holds(self, value: float) -> bool:
-        return self.low * (1 - 1e-9) <= value <= self.high * (1 + 1e-9)
 
     def label(self, value: float) -> str:
         """A value as it is written at it."""
@@ -201,6 +200,7 @@ def _legend(rows: Sequence[Sequence[tuple[int, str, float]]]) -> Iterator[str]:
 def _style() -> str:
     colours = (files("lamella.report") / "templates" / "colours.css").read_text()
     return (
-        f"{colours}\n.title {{ font-weight: 600 }} svg .soft {{ fill: var(--soft) }} "
+        f"{colours}\nsvg text {{ font: 12px system-ui, 'DejaVu Sans', sans-serif; fill: var(--ink) }} "
+        "svg .title { font-weight: 600; font-size: 15px } svg .soft { fill: var(--soft) } "
         ".hair { stroke: var(--hair); fill: none } .guide { stroke: var(--soft); fill: none }"
     )

@@ -38,8 +38,8 @@ def page(cases: Sequence[Case]) -> str:
         lines += [
             "## Cases",
             "",
-            "Of the others what they cost over `exact`; `=` is the same plan, `late` a p95 beyond the SLO, `-` no plan, "
-            "for the reason that is said at the end.",
+            "Of the others what they cost over `exact`; `=` is the same plan, `late` a p95 beyond the SLO, `-` no "
+            "plan, for the reason that is said at the end.",
             "",
         ]
     for rules, factor in _groups(cases):
