@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from benchmarks.charts import Axis, Guide, Series, chart
 from benchmarks.models import Error, between, geometric, mean_errors, prediction_error
-from benchmarks.quality_cases import CONTENDERS, LEAST_ROUNDS, OTHERS, Case
+from benchmarks.quality_cases import CONTENDERS, LEAST_ROUNDS, OTHERS, Case, places
 from lamella.compare.paired import Difference, difference
 from lamella.compare.record import PlanRecord
 
@@ -60,9 +60,10 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
             f"onnxruntime {machine.onnxruntime}, limits {limits}."
         )
     measured = sum(c.measured for c in cases)
+    planned = f", {len(cases) - measured} more are planned and in brackets" if measured < len(cases) else ""
     return [
-        f"Printed by `python -m benchmarks.quality`. {on} {measured} of {len(cases)} cases are measured; figures of "
-        "the others are in brackets: as planned, from the same profiles, and not deployed.",
+        f"Printed by `python -m benchmarks.quality`. {on} {measured} of {max(len(cases), len(places()))} cases are "
+        f"measured{planned}. What is in brackets is of plans from the same profiles, and was not deployed.",
         "",
         "A case is a model on a platform's rules within an SLO: so many times the p95 of `single`, the tuned single "
         "function with no SLO, measured by itself beforehand (where it is not yet: the latency that its plan predicts, "
