@@ -47,7 +47,8 @@ PLANNERS = {
     "aws-lambda": ("ort", "single", "mopar", "exact", "mopar-no-codec"),
 }
 BASES = ("ort", "single")
-"""What `mopar` is held against."""
+"""What they are held against."""
+BEST = ("mopar", "exact")
 HEAD = (
     "| model | plan | stages | functions | $/million | 95 % | cheaper than ort | than single | p50 ms | to ort | p95 "
     "| vCPU-s | billed MB-s | resident MB-s | efficiency | of resident | error | predicted ms | MB | noisy rounds |"
@@ -155,7 +156,16 @@ def compared(records: Mapping[str, Comparison]) -> list[Plans]:
     found = [{p.planner: p for p in r.plans} for r in records.values()]
     found = [plans for plans in found if {*BASES, "mopar"} <= plans.keys()]
     # where the answer is one function it is the very plan of `single`: what sets them apart in a run is luck
-    return [{**plans, "mopar": plans["single"]} if plans["mopar"].stages == 1 else plans for plans in found]
+    return [
+        {n: plans["single"] if n in BEST and _alone(p, plans["single"]) else p for n, p in plans.items()}
+        for plans in found
+    ]
+
+
+def _alone(plan: PlanRecord, single: PlanRecord) -> bool:
+    """Whether a plan is the single function's; `exact` may choose another size for it."""
+    sizes = [[(f.planned_mb, f.cpu) for f in p.functions] for p in (plan, single)]
+    return plan.stages == 1 and (plan.planner == "mopar" or sizes[0] == sizes[1])
 
 
 def means(found: Sequence[Plans], base: str, planner: str = "mopar") -> Means:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from xml.etree import ElementTree
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -92,7 +93,7 @@ def test_seldom_requests_pay_the_longest_start_of_every_function() -> None:
 
 def test_the_page_and_its_figures_come_from_the_results_alone(tmp_path: Path) -> None:
     results = tmp_path / "hosted.json"
-    results.write_bytes(hosted.msgspec.json.encode(hosted.Results(offers={"vgg19": offer()})))
+    results.write_bytes(msgspec.json.encode(hosted.Results(offers={"vgg19": offer()})))
     hosted.main(["--page-only", "--results", str(results), "--docs", str(tmp_path)])
     text = (tmp_path / hosted.PAGE).read_text()
     flip = 0.085 / 3600 / 2e-6
