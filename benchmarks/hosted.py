@@ -5,8 +5,8 @@ an instance is paid while it idles, a function is not. Nothing is deployed here:
 own profile, and the instance's throughput is that of the same profile.
 
 *Serverless*, by the hour: every request pays its plan. Requests are a Poisson process; one that finds its functions
-expired (none came for as long as idle instances are kept) pays a start of each function besides, the longest the
-platform allows: its bill is bounded, not guessed. Instances that start because requests overlap are not counted.
+expired (none came for as long as idle instances are kept) pays a start of each function besides. Instances that start
+because requests overlap are not counted.
 
 *Hosted*, by the hour: as many instances as the rate needs, at least one. An instance answers one request at a time
 on all its cores, or one on each core as if they did not slow each other (that favours it), whichever is more; and it is
@@ -34,7 +34,6 @@ from lamella import documents
 from lamella.documents import Document
 from lamella.errors import LamellaError
 from lamella.machine import Machine
-from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
 from lamella.platforms import Platform, platform
@@ -63,7 +62,7 @@ MADE_BY = "python -m benchmarks.hosted"
 
 
 class Way(msgspec.Struct, frozen=True):
-    """A serverless plan: what a request costs, and what a start of all its functions costs at most besides."""
+    """A serverless plan: what a request costs, and what a start of all its functions costs besides."""
 
     functions: int
     latency_ms: float
@@ -102,12 +101,11 @@ def offer(it: Subject) -> Offer:
         except LamellaError as error:
             failed[name] = str(error)
             continue
-        ways[name] = Way(
-            len(plan.functions),
-            plan.predicted.latency_ms,
-            plan.predicted.cost_usd_per_million / 1e6,
-            start_usd(plan, it.platform),
-        )
+        if plan.cold is None:
+            failed[name] = f"what starts cost on {it.platform.name} is not known"
+            continue
+        predicted, starts = plan.predicted, plan.cold.usd_per_million_starts
+        ways[name] = Way(len(plan.functions), predicted.latency_ms, predicted.cost_usd_per_million / 1e6, starts / 1e6)
     machine = platform(HOSTED)
     assert machine.node
     alone, beside = (
@@ -123,15 +121,6 @@ def offer(it: Subject) -> Offer:
         machine=it.profile.machine,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d"),
     )
-
-
-def start_usd(plan: Plan, rules: Platform) -> float:
-    """What starting every function of a plan costs at most: the longest start there is, billed as a run is."""
-    if not rules.billing.init_billed.value or rules.limits.init_s is None:
-        return 0.0
-    longest_ms = rules.limits.init_s.value * 1000
-    fee = rules.billing.usd_per_request.value
-    return sum(rules.cost_usd(f.memory_mb, longest_ms, f.vcpu) - fee for f in plan.functions)
 
 
 class Instance(NamedTuple):
@@ -245,9 +234,8 @@ def page(offers: Mapping[str, Offer], usd_per_hour: float) -> str:
         "",
         f"Up to which rate of requests is a plan on {rules.title} cheaper than a {hosted.title} at "
         f"${usd_per_hour:g} an hour ({hosted.node.usd_per_hour.source})? Requests are a Poisson process. A request "
-        "pays its plan, and where no other came in the "
-        f"{rules.start.keep_alive_s.value:g} s before, the start of every function besides, as if it took the longest "
-        "the platform allows. An instance answers one request at a time on all cores, or one on each as if they did "
+        f"pays its plan, and where no other came in the {rules.start.keep_alive_s.value:g} s before, the start of "
+        "every function besides. An instance answers one request at a time on all cores, or one on each as if they did "
         f"not slow each other, whichever is more, and is busy for at most {UTILISATION:.0%} of its time; with the rate "
         "their number grows. Batch 1. The instance is taken to be as quick as the profiled machine, and a vCPU of the "
         "functions too.",
@@ -295,18 +283,19 @@ def _rate(per_s: float) -> str:
 
 def _table(offers: Mapping[str, Offer], way: str, usd_per_hour: float) -> list[str]:
     lines = [
-        f"| model | functions | $/million | ms | hosted ms, waiting | an instance answers | saves {CLAIM:.0%} up to "
-        "| saves half up to | hosting is cheaper from | always from | saves at 1 a minute | at 1 a second |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        f"| model | functions | $/million | of starts | ms | hosted ms, waiting | an instance answers | saves {CLAIM:.0%} "
+        "up to | saves half up to | hosting is cheaper from | always from | saves at 1 a minute | at 1 a second |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, one in offers.items():
         if way not in one.ways:
-            lines.append(f"| {name} | {one.failed[way].splitlines()[0]} |" + " |" * 10)
+            lines.append(f"| {name} | {one.failed[way].splitlines()[0]} |" + " |" * 11)
             continue
         m, there = market(one, way, usd_per_hour), instance(one, platform(HOSTED))
         first, last = (f"{r:.3g}/s" for r in m.flips) if m.flips else ("never", "never")
         lines.append(
-            f"| {name} | {m.way.functions} | {m.way.request_usd * 1e6:.4g} | {m.way.latency_ms:.1f} "
+            f"| {name} | {m.way.functions} | {m.way.request_usd * 1e6:.4g} | {m.way.start_usd * 1e6:.4g} "
+            f"| {m.way.latency_ms:.1f} "
             f"| {there.latency_ms:.1f} + {there.waiting_ms:.1f} | {there.capacity:.3g}/s | {m.upto(CLAIM):.3g}/s "
             f"| {m.upto(0.5):.3g}/s | {first} | {last} | {m.saving(1 / 60):.1%} | {m.saving(1.0):.1%} |"
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 from lamella.compare.record import PlanRecord
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
-from lamella.plan.document import Plan
+from lamella.plan.document import Plan, Predicted
 from lamella.platforms import Platform, platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
@@ -54,6 +55,11 @@ def decided(plan: Plan) -> object:
         plan.shards,
         plan.at_once,
     )
+
+
+def p95_ms(predicted: Predicted) -> float:
+    """The 95th percentile of latency by its predicted mean and deviation, as `exact` holds it to an SLO."""
+    return predicted.latency_ms + NormalDist().inv_cdf(0.95) * predicted.deviation_ms
 
 
 class Error(NamedTuple):

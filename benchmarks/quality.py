@@ -8,7 +8,7 @@ all take turns in at least ten rounds. A contender without a plan is listed with
 Each case is a file of its own in `benchmarks/results/quality/`, written as soon as it is known: run it again and it
 goes on, delete a file and that case is taken again. Cases come in the order of what they tell. Let the machine do
 nothing else meanwhile. `--plan-only` makes the plans of what is not measured yet, by the p95 that was measured for
-`single` or else by the latency that is predicted for it, and labels them so. The page is `docs/benchmarks-quality.md`.
+`single` or else by the one that is predicted for it, and labels them so. The page is `docs/benchmarks-quality.md`.
 
     python -m benchmarks.quality --time-s 3600                  start no new case after an hour
     python -m benchmarks.quality --only vgg19/openfaas/1x       one case; vgg19, or vgg19/openfaas: all of its cases
@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.models import subject
+from benchmarks.models import p95_ms, subject
 from benchmarks.quality_cases import CONTENDERS, Base, Case, Place, chosen, draw_up, measure_case, places
 from benchmarks.quality_page import write
 from lamella import documents
@@ -78,7 +78,7 @@ class Campaign:
             return Base(record.plans[0].latency_ms.p95, measured=True)
         it = self._subject(place.model, place.platform)
         plan = make_plan(it.graph, it.profile, it.platform, "single", given=it.given)
-        return Base(plan.predicted.latency_ms, measured=False)
+        return Base(p95_ms(plan.predicted), measured=False)
 
     def take(self, place: Place, *, measuring: bool) -> Case:
         """Plan the case, or measure it, and keep it."""
@@ -105,7 +105,7 @@ def said(case: Case) -> str:
         if plan:
             costs.append(f"{contender} {plan.cost_usd_per_million:.4g} $ p95 {plan.latency_ms.p95:.1f}")
         elif promise and not case.measured:
-            costs.append(f"({contender} {promise.cost_usd_per_million:.4g} $ {promise.latency_ms:.1f})")
+            costs.append(f"({contender} {promise.cost_usd_per_million:.4g} $ p95 {promise.p95_ms:.1f})")
         else:
             costs.append(f"{contender} -")
     return f"{case.place}: SLO {case.slo_ms:.1f} ms; {', '.join(costs)}"

@@ -13,11 +13,9 @@ from hypothesis import strategies as st
 from benchmarks import hosted
 from benchmarks.hosted import Instance, Market, Offer, Way, instance, market, page
 from lamella.machine import this_machine
-from lamella.plan.make import make_plan
 from lamella.platforms import platform
-from tests.unit.plan.synthetic import Made, graph_of, profile_of
 
-LAMBDA, INSTANCE = platform("aws-lambda"), platform("hosted")
+INSTANCE = platform("hosted")
 MARKETS = st.builds(
     Market,
     st.builds(Way, st.just(3), st.just(100.0), st.floats(1e-6, 1e-4), st.just(0.0)),
@@ -80,12 +78,7 @@ def test_waiting_on_one_lane_is_that_of_a_queue_with_equal_services() -> None:
     assert Instance(14.0, 100.0, 2).waiting_ms == pytest.approx(100 * 0.5764706 / (2 * 0.3) / 2)  # Erlang C(2, 1.4)
 
 
-def test_seldom_requests_pay_the_longest_start_of_every_function() -> None:
-    units = tuple(Made(weights_mb=100, out_mb=0.1, time_ms=30) for _ in range(4))
-    graph = graph_of(units)
-    plan = make_plan(graph, profile_of(graph, units), LAMBDA, "uniform-2", given="x")
-    memory_gb = sum(f.memory_mb for f in plan.functions) / 1024
-    assert hosted.start_usd(plan, LAMBDA) == pytest.approx(memory_gb * 10 * LAMBDA.billing.usd_per_gb_s.value)
+def test_seldom_requests_pay_the_start_of_every_function_and_frequent_ones_none() -> None:
     m = market(offer(), "exact", 0.085)
     assert m.serverless(1e-6) == pytest.approx(3600 * 1e-6 * (2e-6 + 3e-4), rel=1e-3)
     assert m.serverless(1.0) == pytest.approx(3600 * 2e-6)

@@ -46,7 +46,7 @@ def case(model: str, plans: list[PlanRecord], *, same: dict[str, str] | None = N
         base=Base(110.0, measured=True),
         slo_ms=110.0 * factor,
         stands=stands,
-        promised=dict.fromkeys(stands, Promise(1, 1, 100.0, 1.0)),
+        promised=dict.fromkeys(stands, Promise(1, 1, 100.0, 105.0, 1.0)),
         failed={"gillis": "no planner 'gillis'; there are others\n  try: another"},
         measured=True,
         record=comparison("openfaas", plans),
@@ -71,6 +71,10 @@ def test_a_loss_beyond_the_paired_interval_is_told_and_one_within_it_or_of_few_r
     dear = case("vgg19", [ran("exact", [80], 2.1, 105.0), ran("mopar", [70], 2.0, 105.0)])
     assert any("**1** of 1 comparisons:" in line for line in lines([dear]))
     assert any(line.strip().startswith("- vgg19/openfaas/1x to `mopar`: +5.0% (") for line in lines([dear]))
+    late = case("vgg19", [ran("exact", [80], 2.1, 105.0), ran("mopar", [70], 2.0, 115.0)])
+    assert any(
+        "**1** of 1 comparisons, in 1 of them to one whose p95 is beyond the SLO:" in line for line in lines([late])
+    )
     loud = case("vgg19", [ran("exact", [80], 2.02, 105.0), ran("mopar", [70], 2.0, 105.0, NOISE[::-1])])
     assert any("**0** of 1 comparisons." in line for line in lines([loud]))
     few = case("vgg19", [ran("exact", [80], 2.1, 105.0, NOISE[:9]), ran("mopar", [70], 2.0, 105.0, NOISE[:9])])
@@ -85,10 +89,10 @@ def test_what_is_only_planned_is_in_brackets() -> None:
         base=Base(50.0, measured=False),
         slo_ms=50.0,
         stands={"exact": "exact", "single": "exact", "ort": "ort"},
-        promised={n: Promise(1, 3, 49.0, cost) for n, cost in (("exact", 2.0), ("single", 2.0), ("ort", 5.0))},
+        promised={n: Promise(1, 3, 48.0, 49.0, cost) for n, cost in (("exact", 2.0), ("single", 2.0), ("ort", 5.0))},
     )
     found = lines([planned])
-    assert "| gcn | (50.0) | (2) | | (3) | (49.0) |  | (2.50x) | (=) | - | - | - | - | |" in found
+    assert "| gcn | (50.0) | (2) | | (3) | (48.0) | (49.0) | (2.50x) | (=) | - | - | - | - | |" in found
     assert any("0 of 54 cases are measured, 1 more are planned and in brackets" in line for line in found)
     assert not any(line.startswith("## What it comes to") for line in found)
 
