@@ -283,8 +283,9 @@ def _rate(per_s: float) -> str:
 
 def _table(offers: Mapping[str, Offer], way: str, usd_per_hour: float) -> list[str]:
     lines = [
-        f"| model | functions | $/million | of starts | ms | hosted ms, waiting | an instance answers | saves {CLAIM:.0%} "
-        "up to | saves half up to | hosting is cheaper from | always from | saves at 1 a minute | at 1 a second |",
+        "| model | functions | $/million | of starts | ms | hosted ms, waiting | an instance answers | saves "
+        f"{CLAIM:.0%} up to | saves half up to | hosting is cheaper from | always from | saves at 1 a minute "
+        "| at 1 a second |",
         "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for name, one in offers.items():
