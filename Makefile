@@ -57,7 +57,9 @@ check: $(VENV)/.dev ## format, lint, types, imports
 
 bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python benchmarks/main_job.py $(ARGS)
-	$(BIN)/python benchmarks/twelve.py
+	$(BIN)/python -m benchmarks.twelve
+	$(BIN)/python -m benchmarks.quality
+	$(BIN)/python -m benchmarks.hosted
 	$(BIN)/python benchmarks/codecs.py
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.store_outputs

@@ -13,7 +13,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.twelve import BASES, MODELS, PLANNERS, RESULTS, Results, answer, compared, load, means, nodes
+from benchmarks.models import MODELS
+from benchmarks.twelve import BASES, PLANNERS, RESULTS, Results, answer, compared, load, means, nodes
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.report import staircase_svg
 
@@ -120,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     results = load(options.results)
     drawn = results.measured.get(f"{DRAWN} {OWN}")
     if not any(key.endswith(f" {OWN}") for key in results.measured):
-        print(f"no results in {options.results} yet: run `python benchmarks/twelve.py` first", file=sys.stderr)
+        print(f"no results in {options.results} yet: run `python -m benchmarks.twelve` first", file=sys.stderr)
         return 1
     part = table(results)
     if drawn:

@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 import onnxruntime as ort
 
+from benchmarks.models import KINDS
 from benchmarks.store import daemon
-from benchmarks.twelve import KINDS
 from lamella import documents
 from lamella.deploy.local import Deployment
 from lamella.graph.load import import_model

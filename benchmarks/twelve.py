@@ -1,9 +1,9 @@
-"""MOPAR's claim on twelve models of four kinds: `python benchmarks/twelve.py`.
+"""MOPAR's claim on twelve models of four kinds: `python -m benchmarks.twelve`.
 
 Compares, on every platform's rules and under enforced limits, what people deploy today (`ort`), one function of our own
-package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart from memory), and `mopar`; and `mopar`
-without one of its parts, unless that is the same plan. 1 vCPU per function and at most as many busy at once as this
-machine has cores, one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each
+package (`single`), the same with 2 vCPU (`single@2`, where CPU is chosen apart from memory), `mopar` and `exact`; and
+`mopar` without one of its parts, unless that is the same plan. 1 vCPU per function and at most as many busy at once as
+this machine has cores, one request at a time, warm, batch 1. Results go to `benchmarks/results/twelve.json` after each
 model, so an interrupted run goes on where it stopped; the tables go to `docs/benchmarks-twelve.md`. Let the machine do
 nothing else meanwhile. First every plan is made, in minutes where the profiles are there: what is not measured yet is
 shown as planned.
@@ -12,7 +12,6 @@ shown as planned.
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,36 +19,36 @@ from typing import NamedTuple
 
 import msgspec
 
+from benchmarks.models import (
+    MODELS,
+    Subject,
+    between,
+    decided,
+    geometric,
+    mean_errors,
+    prediction_error,
+    subject,
+)
 from lamella.compare.compare import Settings, compare
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.errors import LamellaError
-from lamella.graph.load import import_model
-from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
-from lamella.platforms import Platform, platform
-from lamella.profile.document import Profile
-from lamella.profile.measure import measure, threads_needed
+from lamella.platforms import platform
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results" / "twelve.json"
 PAGE = ROOT / "docs" / "benchmarks-twelve.md"
-KINDS = {
-    "convolutional": ("vgg19", "resnet50", "inception-v3"),
-    "transformer": ("bert-base", "vit-large", "gpt2-medium"),
-    "recurrent": ("lstm-2048", "bilstm", "gru-seq2seq"),
-    "graph, recommendation": ("gcn", "dlrm", "deepfm"),
-}
-MODELS = tuple(name for names in KINDS.values() for name in names)
 ABLATIONS = ("mopar-no-shards", "mopar-no-similarity", "mopar-no-shared-memory", "mopar-no-codec")
 PLANNERS = {
-    "openfaas": ("ort", "single", "single@2", "mopar", *ABLATIONS[:3]),
-    "cloud-run": ("ort", "single", "single@2", "mopar", "mopar-no-codec"),
-    "azure-consumption": ("ort", "single", "mopar", "mopar-no-codec"),
-    "aws-lambda": ("ort", "single", "mopar", "mopar-no-codec"),
+    "openfaas": ("ort", "single", "single@2", "mopar", "exact", *ABLATIONS[:3]),
+    "cloud-run": ("ort", "single", "single@2", "mopar", "exact", "mopar-no-codec"),
+    "azure-consumption": ("ort", "single", "mopar", "exact", "mopar-no-codec"),
+    "aws-lambda": ("ort", "single", "mopar", "exact", "mopar-no-codec"),
 }
 BASES = ("ort", "single")
-"""What `mopar` is held against."""
+"""What they are held against."""
+BEST = ("mopar", "exact")
 HEAD = (
     "| model | plan | stages | functions | $/million | 95 % | cheaper than ort | than single | p50 ms | to ort | p95 "
     "| vCPU-s | billed MB-s | resident MB-s | efficiency | of resident | error | predicted ms | MB | noisy rounds |"
@@ -58,21 +57,19 @@ HEAD = (
 
 def run_model(name: str, rules: str, requests: int) -> Comparison:
     """One model on one platform's rules, all planners in turns; ablations that plan the same are left out."""
-    rule = platform(rules)
-    graph = import_model(f"zoo:{name}")
-    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
-    whole = _decided(graph, profile, rule, name, "mopar")
-    planners = [p for p in PLANNERS[rules] if p not in ABLATIONS or _decided(graph, profile, rule, name, p) != whole]
-    return compare(graph, profile, rule, Settings(given=f"zoo:{name}", planners=tuple(planners), requests=requests))
+    it = subject(name, rules)
+    whole = _decided(it, "mopar")
+    planners = [p for p in PLANNERS[rules] if p not in ABLATIONS or _decided(it, p) != whole]
+    settings = Settings(given=it.given, planners=tuple(planners), requests=requests)
+    return compare(it.graph, it.profile, it.platform, settings)
 
 
-def _decided(graph: Graph, profile: Profile, rule: Platform, name: str, planner: str) -> object:
+def _decided(it: Subject, planner: str) -> object:
     """What a plan decides; None where there is none."""
     try:
-        plan = make_plan(graph, profile, rule, planner, given=f"zoo:{name}")
+        return decided(make_plan(it.graph, it.profile, it.platform, planner, given=it.given))
     except LamellaError:
         return None
-    return plan.channel if len(plan.functions) > 1 else "", plan.functions, plan.hops, plan.shards, plan.at_once
 
 
 class Planned(msgspec.Struct, frozen=True):
@@ -104,12 +101,10 @@ def load(path: Path = RESULTS) -> Results:
 
 def plan_model(name: str, rules: str) -> Planned:
     """What `mopar` plans, and what `single` would cost."""
-    rule = platform(rules)
-    graph = import_model(f"zoo:{name}")
-    profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
+    it = subject(name, rules)
 
     def made(planner: str) -> Plan:
-        return make_plan(graph, profile, rule, planner, given=f"zoo:{name}")
+        return make_plan(it.graph, it.profile, it.platform, planner, given=it.given)
 
     try:
         plan = made("mopar")
@@ -126,7 +121,7 @@ def row(name: str, plan: PlanRecord, base: Mapping[str, PlanRecord]) -> str:
     """One line of a table."""
     cheaper = [f"{base[b].cost_usd_per_million / plan.cost_usd_per_million:.2f}x" for b in BASES if b in base]
     slower = f"{plan.latency_ms.p50 / base['ort'].latency_ms.p50:.3f}" if "ort" in base else ""
-    latency, memory = _errors(plan)
+    latency, memory = prediction_error(plan)
     return (
         f"| {name} | {plan.planner} | {plan.stages} | {len(plan.functions)} | {plan.cost_usd_per_million:.4g} "
         f"| {plan.cost_low:.4g}-{plan.cost_high:.4g} | {' | '.join(cheaper)} | {plan.latency_ms.p50:.1f} | {slower} "
@@ -137,18 +132,8 @@ def row(name: str, plan: PlanRecord, base: Mapping[str, PlanRecord]) -> str:
     )
 
 
-def _errors(plan: PlanRecord) -> tuple[float, float]:
-    """Of predicted latency, and of the functions' peaks on average."""
-    peaks = [f.predicted_peak_mb / f.peak_mb - 1 for f in plan.functions]
-    return plan.predicted.latency_ms / plan.latency_ms.p50 - 1, sum(peaks) / len(peaks)
-
-
-def _geometric(values: Sequence[float]) -> float:
-    return math.exp(sum(map(math.log, values)) / len(values))
-
-
 class Means(NamedTuple):
-    """`mopar` against a baseline over several models."""
+    """A planner against a baseline over several models."""
 
     models: int
     cheaper: float
@@ -171,16 +156,25 @@ def compared(records: Mapping[str, Comparison]) -> list[Plans]:
     found = [{p.planner: p for p in r.plans} for r in records.values()]
     found = [plans for plans in found if {*BASES, "mopar"} <= plans.keys()]
     # where the answer is one function it is the very plan of `single`: what sets them apart in a run is luck
-    return [{**plans, "mopar": plans["single"]} if plans["mopar"].stages == 1 else plans for plans in found]
+    return [
+        {n: plans["single"] if n in BEST and _alone(p, plans["single"]) else p for n, p in plans.items()}
+        for plans in found
+    ]
 
 
-def means(found: Sequence[Plans], base: str) -> Means:
-    """`mopar` against a baseline."""
-    pairs = [(p["mopar"], p[base]) for p in found]
+def _alone(plan: PlanRecord, single: PlanRecord) -> bool:
+    """Whether a plan is the single function's; `exact` may choose another size for it."""
+    sizes = [[(f.planned_mb, f.cpu) for f in p.functions] for p in (plan, single)]
+    return plan.stages == 1 and (plan.planner == "mopar" or sizes[0] == sizes[1])
+
+
+def means(found: Sequence[Plans], base: str, planner: str = "mopar") -> Means:
+    """A planner against a baseline."""
+    pairs = [(p[planner], p[base]) for p in found]
     return Means(
         models=len(pairs),
-        cheaper=_geometric([b.cost_usd_per_million / a.cost_usd_per_million for a, b in pairs]),
-        p50=_geometric([a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs]),
+        cheaper=geometric([b.cost_usd_per_million / a.cost_usd_per_million for a, b in pairs]),
+        p50=geometric([a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs]),
         slower=sum(a.latency_ms.p50_low > b.latency_ms.p50_high for a, b in pairs),
         points=sum(100 * (a.efficiency.billed - b.efficiency.billed) for a, b in pairs) / len(pairs),
         relative=sum(a.efficiency.billed / b.efficiency.billed - 1 for a, b in pairs) / len(pairs),
@@ -194,17 +188,15 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
         return []
     lines = []
     for base in BASES:
-        m = means(found, base)
-        lines.append(
-            f"- to `{base}`: cost **{m.cheaper:.2f}x** lower, p50 **{m.p50:.3f}** of it ({m.slower} of {m.models} "
-            f"models got slower beyond the 95 % intervals), resource efficiency {m.points:+.1f} points, "
-            f"{m.relative:+.0%} relative on average."
-        )
-    errors = [_errors(plan) for plans in found for name, plan in plans.items() if not name.startswith("ort")]
-    divided = [_errors(p["mopar"]) for p in found if p["mopar"].stages > 1]
+        lines.append(f"- to `{base}`: {against(means(found, base))}")
+    exact = [p for p in found if "exact" in p]
+    if exact:  # results of before it have none
+        lines += [f"- `exact` to `{base}`: {against(means(exact, base, 'exact'))}" for base in (*BASES, "mopar")]
+    errors = [prediction_error(plan) for plans in found for name, plan in plans.items() if not name.startswith("ort")]
+    divided = [prediction_error(p["mopar"]) for p in found if p["mopar"].stages > 1]
     for what, those in (("all plans of lamella", errors), ("divided plans", divided)):
         if those:
-            latency, memory = (sum(abs(e[k]) for e in those) / len(those) for k in (0, 1))
+            latency, memory = mean_errors(those)
             lines.append(
                 f"- prediction error over {len(those)} {what}: latency {latency:.1%}, memory of a function {memory:.1%}"
             )
@@ -218,6 +210,15 @@ def summary(records: Mapping[str, Comparison]) -> list[str]:
     return [*lines, *(f"- {line}" for line in nodes(found))]
 
 
+def against(m: Means) -> str:
+    """What a planner saves and costs against a baseline."""
+    return (
+        f"cost **{m.cheaper:.2f}x** lower, p50 **{m.p50:.3f}** of it ({m.slower} of {m.models} "
+        f"models got slower beyond the 95 % intervals), resource efficiency {m.points:+.1f} points, "
+        f"{m.relative:+.0%} relative on average."
+    )
+
+
 def nodes(found: Sequence[Plans]) -> list[str]:
     """What nodes that are paid by the hour answer, where the platform's functions have some."""
     packed = [(p["mopar"].packing, p["single"].packing) for p in found]
@@ -228,7 +229,7 @@ def nodes(found: Sequence[Plans]) -> list[str]:
     bound = sum(a.bound == "vcpu" for a, _ in pairs)
     return [
         f"requests that a node paid by the hour answers: {min(ratios):.2f} to {max(ratios):.2f} of `single`'s, "
-        f"geometric mean {_geometric(ratios):.2f}; it runs out of vCPU first for {bound} of {len(pairs)} models."
+        f"geometric mean {geometric(ratios):.2f}; it runs out of vCPU first for {bound} of {len(pairs)} models."
     ]
 
 
@@ -243,8 +244,8 @@ def ablations(records: Mapping[str, Comparison], planners: Sequence[str]) -> lis
             costs = [a.cost_usd_per_million / b.cost_usd_per_million for a, b in pairs] + same
             p50 = [a.latency_ms.p50 / b.latency_ms.p50 for a, b in pairs] + same
             lines.append(
-                f"| {name.removeprefix('mopar-no-')} | {len(found)} | {len(pairs)} | {_geometric(costs):.2f}x "
-                f"| {max(costs):.2f}x | {_geometric(p50):.3f} |"
+                f"| {name.removeprefix('mopar-no-')} | {len(found)} | {len(pairs)} | {geometric(costs):.2f}x "
+                f"| {max(costs):.2f}x | {geometric(p50):.3f} |"
             )
     return lines
 
@@ -284,12 +285,12 @@ def _answer(plan: Planned) -> str:
 def page(results: Results) -> str:
     """`docs/benchmarks-twelve.md`."""
     first = next(iter(results.measured.values()))
-    machine, dates = first.machine, sorted({r.date for r in results.measured.values()})
+    machine, dates = first.machine, between(r.date for r in results.measured.values())
     limits = "not enforced" if first.limits_reason else "enforced"
     lines = [
         "# Twelve models, four platforms",
         "",
-        f"Printed by `benchmarks/twelve.py` on {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}: {machine.cpu}, "
+        f"Printed by `benchmarks/twelve.py` on {dates}: {machine.cpu}, "
         f"{machine.cores} cores, {machine.isa}, onnxruntime {machine.onnxruntime}. Limits {limits}, one request at a "
         f"time, warm, batch 1, 1 vCPU per function where it is chosen, and at most {machine.cores} vCPU busy at once. "
         "All plans of a row took turns in one run. Weights are random; time and memory do not depend on them. "

@@ -8,62 +8,21 @@ import pytest
 
 from benchmarks import picture, twelve
 from lamella.compare import record
-from lamella.machine import this_machine
-from lamella.plan.document import Predicted
+from tests.docs.records import comparison, plan
 
 
-def plan(name: str, sizes: list[int], run_ms: float, cost: float) -> record.PlanRecord:
-    functions = tuple(
-        record.FunctionRecord(f"stage-{k}", size, 1.0, size, size, size, run_ms / len(sizes), run_ms / len(sizes))
-        for k, size in enumerate(sizes)
-    )
-    return record.PlanRecord(
-        planner=name,
-        stages=len(sizes),
-        functions=functions,
-        latency_ms=record.Latency(run_ms, run_ms, 900.0, run_ms, run_ms),
-        cold_split_ms=record.ColdSplit(1.0, 2.0, 3.0, 4.0, 5.0),
-        cost_usd_per_million=cost,
-        cost_low=cost,
-        cost_high=cost,
-        vcpu_s=run_ms / 1000,
-        memory_time_mb_s=record.MemoryTime(sum(sizes) / len(sizes) * run_ms / 1000, 1.0, 1.0, 1.0),
-        efficiency=record.Efficiency(0.5, 0.5),
-        peak_memory_mb=float(sum(sizes)),
-        major_faults=0,
-        output_error=record.OutputError(0.0, 0.0),
-        limits="enforced",
-        emulated="",
-        predicted=Predicted(run_ms, float(sum(sizes)), cost),
-        why="",
-        rounds=3,
-        rounds_rejected=0,
-    )
-
-
-def comparison(platform: str, divided: list[int]) -> record.Comparison:
-    return record.Comparison(
-        model="zoo:vgg19",
-        platform=platform,
-        machine=this_machine(),
-        limits_reason="",
-        date="2026-11-21",
-        slo_ms=None,
-        plans=(
-            plan("ort", [1008], 310.0, 5.0),
-            plan("single", [688], 300.0, 3.5),
-            plan("mopar", divided, 303.0, 1.0),
-        ),
-    )
+def compared(platform: str, divided: list[int]) -> record.Comparison:
+    alone = plan("ort", [1008], 310.0, 5.0), plan("single", [688], 300.0, 3.5)
+    return comparison(platform, (*alone, plan("mopar", divided, 303.0, 1.0)))
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     path = tmp_path / "twelve.json"
     measured = {
-        "vgg19 openfaas": comparison("openfaas", [112, 144, 464]),
-        "vgg19 cloud-run": comparison("cloud-run", [200, 400]),
-        "vgg19 azure-consumption": comparison("azure-consumption", [9]),
+        "vgg19 openfaas": compared("openfaas", [112, 144, 464]),
+        "vgg19 cloud-run": compared("cloud-run", [200, 400]),
+        "vgg19 azure-consumption": compared("azure-consumption", [9]),
     }
     planned = {"vgg19 aws-lambda": twelve.Planned(2, 5, 2.0, 4.5), "vgg19 openfaas": twelve.Planned(1, 1, 1.0, 1.0)}
     path.write_bytes(msgspec.json.encode(twelve.Results(planned, measured)))
@@ -90,5 +49,5 @@ def test_without_results_it_says_so_and_changes_nothing(tmp_path: Path, capsys: 
     readme = tmp_path / "README.md"
     readme.write_text("as it was")
     assert picture.main(["--results", str(tmp_path / "none.json"), "--readme", str(readme)]) == 1
-    assert "benchmarks/twelve.py" in capsys.readouterr().err
+    assert "python -m benchmarks.twelve" in capsys.readouterr().err
     assert readme.read_text() == "as it was"

@@ -20,6 +20,7 @@ from lamella.deploy.sizing import allocate
 from lamella.graph.model import Graph
 from lamella.limits import Limiter, detect
 from lamella.package import build
+from lamella.plan.document import Plan
 from lamella.plan.laws import payload, payloads
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
@@ -43,6 +44,8 @@ class Settings:
     """Names; those whose plan fails are listed with the reason."""
     request: Request = field(default_factory=Request)
     """What the planners are asked."""
+    plans: Mapping[str, Plan] = field(default_factory=dict)
+    """Made already, by planner; the others' are made here."""
     requests: int = 40
     """Per plan, in rounds of four."""
     inputs: Sequence[Mapping[str, np.ndarray]] | None = None
@@ -90,7 +93,9 @@ def compare(
 
     plans = entrants.each(
         dict.fromkeys(settings.planners),
-        lambda name: make_plan(graph, profile, platform, name, given=settings.given, request=request),
+        lambda name: (
+            settings.plans.get(name) or make_plan(graph, profile, platform, name, given=settings.given, request=request)
+        ),
         part(0.0, 0.1, "planning"),
     )
     with (

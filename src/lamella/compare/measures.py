@@ -15,6 +15,7 @@ from lamella.compare.record import (
     MemoryTime,
     OutputError,
     PlanRecord,
+    Turn,
     UnitRecord,
     Use,
 )
@@ -80,8 +81,9 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
     made = shard(graph, plan.shards)
     held = uses(plan, made, graph, profile)
     spans = model_ranges([(f.first, f.last) for f in plan.functions], made)
-    p50_low, p50_high = interval(_by_round(samples, lambda s: s.latency_ms + added), lambda v: float(np.median(v)))
-    cost_low, cost_high = interval(_by_round(samples, cost), lambda v: float(np.mean(v)))
+    costs, latencies = _by_round(samples, cost), _by_round(samples, lambda s: s.latency_ms + added)
+    p50_low, p50_high = interval(latencies, lambda v: float(np.median(v)))
+    cost_low, cost_high = interval(costs, lambda v: float(np.mean(v)))
     return PlanRecord(
         planner=plan.planner,
         stages=plan.stages,
@@ -123,6 +125,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         rounds=rounds.kept,
         rounds_rejected=rounds.rejected,
         rounds_noisy_kept=rounds.noisy_kept,
+        turns=tuple(Turn(float(np.mean(c)), float(np.mean(t))) for c, t in zip(costs, latencies, strict=True)),
         at_once=plan.at_once,
         refused=dict(seen.refused),
     )

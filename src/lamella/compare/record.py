@@ -107,6 +107,13 @@ class OutputError(msgspec.Struct, frozen=True):
     """Of a plan with lossy codecs: what its metric says of its answers to requests of its validation."""
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """A plan's requests of one round, on average."""
+
+    cost_usd_per_million: float
+    latency_ms: float
+
+
 class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One plan's row."""
 
@@ -140,6 +147,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """Noisy rounds thrown away and run again."""
     rounds_noisy_kept: int = 0
     """Of `rounds` those that were noisy too, kept when too many had been rejected: the figures carry their noise."""
+    turns: tuple[Turn, ...] = ()
+    """By round; all plans of a comparison took theirs in the same ones. Empty in older documents."""
     at_once: tuple[int, ...] = ()
     """For each stage how many of its shards were busy at a time."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)

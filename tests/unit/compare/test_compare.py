@@ -173,6 +173,14 @@ def test_cost_is_allocation_times_mean_time_times_price(done: Done) -> None:
         assert plan["cost_low"] <= plan["cost_high"]
 
 
+def test_turns_are_the_rounds_and_their_mean_is_the_cost(done: Done) -> None:
+    for plan in done.json["plans"]:
+        costs = [turn["cost_usd_per_million"] for turn in plan["turns"]]
+        assert len(costs) == plan["rounds"] == 3
+        assert np.mean(costs) == pytest.approx(plan["cost_usd_per_million"])
+        assert all(turn["latency_ms"] > 0 for turn in plan["turns"])
+
+
 def test_allocations_are_sizes_sold_that_hold_the_peak(done: Done) -> None:
     for plan in done.json["plans"]:
         for function in plan["functions"]:
