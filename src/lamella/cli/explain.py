@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
-from rich.markup import escape
 
 from lamella.cli.options import Json, Unplaced, progress
+from lamella.cli.plans import show_explanation, show_refusal
 from lamella.cli.prepare import check_planners, imported, measured
-from lamella.cli.show import console, print_json, table
+from lamella.cli.show import print_json
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.frameworks.loading import named_for_later
 from lamella.graph.load import import_model
 from lamella.machine import this_machine
 from lamella.plan.document import Plan, read_plan
-from lamella.plan.explain import Explanation, Outline, Price, Refusal, refused
+from lamella.plan.explain import Explanation, Refusal, refused
 from lamella.plan.explain import explain as explained
 from lamella.plan.laws import check
 from lamella.plan.loosen import Asked
@@ -113,72 +113,3 @@ def _next(said: Refusal) -> str:
     near = said.ways[0]
     options = {"latency SLO": f"--slo-ms {-int(-near.needed // 1)}", "stages": f"--max-stages {near.needed:g}"}
     return options.get(near.constraint, "another --platform")
-
-
-# --------------------------------------------------------------------------------------------------------- tables
-
-FIGURES = ["stages", "functions", "MB", "ms", "$ per million"]
-
-
-def figures(plan: Outline | None) -> list[str]:
-    """A plan in cells under `FIGURES`."""
-    if plan is None:
-        return [""] * len(FIGURES)
-    return [
-        str(plan.stages),
-        str(plan.functions),
-        f"{plan.memory_mb:.0f}",
-        f"{plan.latency_ms:.1f}",
-        f"{plan.cost_usd_per_million:.3f}",
-    ]
-
-
-def show_explanation(said: Explanation) -> None:
-    """The plan against others, and the price of what holds it back."""
-    out = console()
-    out.print(f"[bold]{escape(said.model.name)} on {said.platform} by {escape(said.planner)}[/bold]")
-    out.print(f"why: {said.why}", markup=False)
-    rows = [["this plan", *figures(said.chosen), ""]]
-    rows += [[o.kind, *figures(o.plan), o.why] for o in said.others]
-    out.print(table(["best plan of a kind", *FIGURES, "against this plan "], rows))
-    columns = ["constraint", "limit", "used", "slack", "unit ", "1 step more", "least that saves", "saves", "no limit"]
-    out.print(table([*columns, "by "], [_price_row(p) for p in said.prices]))
-    out.print("savings: $ per million requests, of the cheapest plan, one constraint at a time")
-
-
-def _price_row(p: Price) -> list[str]:
-    least = "" if p.next_limit is None else f"{p.next_limit:.1f}" if p.unit == "ms" else f"{p.next_limit:g}"
-    return [
-        p.constraint,
-        f"{p.limit:.1f}" if p.unit == "ms" else f"{p.limit:g}",
-        f"{p.used:.2f}" if p.unit == "s" else f"{p.used:.1f}" if p.unit else f"{p.used:g}",
-        f"{p.limit - p.used:.1f}" if p.unit else f"{p.limit - p.used:g}",
-        p.unit,
-        _money(p.one_saves),
-        least,
-        _money(p.next_saves) if p.next_limit is not None else "",
-        _money(p.most_saves),
-        p.how,
-    ]
-
-
-def _money(usd: float) -> str:
-    return f"{usd:.3g}" if usd else "0"
-
-
-def show_refusal(said: Refusal) -> None:
-    """What would have to give way, and the plan there is then."""
-    out = console()
-    out.print(f"[bold]{escape(said.model.name)} on {said.platform}[/bold]: no plan satisfies the request")
-    if not said.ways:
-        out.print("no constraint of these, however loose, makes it feasible")
-        return
-    together = len(said.ways) > 1 and said.together
-    out.print(
-        "all of these would have to give way" if together else "the nearest feasible plan, by what gives way alone"
-    )
-    rows = [
-        [w.constraint, f"{w.limit:g}", f"{w.needed:.1f}", f"{w.needed - w.limit:.1f}", w.unit, *figures(w.plan)]
-        for w in said.ways
-    ]
-    out.print(table(["constraint", "limit", "needed", "by", "unit ", *FIGURES], rows))

@@ -126,9 +126,8 @@ def diff(
     for plan, name in zip((before, after), names, strict=True):
         _whole(plan, name)
     comparable = before.model.hash == after.model.hash and (spans is not None or before.shards == after.shards)
-    spans = spans or tuple([(f.first, f.last) for f in plan.functions] for plan in (before, after))  # type: ignore[assignment]
-    assert spans
-    stages = _stages(before, spans[0]), _stages(after, spans[1])
+    own = spans or (_own(before), _own(after))
+    stages = _stages(before, own[0]), _stages(after, own[1])
     segments = tuple(_segments(*stages)) if comparable else ()
     changes = tuple(_changes(before, after))
     return Difference(
@@ -141,6 +140,10 @@ def diff(
         was=_totals(before, stages[0]),
         now=_totals(after, stages[1]),
     )
+
+
+def _own(plan: Plan) -> list[Range]:
+    return [(f.first, f.last) for f in plan.functions]
 
 
 def _whole(plan: Plan, name: str) -> None:
