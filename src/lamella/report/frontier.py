@@ -65,13 +65,12 @@ def frontier(front: Front) -> Frontier:
 
 
 def _named(front: Front) -> list[tuple[str, str, float, float]]:
-    """The plan and its neighbours: name, kind, ms, USD per million."""
-    p = front.plan.predicted
-    found = [(front.plan.planner, "chosen", p.latency_ms, p.cost_usd_per_million)]
+    """The plan and its neighbours, the plan last, on top: name, kind, ms, USD per million."""
+    p, found = front.plan.predicted, []
     for kind, other in (("quicker", front.quicker), ("cheaper", front.cheaper)):
         if other:
             found.append((kind, kind, other.latency_ms, other.cost_usd_per_million))
-    return found
+    return [*found, (front.plan.planner, "chosen", p.latency_ms, p.cost_usd_per_million)]
 
 
 def _said(ms: float, usd: float) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.documents import replacing
-from lamella.plan.explain import outline
+from lamella.plan.document import Predicted
+from lamella.plan.explain import Outline, outline
 from lamella.plan.front import Front
 from lamella.plan.places import Places, held_back
 from lamella.report.frontier import frontier
@@ -110,8 +111,17 @@ def standing(front: Front) -> list[str]:
         found.append("No plan beats it in both.")
     elif front.dearer > 0:
         found.append(f"One as quick costs {front.dearer / (1 + front.dearer):.1%} less.")
-    for words, other in (("The next quicker one", front.quicker), ("The next cheaper one", front.cheaper)):
+    for words, other in (("The next quicker plan", front.quicker), ("The next cheaper plan", front.cheaper)):
         if other:
-            ms, usd = other.latency_ms - p.latency_ms, other.cost_usd_per_million - p.cost_usd_per_million
-            found.append(f"{words} takes {ms:+.2g} ms and costs {usd:+.2g} dollars.")
+            found.append(f"{words} {_beside(p, other)}.")
     return found
+
+
+def _beside(p: Predicted, other: Outline) -> str:
+    """Another plan against the predicted one: how much quicker or slower, dearer or cheaper."""
+    ms = other.latency_ms - p.latency_ms
+    time = f"is {number(abs(ms))} ms {'quicker' if ms < 0 else 'slower'}"
+    if not p.cost_usd_per_million:
+        return time
+    more = other.cost_usd_per_million / p.cost_usd_per_million - 1
+    return f"{time} and {number(100 * abs(more))} % {'dearer' if more > 0 else 'cheaper'}"

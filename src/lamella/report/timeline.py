@@ -119,12 +119,12 @@ def money(places: Places) -> Money | None:
         for k, (name, usd) in enumerate(known)
     )
     height = len(known) * 2 * DOT_PX + AXIS_PX
-    across = tuple(
-        Label(100 * (k - low) / (high - low), height - 4, f"${tick(10.0**k)}", anchor=_side(k, low, high))
-        for k in range(low, high + 1)
-    )
+    between = (1, 2, 5) if high - low <= 2 else (1,)
+    at = [m * 10.0**k for k in range(low, high) for m in between] + [10.0**high]
+    across = tuple(Label(x(usd), height - 4, f"${tick(usd)}", anchor=_side(x(usd))) for usd in at)
     return Money(dots, across, height)
 
 
-def _side(k: int, low: int, high: int) -> str:
-    return "start" if k == low else "end" if k == high else "middle"
+def _side(x: float) -> str:
+    """Where a number stands, so that those at the ends stay within."""
+    return "start" if x < 1 else "end" if x > 99 else "middle"
