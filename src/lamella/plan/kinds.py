@@ -41,7 +41,7 @@ def with_shards() -> Kind:
 
 
 def with_codecs() -> Kind:
-    """A hop at least that does not go plain."""
+    """A hop at least that does not go plain; a codec that plain is as good as in every respect is not looked at."""
     return Kind("with codecs", 1, False, _encoded, lambda arc: 0)
 
 

@@ -17,6 +17,9 @@ from lamella.plan.laws import payloads
 from lamella.plan.loosen import Asked
 from lamella.plan.make import make_plan, on_channel
 
+TIGHT = 0.9
+"""A constraint of which so much is used holds a plan back, or nearly."""
+
 
 class Tightest(msgspec.Struct, frozen=True):
     """The constraint of which a plan uses the largest share."""
@@ -116,7 +119,8 @@ def _tightest(plan: Plan) -> Tightest | None:
 def held_back(place: Place) -> str:
     """Of a plan the constraint it uses most of; where there is none what stands in the way, and by how much."""
     if place.tightest:
-        return f"{place.tightest.constraint}, {place.tightest.share:.0%} used"
+        used = f"{place.tightest.constraint}, {place.tightest.share:.0%} used"
+        return used if place.tightest.share >= TIGHT else f"nothing ({used})"
     way = place.binding
     if way:
         return f"{way.constraint}: {way.needed:.4g} {way.unit} needed, {way.limit:g} allowed"
