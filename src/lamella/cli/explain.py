@@ -24,7 +24,7 @@ from lamella.plan.loosen import Asked
 from lamella.plan.make import make_plan, on_channel
 from lamella.platforms import platform as platform_named
 
-DECIDED = ("platform", "slo_ms", "batch", "channel", "vcpu", "shape")
+DECIDED = ("platform", "slo_ms", "percentile", "rate_per_s", "batch", "channel", "vcpu", "shape")
 """Options that a plan answers by itself."""
 
 
@@ -32,8 +32,8 @@ def explain(
     plan: Annotated[str, Parameter(help="A plan.json; or a model, with the options of `lamella plan`.")],
     *,
     asked: Unplaced = Unplaced(),  # noqa: B008 - a value
-    planner: Annotated[str | None, Parameter(help="Of a model: whose plan is explained; mopar by default.")] = None,
-    planners: Annotated[str, Parameter(help="Whose plans it is held against, with commas between.")] = "mopar,exact",
+    planner: Annotated[str | None, Parameter(help="Of a model: whose plan is explained; exact by default.")] = None,
+    planners: Annotated[str, Parameter(help="Whose plans it is held against, with commas between.")] = "exact,mopar",
     json: Json = False,
 ) -> None:
     """Hold PLAN against the best of every other kind; price its constraints, or what stands in the way of any plan.
@@ -41,12 +41,12 @@ def explain(
     Exit code 3 where no plan satisfies the request.
     """
     names = [name.strip() for name in planners.split(",") if name.strip()]
-    check_planners([*names, planner or "mopar"], asked.request())
+    check_planners([*names, planner or "exact"], asked.request())
     stored = plan.endswith(".json")
     question = _of_plan(Path(plan), asked, planner, names) if stored else _of_model(plan, asked, planner, names)
     with progress("explain") as move:
         try:
-            answer = question.plan or _planned(question.asked, planner or "mopar")
+            answer = question.plan or _planned(question.asked, planner or "exact")
             said: Explanation | Refusal = explained(question.asked, answer, names, move)
         except InfeasiblePlan as error:
             said = refused(question.asked, error, move)
@@ -78,7 +78,16 @@ def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str
     graph, platform = import_model(read.model.given, read.model.shapes), platform_named(read.platform)
     check(read, graph, platform)
     vcpu = max(f.vcpu for f in read.functions)
-    asked = replace(options, platform=read.platform, slo_ms=read.slo_ms, batch=read.batch, vcpu=vcpu)
+    rate = read.cold.rate_per_s if read.cold else None
+    asked = replace(
+        options,
+        platform=read.platform,
+        slo_ms=read.slo_ms,
+        percentile=read.percentile,
+        rate_per_s=rate,
+        batch=read.batch,
+        vcpu=vcpu,
+    )
     if read.machine != this_machine():
         raise ConfigError(
             f"the profile behind {path} was measured on another machine ({read.machine.cpu}), which "
@@ -97,7 +106,7 @@ def _of_model(model: str, options: Unplaced, planner: str | None, names: list[st
         )
     graph, platform = imported(model, options)
     request = options.request(graph)
-    profile = measured(graph, platform, options, (planner or "mopar", *names))
+    profile = measured(graph, platform, options, (planner or "exact", *names))
     given = named_for_later(model, graph)
     return _Question(Asked(graph, profile, on_channel(platform, request), request, given), None)
 

@@ -9,7 +9,7 @@ from lamella.plan.explain import Explanation, Outline, Price, Refusal, outline
 from lamella.plan.front import Front, FrontPoint, shown
 from lamella.plan.places import Place, Places, held_back
 
-FIGURES = ["stages", "functions", "MB", "ms", "$ per million"]
+FIGURES = ["stages", "functions", "MB", "ms", "bounded ms", "$ per million"]
 POINTS = 12
 """Of a front that are shown, about."""
 
@@ -23,6 +23,7 @@ def figures(plan: Outline | None) -> list[str]:
         str(plan.functions),
         f"{plan.memory_mb:.0f}",
         f"{plan.latency_ms:.1f}",
+        f"{plan.bounded_ms:.1f}",
         f"{plan.cost_usd_per_million:.3f}",
     ]
 
@@ -84,7 +85,13 @@ def show_places(found: Places) -> None:
     slo = "no SLO" if found.slo_ms is None else f"SLO {found.slo_ms:g} ms"
     out.print(f"[bold]{escape(found.model.name)} by {escape(found.planner)}[/bold], {slo}, predicted")
     rows = [
-        [p.platform, *figures(outline(p.plan) if p.plan else None), p.price, held_back(p), _instead(p)]
+        [
+            p.platform,
+            *figures(outline(p.plan, p.plan.percentile) if p.plan else None),
+            p.price,
+            held_back(p),
+            _instead(p),
+        ]
         for p in found.places
     ]
     out.print(table(["platform", *FIGURES, "price is ", "held back by ", "then "], rows))
@@ -103,9 +110,9 @@ def _instead(place: Place) -> str:
 
 def show_front(found: Front) -> None:
     """The chosen plan among those that no other beats in both cost and latency."""
-    out, plan, p = console(), found.plan, found.plan.predicted
+    out, plan, p = console(), found.plan, found.chosen
     out.print(
-        f"[bold]{escape(plan.model.name)} on {plan.platform} by {escape(plan.planner)}[/bold]: {p.latency_ms:.1f} ms, "
+        f"[bold]{escape(plan.model.name)} on {plan.platform} by {escape(plan.planner)}[/bold]: {p.bounded_ms:.1f} ms{plan.at}, "
         f"${p.cost_usd_per_million:.4f} per million requests (predicted)"
     )
     where = "no plan beats it in both" if found.on_front else f"{found.dearer:.1%} dearer than one as quick"
@@ -115,7 +122,7 @@ def show_front(found: Front) -> None:
         at = found.points[k]
         rows.append(
             [
-                f"{at.latency_ms:.2f}",
+                f"{at.bounded_ms:.2f}",
                 f"{at.cost_usd_per_million:.4f}",
                 str(at.stages),
                 str(at.functions),
@@ -124,13 +131,13 @@ def show_front(found: Front) -> None:
             ]
         )
         before = at
-    out.print(table(["ms", "$ per million", "stages", "functions", "a ms more saves $", ""], rows))
+    out.print(table([f"ms{plan.at}", "$ per million", "stages", "functions", "a ms more saves $", ""], rows))
     out.print(f"{len(rows)} of {len(found.points)} plans that no other beats in both; --report FILE.html draws all")
 
 
 def _worth(before: FrontPoint, at: FrontPoint) -> str:
     """What a ms is worth from one shown point to the next, $ per million."""
-    return f"{(before.cost_usd_per_million - at.cost_usd_per_million) / (at.latency_ms - before.latency_ms):.4g}"
+    return f"{(before.cost_usd_per_million - at.cost_usd_per_million) / (at.bounded_ms - before.bounded_ms):.4g}"
 
 
 def _mark(found: Front, k: int) -> str:

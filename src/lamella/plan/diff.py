@@ -189,7 +189,8 @@ def _changes(before: Plan, after: Plan) -> list[Change]:
         ("platform", before.platform, after.platform),
         ("channel", before.channel, after.channel),
         ("planner", before.planner, after.planner),
-        ("SLO", _ms(before.slo_ms), _ms(after.slo_ms)),
+        ("SLO", _slo(before), _slo(after)),
+        ("requests", _rate(before), _rate(after)),
         ("batch", str(before.batch), str(after.batch)),
         ("lossy codecs", _judged(before), _judged(after)),
     ]
@@ -201,8 +202,13 @@ def _machine(plan: Plan) -> str:
     return f"{m.cpu}, {m.cores} cores, onnxruntime {m.onnxruntime}"
 
 
-def _ms(slo_ms: float | None) -> str:
-    return "none" if slo_ms is None else f"{slo_ms:g} ms"
+def _slo(plan: Plan) -> str:
+    return "none" if plan.slo_ms is None else f"{plan.slo_ms:g} ms{plan.at}"
+
+
+def _rate(plan: Plan) -> str:
+    known = plan.cold is not None and plan.cold.rate_per_s is not None
+    return f"{plan.cold.rate_per_s:g} a second" if plan.cold and known else "none"
 
 
 def _judged(plan: Plan) -> str:

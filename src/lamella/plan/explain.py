@@ -19,10 +19,11 @@ from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, LamellaError
 from lamella.machine import Machine
 from lamella.plan.document import ModelRef, Plan, model_ref
+from lamella.plan.exact import latency_cap
 from lamella.plan.kinds import OfKind, of_stages, with_codecs, with_shards
 from lamella.plan.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
-from lamella.plan.planners import Candidate, Decision, latency_cap, singles
+from lamella.plan.planners import Candidate, Decision
 from lamella.plan.space import Chosen, Space
 
 SAME = 1e-6
@@ -46,7 +47,11 @@ class Outline(msgspec.Struct, frozen=True, kw_only=True):
     """Of hops that do not go plain."""
     memory_mb: float
     latency_ms: float
+    """On average."""
+    bounded_ms: float
+    """At the percentile that the explained plan is held to; the mean where it is held to none."""
     cost_usd_per_million: float
+    """Its share of starts included, where a rate of requests is given."""
 
 
 class Other(msgspec.Struct, frozen=True):
@@ -86,6 +91,8 @@ class Explanation(Document, frozen=True, kw_only=True):
     planner: str
     slo_ms: float | None
     """As it was asked."""
+    percentile: float | None
+    """Of latency, that it bounds; none: the mean."""
     cap_ms: float | None
     """What latency was allowed: the SLO, or without one a little above the single function's."""
     batch: int
@@ -121,8 +128,10 @@ class Refusal(Document, frozen=True, kw_only=True):
     """The nearest first: by how much of itself a limit has to grow."""
 
 
-def outline(plan: Plan) -> Outline:
-    """A plan in figures."""
+def outline(plan: Plan, percentile: float | None) -> Outline:
+    """A plan in figures, its latency at a percentile beside its mean."""
+    cold, cost = plan.cold, plan.predicted.cost_usd_per_million
+    starts = cold.share * cold.usd_per_million_starts if cold and cold.rate_per_s is not None else 0.0
     return Outline(
         stages=plan.stages,
         functions=len(plan.functions),
@@ -130,7 +139,8 @@ def outline(plan: Plan) -> Outline:
         codecs=tuple(dict.fromkeys(h.codec for h in plan.hops if h.codec != "none")),
         memory_mb=plan.predicted.memory_mb,
         latency_ms=plan.predicted.latency_ms,
-        cost_usd_per_million=plan.predicted.cost_usd_per_million,
+        bounded_ms=msgspec.structs.replace(plan, percentile=percentile).bounded_ms,
+        cost_usd_per_million=cost + starts,
     )
 
 
@@ -148,15 +158,15 @@ def explain(
     Raises:
         InfeasiblePlan: nothing satisfies the request any more (the platform or the profile is another than then).
     """
-    cap, _ = latency_cap(singles(asked.model()), asked.request)
-    free = asked.asking(judge=None)
+    free = asked.asking(judge=None, percentile=plan.percentile)
+    cap = latency_cap(free.space())
     asked = free.asking(slo_ms=cap if math.isfinite(cap) else None)
     space = asked.space()
     best = space.cheapest(cap).chosen
     if best is None:
         make_plan(asked.graph, asked.profile, asked.platform, "exact", given=asked.given, request=asked.request)
         raise InfeasiblePlan(f"no plan keeps {cap:.1f} ms on {asked.platform.name}", try_="lamella plan again")
-    chosen, cheapest = outline(plan), laid_out(asked, best, "exact")
+    chosen, cheapest = outline(plan, plan.percentile), laid_out(asked, best, "exact")
     found = [*_kinds(asked, space, plan, _part(move, 0.0, 0.4)), *_by(planners, free, chosen, _part(move, 0.4, 0.5))]
     prices = tuple(_prices(asked, space, best, used(plan, asked.platform), _part(move, 0.5, 1.0)))
     return Explanation(
@@ -165,20 +175,21 @@ def explain(
         platform=plan.platform,
         planner=plan.planner,
         slo_ms=plan.slo_ms,
+        percentile=plan.percentile,
         cap_ms=asked.request.slo_ms,
         batch=plan.batch,
         chosen=chosen,
-        cheapest=outline(cheapest),
+        cheapest=outline(cheapest, plan.percentile),
         others=tuple(found),
         prices=prices,
-        why=_why(plan, chosen, outline(cheapest), prices),
+        why=_why(plan, chosen, outline(cheapest, plan.percentile), prices),
     )
 
 
 def laid_out(asked: Asked, chosen: Chosen, name: str) -> Plan:
     """Choices as a plan."""
     candidate = Candidate(name, chosen.choices, chosen.latency_ms, chosen.cost_usd)
-    decision = Decision(candidate, "", (), chosen.codings)
+    decision = Decision(candidate, "", (), chosen.codings, asked.request.percentile)
     return document(asked.model(), decision, name, asked.given, asked.request)
 
 
@@ -186,7 +197,7 @@ def laid_out(asked: Asked, chosen: Chosen, name: str) -> Plan:
 
 
 def _kinds(asked: Asked, space: Space, plan: Plan, move: Move) -> Iterator[Other]:
-    chosen, cap = outline(plan), asked.request.slo_ms
+    chosen, cap = outline(plan, plan.percentile), asked.request.slo_ms
     most = min(max(LEAST_STAGES, plan.stages + MORE_STAGES), asked.request.max_stages, space.model.units)
     kinds = [*(of_stages(k) for k in range(1, most + 1)), with_shards(), with_codecs()]
     for number, kind in enumerate(kinds):
@@ -205,7 +216,7 @@ def _by(planners: Sequence[str], asked: Asked, chosen: Outline, move: Move) -> I
     for number, name in enumerate(planners):
         move(number / len(planners), name)
         try:
-            made = outline(make_plan(graph, profile, platform, name, given=given, request=request))
+            made = outline(make_plan(graph, profile, platform, name, given=given, request=request), request.percentile)
         except InfeasiblePlan as error:
             yield Other(name, None, error.message)
         else:
@@ -216,21 +227,21 @@ def _best(space: Space, cap_ms: float | None) -> Chosen | None:
     """The cheapest plan within a latency; where none keeps it the quickest."""
     found = space.cheapest(math.inf if cap_ms is None else cap_ms).chosen
     if found is None and (quickest := space.quickest()):
-        found = space.cheapest(quickest.latency_ms).chosen
+        found = space.cheapest(quickest.bounded_ms).chosen
     return found
 
 
 def _compared(kind: str, found: Chosen | None, asked: Asked, chosen: Outline) -> Other:
     if found is None:
         return Other(kind, None, "there is no such plan")
-    made = outline(laid_out(asked, found, kind))
+    made = outline(laid_out(asked, found, kind), asked.request.percentile)
     return Other(kind, made, against(chosen, made, asked.request.slo_ms))
 
 
 def against(chosen: Outline, other: Outline, cap_ms: float | None) -> str:
     """Why not the other: what it costs and takes more."""
-    if cap_ms is not None and other.latency_ms > cap_ms * (1 + SAME):
-        return f"{other.latency_ms - cap_ms:.1f} ms over the latency allowed"
+    if cap_ms is not None and other.bounded_ms > cap_ms * (1 + SAME):
+        return f"{other.bounded_ms - cap_ms:.1f} ms over the latency allowed"
     slower = other.latency_ms - chosen.latency_ms
     time = f", {abs(slower):.1f} ms {'slower' if slower > 0 else 'quicker'}" if abs(slower) >= 0.05 else ""
     if not chosen.cost_usd_per_million:
@@ -256,8 +267,8 @@ def _prices(asked: Asked, space: Space, best: Chosen, takes: dict[str, float], m
 def _latency_price(space: Space, best: Chosen, slo_ms: float, takes: float) -> Price:
     """From the front of cost and latency, every point of it."""
     front = space.front()
-    cheaper = [p for p in front if p.latency_ms > slo_ms and _less(p.cost_usd, best.cost_usd)]
-    one = [p.cost_usd for p in cheaper if p.latency_ms <= slo_ms + 1]
+    cheaper = [p for p in front if p.bounded_ms > slo_ms and _less(p.cost_usd, best.cost_usd)]
+    one = [p.cost_usd for p in cheaper if p.bounded_ms <= slo_ms + 1]
     return Price(
         constraint=LATENCY,
         unit="ms",
@@ -265,7 +276,7 @@ def _latency_price(space: Space, best: Chosen, slo_ms: float, takes: float) -> P
         used=takes,
         step=1.0,
         one_saves=_saved(best.cost_usd, min(one, default=None)),
-        next_limit=cheaper[0].latency_ms if cheaper else None,
+        next_limit=cheaper[0].bounded_ms if cheaper else None,
         next_saves=_saved(best.cost_usd, cheaper[0].cost_usd if cheaper else None),
         most_saves=_saved(best.cost_usd, cheaper[-1].cost_usd if cheaper else None),
         how=f"the front of cost and latency, {len(cheaper)} of its {len(front)} plans are slower and cheaper",
@@ -324,9 +335,10 @@ def _saved(base_usd: float, usd: float | None) -> float:
 def _why(plan: Plan, chosen: Outline, cheapest: Outline, prices: Sequence[Price]) -> str:
     """In a sentence or two: how near the plan is to the cheapest one, and what holds that back."""
     more = chosen.cost_usd_per_million / cheapest.cost_usd_per_million - 1 if cheapest.cost_usd_per_million else 0.0
+    balance = ", quicker as it may be: without an SLO latency counts, too" if plan.slo_ms is None else ""
     said = f"{plan.planner}'s plan is the cheapest there is"
     if more > SAME:
-        said = f"{plan.planner}'s plan costs {more:.1%} more than the cheapest there is"
+        said = f"{plan.planner}'s plan costs {more:.1%} more than the cheapest there is{balance}"
     elif more < -SAME:
         said = f"{plan.planner}'s plan costs {-more:.1%} less than any lossless plan by today's profile"
     binding = sorted((p for p in prices if p.next_limit is not None), key=lambda p: -p.most_saves)
@@ -360,8 +372,8 @@ def refused(asked: Asked, error: LamellaError, move: Move = lambda share, what: 
     quickest = asked.space().quickest()
     slo = asked.request.slo_ms
     if quickest and slo is not None:
-        later = asked.asking(slo_ms=quickest.latency_ms)
-        ways += [_way(LATENCY, "ms", slo, quickest.latency_ms, later)]
+        later = asked.asking(slo_ms=quickest.bounded_ms)
+        ways += [_way(LATENCY, "ms", slo, quickest.bounded_ms, later)]
     for number, one in enumerate(every):
         move(number / len(every), f"without the limit on {one.name}")
         ways.append(_alone(asked, one))
@@ -394,7 +406,11 @@ def _alone(asked: Asked, one: Constraint) -> Way | None:
 
 def _way(name: str, unit: str, limit: float, needed: float, asked: Asked) -> Way | None:
     chosen = asked.cheapest()
-    return Way(name, unit, limit, needed, outline(laid_out(asked, chosen, "exact"))) if chosen else None
+    return (
+        Way(name, unit, limit, needed, outline(laid_out(asked, chosen, "exact"), asked.request.percentile))
+        if chosen
+        else None
+    )
 
 
 def _all_at_once(asked: Asked, every: Sequence[Constraint]) -> list[Way | None]:
@@ -409,6 +425,6 @@ def _all_at_once(asked: Asked, every: Sequence[Constraint]) -> list[Way | None]:
     if chosen is None:
         return []
     plan = laid_out(free, chosen, "exact")
-    takes, made = used(plan, free.platform), outline(plan)
+    takes, made = used(plan, free.platform), outline(plan, free.request.percentile)
     limits = [(o.name, o.unit, o.limit) for o in every] + ([(LATENCY, "ms", slo)] if slo is not None else [])
     return [Way(name, unit, limit, takes[name], made) for name, unit, limit in limits if takes[name] > limit]

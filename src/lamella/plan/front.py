@@ -22,19 +22,22 @@ SAME = 1e-6
 
 
 class FrontPoint(msgspec.Struct, frozen=True):
-    """A plan of the front."""
+    """A plan of the front: mean latency, and that which bounds are on."""
 
     latency_ms: float
+    bounded_ms: float
     cost_usd_per_million: float
     stages: int
     functions: int
 
 
 class Front(Document, frozen=True, kw_only=True):
-    """`lamella plan --front --json`. Points by latency, so that costs fall."""
+    """`lamella plan --front --json`. Points by the latency that bounds are on, so that costs fall."""
 
     plan: Plan
-    """The chosen one."""
+    """The chosen one,"""
+    chosen: Outline
+    """and in figures as the points have them."""
     points: tuple[FrontPoint, ...]
     at: int | None
     """Which point is as quick as the plan, or quicker, at the least cost; none where none is."""
@@ -54,24 +57,29 @@ def front(asked: Asked, plan: Plan) -> Front:
     Raises:
         InfeasiblePlan: there is no plan at all.
     """
-    asked = asked.asking(judge=None)
+    asked = asked.asking(judge=None, percentile=plan.percentile)
     found = asked.space().front()
     if not found:
         raise InfeasiblePlan(f"no plan of {asked.graph.name} runs on {asked.platform.name}", try_="another --platform")
-    p = plan.predicted
-    at = _as_quick(found, p.latency_ms)
+    p = outline(plan, plan.percentile)
+    at = _as_quick(found, p.bounded_ms)
     least = found[at].cost_usd * 1e6 if at is not None else p.cost_usd_per_million
     dearer = p.cost_usd_per_million / least - 1 if least else 0.0
-    before = at - 1 if at is not None else None
-    behind = at + 1 if at is not None else 0
+
+    def neighbour(number: int) -> Outline | None:
+        if not 0 <= number < len(found):
+            return None
+        return outline(laid_out(asked, found[number], "front"), plan.percentile)
+
     return Front(
         plan=plan,
-        points=tuple(FrontPoint(c.latency_ms, c.cost_usd * 1e6, c.stages, _functions(c)) for c in found),
+        chosen=p,
+        points=tuple(FrontPoint(c.latency_ms, c.bounded_ms, c.cost_usd * 1e6, c.stages, _functions(c)) for c in found),
         at=at,
-        on_front=at is not None and abs(dearer) <= SAME and found[at].latency_ms >= p.latency_ms * (1 - SAME),
+        on_front=at is not None and abs(dearer) <= SAME and found[at].bounded_ms >= p.bounded_ms * (1 - SAME),
         dearer=dearer,
-        quicker=outline(laid_out(asked, found[before], "front")) if before is not None and before >= 0 else None,
-        cheaper=outline(laid_out(asked, found[behind], "front")) if behind < len(found) else None,
+        quicker=neighbour(at - 1) if at is not None else None,
+        cheaper=neighbour(0 if at is None else at + 1),
     )
 
 
@@ -83,9 +91,9 @@ def shown(front: Front, most: int) -> list[int]:
     return sorted(near | even)
 
 
-def _as_quick(found: Sequence[Chosen], latency_ms: float) -> int | None:
+def _as_quick(found: Sequence[Chosen], bounded_ms: float) -> int | None:
     """The last point that is not slower."""
-    quick = [k for k, chosen in enumerate(found) if chosen.latency_ms <= latency_ms * (1 + SAME)]
+    quick = [k for k, chosen in enumerate(found) if chosen.bounded_ms <= bounded_ms * (1 + SAME)]
     return quick[-1] if quick else None
 
 

@@ -76,7 +76,8 @@ class OfKind(Space):
     ) -> Routes:
         marks = np.concatenate([self._marks[0][cell], self._marks[1]])
         arcs = Arcs(tail, head, sums, stages, marks)
-        return Marked(len(self.states), arcs, self.kind, self.model.entry_ms, most_stages)
+        plain = super()._graph(cell, tail, head, sums, stages, most_stages)
+        return Marked(plain, arcs, self.kind, most_stages)
 
 
 class Arcs(NamedTuple):
@@ -92,7 +93,7 @@ class Arcs(NamedTuple):
 class Marked(Routes):
     """Routes that take as many marks as a kind asks for. Arcs are told by the numbers they were given by."""
 
-    def __init__(self, states: int, arcs: Arcs, kind: Kind, begin_ms: float, most_stages: int | None) -> None:
+    def __init__(self, plain: Routes, arcs: Arcs, kind: Kind, most_stages: int | None) -> None:
         """Unroll: a state stands there once for each number of marks before it, `least` of them or more in the last."""
         width = kind.least + 1
         count = len(arcs.tail)
@@ -103,11 +104,12 @@ class Marked(Routes):
             fits = after < width
             self.of, before, after = self.of[fits], before[fits], after[fits]
         super().__init__(
-            states * width,
+            plain.states * width,
             arcs.tail[self.of] * width + before,
             arcs.head[self.of] * width + np.minimum(after, kind.least),
             Sums(*(s[self.of] for s in arcs.sums)),
-            begin_ms=begin_ms,
+            law=plain.law,
+            begin_ms=plain.begin_ms,
             stages=arcs.stages[self.of],
             most_stages=most_stages,
         )

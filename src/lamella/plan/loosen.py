@@ -121,7 +121,7 @@ def _bound(name: str) -> Callable[[Asked, float], Asked]:
 def used(plan: Plan, platform: Platform) -> dict[str, float]:
     """What a plan takes of each constraint, by its name."""
     return {
-        LATENCY: plan.predicted.latency_ms,
+        LATENCY: plan.bounded_ms,
         "largest memory": float(max(f.memory_mb for f in plan.functions)),
         "package": max(f.package_mb for f in plan.functions),
         "payload of a hop": max((platform.payload_mb(h.encoded_bytes) for h in plan.hops), default=0.0),

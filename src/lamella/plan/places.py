@@ -12,7 +12,7 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import ConfigError, InfeasiblePlan, LamellaError, PlatformLimit
 from lamella.plan.document import ModelRef, Plan, model_ref
-from lamella.plan.explain import Way, refused
+from lamella.plan.explain import Way, outline, refused
 from lamella.plan.laws import payloads
 from lamella.plan.loosen import Asked
 from lamella.plan.make import make_plan, on_channel
@@ -77,7 +77,7 @@ def survey(asked: Sequence[Asked], planner: str, done: Callable[[int], None] = l
     for number, one in enumerate(asked, 1):
         found.append(_place(one, planner))
         done(number)
-    found.sort(key=lambda p: p.plan.predicted.cost_usd_per_million if p.plan else float("inf"))
+    found.sort(key=lambda p: outline(p.plan, None).cost_usd_per_million if p.plan else float("inf"))
     first = asked[0]
     return Places(
         model=model_ref(first.graph, first.given),

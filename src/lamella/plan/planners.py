@@ -141,7 +141,7 @@ class Mopar:
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""
         alone = singles(model)
-        cap, said = latency_cap(alone, request)
+        cap, said = self._cap(model, alone, request)
         marks = merge_similar(model) if request.similarity else list(range(model.units + 1))
         if request.shards:
             ends = {end for s in model.profile.shards for end in (s.first, s.last)}
@@ -187,15 +187,14 @@ class Mopar:
             for c in worth
         ]
 
-
-def latency_cap(alone: list[Candidate], request: Request) -> tuple[float, str]:
-    """What latency a division may take, ms, and how to say so: the SLO, or a little above the single function's."""
-    if request.slo_ms is not None:
-        return request.slo_ms, f"latency at most the SLO of {request.slo_ms:g} ms"
-    if not alone:
-        return math.inf, "no SLO"
-    cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
-    return cap, f"latency at most {cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
+    @staticmethod
+    def _cap(model: SliceModel, alone: list[Candidate], request: Request) -> tuple[float, str]:
+        if request.slo_ms is not None:
+            return request.slo_ms, f"latency at most the SLO of {request.slo_ms:g} ms"
+        if not alone:
+            return math.inf, "no SLO"
+        cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
+        return cap, f"latency at most {cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
 
 
 def band(request: Request) -> float:

@@ -38,10 +38,10 @@ class Frontier:
 
 def frontier(front: Front) -> Frontier:
     """The figure. Axes begin at nought where the lowest value is below half of the highest."""
-    p, slo = front.plan.predicted, front.plan.slo_ms
-    points = [(q.latency_ms, q.cost_usd_per_million) for q in front.points]
+    p, slo = front.chosen, front.plan.slo_ms
+    points = [(q.bounded_ms, q.cost_usd_per_million) for q in front.points]
     plot = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
-    low_ms, high_ms = spread([*(ms for ms, _ in points), p.latency_ms])
+    low_ms, high_ms = spread([*(ms for ms, _ in points), p.bounded_ms])
     low_usd, high_usd = spread([*(usd for _, usd in points), p.cost_usd_per_million])
     x, y = onto(low_ms, high_ms, plot.left, plot.right), onto(low_usd, high_usd, plot.bottom, plot.top)
     named = _named(front)
@@ -66,11 +66,11 @@ def frontier(front: Front) -> Frontier:
 
 def _named(front: Front) -> list[tuple[str, str, float, float]]:
     """The plan and its neighbours, the plan last, on top: name, kind, ms, USD per million."""
-    p, found = front.plan.predicted, []
+    p, found = front.chosen, []
     for kind, other in (("quicker", front.quicker), ("cheaper", front.cheaper)):
         if other:
-            found.append((kind, kind, other.latency_ms, other.cost_usd_per_million))
-    return [*found, (front.plan.planner, "chosen", p.latency_ms, p.cost_usd_per_million)]
+            found.append((kind, kind, other.bounded_ms, other.cost_usd_per_million))
+    return [*found, (front.plan.planner, "chosen", p.bounded_ms, p.cost_usd_per_million)]
 
 
 def _said(ms: float, usd: float) -> str:

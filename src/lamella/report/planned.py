@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.documents import replacing
-from lamella.plan.document import Predicted
-from lamella.plan.explain import Outline, outline
+from lamella.plan.explain import Outline
 from lamella.plan.front import Front
 from lamella.plan.places import Places, held_back
 from lamella.report.frontier import frontier
@@ -46,7 +45,7 @@ def places_page(places: Places, command: Sequence[str] = ()) -> str:
 
 def front_page(front: Front, command: Sequence[str] = ()) -> str:
     """The front around a plan, as HTML."""
-    plan = (f"chosen, by {front.plan.planner}", outline(front.plan), True)
+    plan = (f"chosen, by {front.plan.planner}", front.chosen, True)
     around = [("next quicker", front.quicker, False), plan, ("next cheaper", front.cheaper, False)]
     return (
         templates()
@@ -104,8 +103,8 @@ def where(places: Places) -> list[str]:
 
 def standing(front: Front) -> list[str]:
     """Where the plan stands on the front, and what its neighbours would bring."""
-    p = front.plan.predicted
-    plan = f"{front.plan.planner}'s plan takes {number(p.latency_ms)} ms and costs ${number(p.cost_usd_per_million)}"
+    p = front.chosen
+    plan = f"{front.plan.planner}'s plan takes {number(p.bounded_ms)} ms{front.plan.at} and costs ${number(p.cost_usd_per_million)}"
     found = [f"{plan} per million requests."]
     if front.on_front:
         found.append("No plan beats it in both.")
@@ -117,9 +116,9 @@ def standing(front: Front) -> list[str]:
     return found
 
 
-def _beside(p: Predicted, other: Outline) -> str:
-    """Another plan against the predicted one: how much quicker or slower, dearer or cheaper."""
-    ms = other.latency_ms - p.latency_ms
+def _beside(p: Outline, other: Outline) -> str:
+    """Another plan against the chosen one: how much quicker or slower, dearer or cheaper."""
+    ms = other.bounded_ms - p.bounded_ms
     time = f"is {number(abs(ms))} ms {'quicker' if ms < 0 else 'slower'}"
     if not p.cost_usd_per_million:
         return time
