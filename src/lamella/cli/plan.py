@@ -26,7 +26,7 @@ def plan(
     model: Model,
     *,
     asked: Unplaced = Unplaced(),  # noqa: B008 - a value
-    planner: Annotated[str, Parameter(help="exact, mopar, single, uniform-K, ort or ort-default.")] = "exact",
+    planner: Annotated[str, Parameter(help="exact, mopar, amps-inf, single, uniform-K, ort or ort-default.")] = "exact",
     platforms: Annotated[
         str | None, Parameter(help="Several, with commas between: where should the model run, and divided how.")
     ] = None,

@@ -112,8 +112,8 @@ def show_front(found: Front) -> None:
     """The chosen plan among those that no other beats in both cost and latency."""
     out, plan, p = console(), found.plan, found.chosen
     out.print(
-        f"[bold]{escape(plan.model.name)} on {plan.platform} by {escape(plan.planner)}[/bold]: {p.bounded_ms:.1f} ms{plan.at}, "
-        f"${p.cost_usd_per_million:.4f} per million requests (predicted)"
+        f"[bold]{escape(plan.model.name)} on {plan.platform} by {escape(plan.planner)}[/bold]: "
+        f"{p.bounded_ms:.1f} ms{plan.at}, ${p.cost_usd_per_million:.4f} per million requests (predicted)"
     )
     where = "no plan beats it in both" if found.on_front else f"{found.dearer:.1%} dearer than one as quick"
     out.print(where if found.at is not None else "quicker than every plan without loss")

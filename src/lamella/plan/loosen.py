@@ -83,7 +83,7 @@ def constraints(asked: Asked) -> tuple[Constraint, ...]:
     """What a platform and a request hold every plan to, but for the SLO, whose price the front tells."""
     model, platform, request = asked.model(), asked.platform, asked.request
     limits = platform.limits
-    payload = max((platform.payload_mb(model.codings(unit)[0].bytes) for unit in range(1, model.units)), default=0.0)
+    payload = max((platform.hop_mb(model.codings(unit)[0].bytes) for unit in range(1, model.units)), default=0.0)
     return (
         Constraint(
             "largest memory",
@@ -94,7 +94,7 @@ def constraints(asked: Asked) -> tuple[Constraint, ...]:
             lambda asked, mb: asked._replace(platform=with_memory(asked.platform, mb, asked.request.vcpu)),
         ),
         Constraint("package", "MB", limits.package_mb.value, 1.0, _most_package_mb(model), _bound("package_mb")),
-        Constraint("payload of a hop", "MB", limits.payload_mb.value, 1.0, payload, _bound("payload_mb")),
+        Constraint("payload of a hop", "MB", platform.hop_limit_mb, 1.0, payload, _payload),
         Constraint("timeout", "s", limits.timeout_s.value, 1.0, _most_run_s(model), _bound("timeout_s")),
         Constraint(
             "stages",
@@ -118,13 +118,22 @@ def _bound(name: str) -> Callable[[Asked, float], Asked]:
     return change
 
 
+def _payload(asked: Asked, mb: float) -> Asked:
+    """The limit of the channel, where it has one of its own; else that of requests."""
+    own = asked.platform.hop.payload_mb
+    if own is None:
+        return _bound("payload_mb")(asked, mb)
+    hop = replace(asked.platform.hop, payload_mb=_what_if(own, mb))
+    return asked._replace(platform=replace(asked.platform, hop=hop))
+
+
 def used(plan: Plan, platform: Platform) -> dict[str, float]:
     """What a plan takes of each constraint, by its name."""
     return {
         LATENCY: plan.bounded_ms,
         "largest memory": float(max(f.memory_mb for f in plan.functions)),
         "package": max(f.package_mb for f in plan.functions),
-        "payload of a hop": max((platform.payload_mb(h.encoded_bytes) for h in plan.hops), default=0.0),
+        "payload of a hop": max((platform.hop_mb(h.encoded_bytes) for h in plan.hops), default=0.0),
         "timeout": max(f.run_ms for f in plan.functions) / 1000,
         "stages": float(plan.stages),
     }

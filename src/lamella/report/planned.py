@@ -104,8 +104,10 @@ def where(places: Places) -> list[str]:
 def standing(front: Front) -> list[str]:
     """Where the plan stands on the front, and what its neighbours would bring."""
     p = front.chosen
-    plan = f"{front.plan.planner}'s plan takes {number(p.bounded_ms)} ms{front.plan.at} and costs ${number(p.cost_usd_per_million)}"
-    found = [f"{plan} per million requests."]
+    found = [
+        f"{front.plan.planner}'s plan takes {number(p.bounded_ms)} ms{front.plan.at} and costs "
+        f"${number(p.cost_usd_per_million)} per million requests."
+    ]
     if front.on_front:
         found.append("No plan beats it in both.")
     elif front.dearer > 0:
