@@ -124,4 +124,5 @@ def held_back(place: Place) -> str:
     way = place.binding
     if way:
         return f"{way.constraint}: {way.needed:.4g} {way.unit} needed, {way.limit:g} allowed"
-    return place.refused.partition(":")[0]
+    name, _, rest = place.refused.partition(": ")
+    return rest if name == "law 5" else name if " " not in name else place.refused

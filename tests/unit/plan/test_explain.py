@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from lamella.errors import InfeasiblePlan
+from lamella.errors import InfeasiblePlan, PlatformLimit
 from lamella.plan.document import Plan
 from lamella.plan.explain import Explanation, explain, refused
 from lamella.plan.laws import broken_laws
@@ -53,15 +53,17 @@ def test_an_explanation_agrees_with_the_plans_that_it_tells_of(
     question = asked(units, where, Request(slo_ms=slo, max_stages=most))
     try:
         plan = planned(question)
-    except InfeasiblePlan:
+    except (InfeasiblePlan, PlatformLimit):
         return
     found = explain(question, plan, ("single", "mopar"))
-    assert found.chosen.cost_usd_per_million == pytest.approx(found.cheapest.cost_usd_per_million)
+    least = found.cheapest.cost_usd_per_million
+    assert found.chosen.cost_usd_per_million >= least * (1 - 1e-6)
+    assert slo is None or found.chosen.cost_usd_per_million == pytest.approx(least)
     for other in found.others:
         if not other.plan:
             assert other.why
             continue
-        late = found.cap_ms is not None and other.plan.latency_ms > found.cap_ms * (1 + 1e-6)
+        late = found.cap_ms is not None and other.plan.bounded_ms > found.cap_ms * (1 + 1e-6)
         assert late == ("over the latency" in other.why)
         assert late or other.plan.cost_usd_per_million >= found.cheapest.cost_usd_per_million * (1 - 1e-6)
         if other.kind.endswith("stages"):
@@ -83,18 +85,19 @@ def test_an_explanation_agrees_with_the_plans_that_it_tells_of(
 def test_the_price_of_a_limit_is_what_planning_one_step_further_saves() -> None:
     """A package limit that forbids one function: at the megabyte that allows it, and not before, the cost falls."""
     units = (Made(weights_mb=100, time_ms=5, out_mb=3), Made(weights_mb=100, time_ms=5))
-    question = asked(units, limited("aws-lambda", package_mb=150))
+    question = asked(units, limited("aws-lambda-2021", package_mb=150), Request(slo_ms=1000))
     price = next(p for p in explained(question).prices if p.constraint == "package")
-    costs = {}
-    for mb in range(150, 260):
-        rules = limited("aws-lambda", package_mb=mb)
-        cap = explained(question).cap_ms
-        costs[mb] = planned(question._replace(platform=rules).asking(slo_ms=cap)).predicted.cost_usd_per_million
+
+    def cost(mb: float) -> float:
+        changed = question._replace(platform=limited("aws-lambda-2021", package_mb=mb))
+        return planned(changed).predicted.cost_usd_per_million
+
+    costs = {mb: cost(mb) for mb in range(150, 240, 1)}
     first = next(mb for mb, usd in costs.items() if usd < costs[150] * (1 - 1e-6))
     assert 200 < first < 210
     assert price.next_limit == first
     assert price.next_saves == pytest.approx(costs[150] - costs[first])
-    assert price.most_saves == pytest.approx(costs[150] - min(costs.values()))
+    assert price.most_saves == pytest.approx(costs[150] - costs[239])
     assert price.one_saves == 0
     assert "package" in explained(question).why
 
@@ -102,7 +105,7 @@ def test_the_price_of_a_limit_is_what_planning_one_step_further_saves() -> None:
 def test_the_price_of_latency_is_the_next_point_of_the_front() -> None:
     units = (Made(weights_mb=20, time_ms=100), Made(weights_mb=900, time_ms=20))
     question = asked(units, "aws-lambda", Request(slo_ms=130))
-    front = [(p.latency_ms, p.cost_usd * 1e6) for p in question.space().front()]
+    front = [(p.bounded_ms, p.cost_usd * 1e6) for p in question.space().front()]
     plan = planned(question)
     price = explained(question).prices[0]
     base = plan.predicted.cost_usd_per_million
@@ -148,15 +151,15 @@ def test_an_slo_that_none_keeps_is_refused_with_the_quickest_plan() -> None:
     assert quickest
     assert not found.together
     assert found.ways[0].constraint == LATENCY
-    assert found.ways[0].needed == pytest.approx(quickest.latency_ms)
+    assert found.ways[0].needed == pytest.approx(quickest.bounded_ms)
     assert planned(question.asking(slo_ms=found.ways[0].needed)).predicted.latency_ms <= found.ways[0].needed * (
         1 + 1e-9
     )
 
 
-@pytest.mark.parametrize(("mb", "together"), [(300.0, False), (4000.0, True)])
+@pytest.mark.parametrize(("mb", "together"), [(300.0, False), (3300.0, True)])
 def test_a_unit_that_is_too_large_is_refused_with_what_it_needs(mb: float, together: bool) -> None:
-    """300 MB break the package limit alone; 4,000 MB the largest size, too."""
+    """300 MB break the package limit alone; 3,300 MB the largest size, too."""
     question = asked((Made(weights_mb=mb), Made()), "aws-lambda-2021")
     with pytest.raises(InfeasiblePlan) as error:
         planned(question)
@@ -172,6 +175,7 @@ def test_a_unit_that_is_too_large_is_refused_with_what_it_needs(mb: float, toget
             planned(change(question, way.needed - 1))
 
 
+@settings(max_examples=15)
 @given(CODED_CHAINS, FEW)
 def test_beyond_its_reach_no_constraint_makes_a_plan_cheaper(units: tuple[Made, ...], where: str) -> None:
     question = asked(units, where)
@@ -192,14 +196,15 @@ def test_a_platform_with_more_memory_sells_it(where: str) -> None:
     assert set(rules.sizes_mb(1.0)) <= set(larger.sizes_mb(1.0))
 
 
+@settings(max_examples=15)
 @given(CHAINS, FEW)
 def test_a_plan_tells_the_slack_that_it_has(units: tuple[Made, ...], where: str) -> None:
     question = asked(units, where, Request(slo_ms=500))
     try:
-        plan = planned(question, "mopar")
-    except InfeasiblePlan:
+        plan = planned(question)
+    except (InfeasiblePlan, PlatformLimit):
         return
     takes = used(plan, question.platform)
-    assert plan.slack[0].constraint == LATENCY
-    assert all(s.used == pytest.approx(takes[s.constraint]) for s in plan.slack)
+    assert plan.slack[0].constraint.startswith(LATENCY)
+    assert all(s.used == pytest.approx(takes[s.constraint.partition(" at ")[0]]) for s in plan.slack)
     assert not broken_laws(plan, question.graph, question.platform)
