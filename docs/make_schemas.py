@@ -10,7 +10,11 @@ import msgspec
 from lamella.compare.record import Comparison
 from lamella.documents import Document
 from lamella.package import Manifest
+from lamella.plan.diff import Difference
 from lamella.plan.document import Plan
+from lamella.plan.explain import Explanation, Refusal
+from lamella.plan.front import Front
+from lamella.plan.places import Places
 from lamella.profile.document import Profile
 from lamella.runtime.function import Function
 from lamella.store.records import ModelRecord
@@ -19,6 +23,11 @@ SCHEMAS = Path(__file__).parent / "reference" / "schemas"
 DOCUMENTS: dict[str, type[Document]] = {
     "profile": Profile,
     "plan": Plan,
+    "explanation": Explanation,
+    "refusal": Refusal,
+    "difference": Difference,
+    "places": Places,
+    "front": Front,
     "manifest": Manifest,
     "function": Function,
     "comparison": Comparison,

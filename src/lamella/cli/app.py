@@ -30,6 +30,8 @@ VERBS = {
     "inspect": "What a model is made of, and where it can be divided.",
     "profile": "Measure a model on this machine, per unit and per cut.",
     "plan": "Find the cheapest way to serve a model on a platform.",
+    "explain": "Why a plan is as it is: other kinds of plans, and what each constraint costs.",
+    "diff": "What changed between two plans, and what it does to cost and latency.",
     "check": "Check a plan against the laws and its platform's limits.",
     "package": "Write what ships: optimised graphs, mapped weights, manifests.",
     "run": "Answer a request with a plan's functions on this machine.",

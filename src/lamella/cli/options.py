@@ -298,3 +298,11 @@ class Planning:
             calibrate=self.calibrate,
         )
         return Judge(graph, asked)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unplaced(Planning):
+    """The same, where the platform may be told in another way."""
+
+    platform: PlatformName = ""

@@ -29,25 +29,32 @@ def loaded(model: str, shape: list[str] | None) -> Graph:
     return load(model, shapes=shapes)
 
 
-def imported(model: str, asked: Planning) -> tuple[Graph, Platform]:
+def imported(model: str, asked: Planning, *, payload: bool = True) -> tuple[Graph, Platform]:
     """The model's graph and the platform's rules.
 
     Raises:
         ConfigError: there is no such platform, or it does not run functions.
-        PlatformLimit: a request or its answer is larger than the platform's payload; no plan could help.
+        PlatformLimit: a request or its answer is larger than the platform's payload, where that is asked about; no plan
+            could help.
     """
-    rules = platform_named(asked.platform)
+    rules = on_functions(asked.platform)
+    ranges = parse_ranges(asked.range_)  # an option that cannot be read is told before minutes of work
+    graph = loaded(model, asked.shape)
+    check_ranges(graph, ranges)
+    for error in payloads(graph, asked.batch, rules) if payload else ():
+        raise error
+    return graph, rules
+
+
+def on_functions(name: str) -> Platform:
+    """The platform of that name; ConfigError where there is none, or where it does not run functions."""
+    rules = platform_named(name)
     if rules.kind == "instance":
         raise ConfigError(
             f"{rules.name} is a machine that is always on and paid by the hour: there is nothing to divide on it",
             try_=f"lamella platforms show {rules.name}",
         )
-    ranges = parse_ranges(asked.range_)  # an option that cannot be read is told before minutes of work
-    graph = loaded(model, asked.shape)
-    check_ranges(graph, ranges)
-    for error in payloads(graph, asked.batch, rules):
-        raise error
-    return graph, rules
+    return rules
 
 
 def check_planners(names: Sequence[str], asked: Request) -> None:

@@ -42,8 +42,7 @@ class Exact:
 
     def _balanced(self, space: Space, request: Request) -> Decision:
         """Of the plans near the least cost within 2.5 % of one function's latency that of least cost x latency."""
-        alone = _alone(space)
-        cap = alone.bounded_ms * LATENCY_MARGIN if alone else math.inf
+        alone, cap = _alone(space), latency_cap(space)
         answer = space.cheapest(cap)
         if answer.chosen is None:
             raise infeasible(space.model, [], request)
@@ -77,6 +76,12 @@ def _singles(space: Space) -> list[Chosen]:
         more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
         found.append(Chosen(one.choices, {}, one.latency_ms, one.latency_ms + late, one.cost_usd + more, 1))
     return found
+
+
+def latency_cap(space: Space) -> float:
+    """What latency a plan may take by the law, ms: the SLO; without one a little more than one function; else any."""
+    alone = None if space.request.slo_ms else _alone(space)
+    return space.request.slo_ms or (alone.bounded_ms * LATENCY_MARGIN if alone else math.inf)
 
 
 def _alone(space: Space) -> Chosen | None:

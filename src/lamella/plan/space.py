@@ -476,16 +476,22 @@ class Space:
             np.concatenate([self.cells.variance[cell] * run_ms**2, fixed[:, 4]]),
         )
         stages = np.concatenate([np.ones(len(cell), int), fixed[:, 5].astype(int)])
+        return self._graph(cell, tail, head, sums, stages, most_stages)
+
+    def _graph(
+        self,
+        cell: np.ndarray,
+        tail: np.ndarray,
+        head: np.ndarray,
+        sums: Sums,
+        stages: np.ndarray,
+        most_stages: int | None,
+    ) -> Routes:
+        """Of arcs: those of cells first, then the fixed ones. `plan.kinds` asks for more here."""
+        states, begin_ms = len(self.states), self.model.entry_ms
         return Routes(
-            len(self.states),
-            tail,
-            head,
-            sums,
-            law=self.law,
-            begin_ms=self.model.entry_ms,
-            stages=stages,
-            most_stages=most_stages,
-        )
+            states, tail, head, sums, law=self.law, begin_ms=begin_ms, stages=stages, most_stages=most_stages
+        )  # fmt: skip
 
     def _read(self, route: Route, blocks: Blocks) -> Chosen:
         """A route as choices."""

@@ -26,7 +26,7 @@ def page(record: Comparison) -> str:
     """The page as HTML."""
     best = cheapest(record)
     return (
-        _templates()
+        templates()
         .get_template("page.html.j2")
         .render(
             record=record,
@@ -57,7 +57,7 @@ def staircase_svg(record: Comparison, title: str, planners: Sequence[str] = ()) 
         planners: of the plans to draw; all by default.
     """
     figure = staircase(record, planners)
-    return _templates().get_template("staircase.svg.j2").render(figure=figure, title=title)
+    return templates().get_template("staircase.svg.j2").render(figure=figure, title=title)
 
 
 def write(path: Path, record: Comparison) -> None:
@@ -71,7 +71,8 @@ def write(path: Path, record: Comparison) -> None:
         file.write(made)
 
 
-def _templates() -> Environment:
+def templates() -> Environment:
+    """Of all pages; what they are given is escaped."""
     return Environment(
         loader=FileSystemLoader(Path(__file__).parent / "templates"),
         autoescape=True,

@@ -63,8 +63,8 @@ def scatter(record: Comparison) -> Scatter:
     plot = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
     low_ms, high_ms = spread(v for p in plans for v in (p.latency_ms.p50_low, p.latency_ms.p50, p.latency_ms.p50_high))
     low_usd, high_usd = spread(v for p in plans for v in (p.cost_low, p.cost_usd_per_million, p.cost_high))
-    x = _onto(low_ms, high_ms, plot.left, plot.right)
-    y = _onto(low_usd, high_usd, plot.bottom, plot.top)
+    x = onto(low_ms, high_ms, plot.left, plot.right)
+    y = onto(low_usd, high_usd, plot.bottom, plot.top)
     places = [(x(p.latency_ms.p50), y(p.cost_usd_per_million)) for p in plans]
     whiskers = [
         Box(x(p.latency_ms.p50_low), at[1] - 1, x(p.latency_ms.p50_high), at[1] + 1)
@@ -104,7 +104,8 @@ def spread(values: Iterable[float]) -> tuple[float, float]:
     return (0.0 if low < high / 2 else max(0.0, low - room)), high + room
 
 
-def _onto(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
+def onto(low: float, high: float, begin: float, end: float) -> Callable[[float], float]:
+    """From values to pixels, evenly."""
     return lambda value: begin + (value - low) / (high - low) * (end - begin)
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -30,10 +29,34 @@ onload = () => {{
 </script>"""
 
 
-@pytest.fixture(scope="module")
-def browser() -> str:
-    found = next((p for n in ("chromium", "chromium-browser", "google-chrome") if (p := shutil.which(n))), None)
-    return found or pytest.skip("no chromium here: the page was not seen in a browser")
+def look(folder: Path, browser: str) -> list[tuple[int, int, int, int]]:
+    """Of `page.html` in a folder at each width: how wide it is, how wide it may be, drawings, and flat ones."""
+    frames = "".join(f'<iframe src="page.html" width="{w}" height="800"></iframe>' for w in WIDTHS)
+    (folder / "around.html").write_text(AROUND.format(frames=frames))
+    done = subprocess.run(
+        [
+            browser,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--allow-file-access-from-files",
+            "--enable-logging=stderr",
+            f"--user-data-dir={folder / 'browser'}",
+            "--virtual-time-budget=5000",
+            "--dump-dom",
+            (folder / "around.html").as_uri(),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
+    assert said == []
+    result = re.search(r'<p id="found">(.*?)</p>', done.stdout)
+    assert result, done.stderr
+    found: list[tuple[int, int, int, int]] = json.loads(result[1])
+    return found
 
 
 @pytest.mark.parametrize("kind", ["sample", "long names, failures and 150 units"])
@@ -46,31 +69,7 @@ def test_a_browser_finds_no_fault_and_nothing_wider_than_its_window(kind: str, b
         record = comparison(plans, model=name, failed={name: name}, limits_reason=name, command=("compare", name))
         record = msgspec.structs.replace(record, units=units)
     write(tmp_path / "page.html", record)
-    frames = "".join(f'<iframe src="page.html" width="{w}" height="800"></iframe>' for w in WIDTHS)
-    (tmp_path / "around.html").write_text(AROUND.format(frames=frames))
-    done = subprocess.run(
-        [
-            browser,
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--allow-file-access-from-files",
-            "--enable-logging=stderr",
-            f"--user-data-dir={tmp_path / 'browser'}",
-            "--virtual-time-budget=5000",
-            "--dump-dom",
-            (tmp_path / "around.html").as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    said = [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-    assert said == []
-    result = re.search(r'<p id="found">(.*?)</p>', done.stdout)
-    assert result, done.stderr
-    found = json.loads(result[1])
+    found = look(tmp_path, browser)
     assert len(found) == len(WIDTHS)
     for scroll, client, drawings, flat in found:
         assert scroll <= client
