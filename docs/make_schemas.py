@@ -11,12 +11,14 @@ from lamella.compare.record import Comparison
 from lamella.documents import Document
 from lamella.package import Manifest
 from lamella.plan.document import Plan
+from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile
 from lamella.runtime.function import Function
 from lamella.store.records import ModelRecord
 
 SCHEMAS = Path(__file__).parent / "reference" / "schemas"
 DOCUMENTS: dict[str, type[Document]] = {
+    "calibration": Calibration,
     "profile": Profile,
     "plan": Plan,
     "manifest": Manifest,

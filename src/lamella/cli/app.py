@@ -28,6 +28,7 @@ app = App(
 )
 VERBS = {
     "inspect": "What a model is made of, and where it can be divided.",
+    "calibrate": "Measure what operators take on this machine, to predict models that were never run.",
     "profile": "Measure a model on this machine, per unit and per cut.",
     "plan": "Find the cheapest way to serve a model on a platform.",
     "check": "Check a plan against the laws and its platform's limits.",

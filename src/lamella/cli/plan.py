@@ -7,11 +7,13 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Planning, check_outputs
-from lamella.cli.prepare import check_planners, imported, measured
+from lamella.cli.options import Json, Model, Output, Planning, Predicted, check_outputs
+from lamella.cli.prepare import check_planners, foretold, imported, measured
 from lamella.cli.show import print_json, show_plan
+from lamella.errors import ConfigError
 from lamella.frameworks.loading import named_for_later
-from lamella.plan.make import make_plan
+from lamella.plan.make import BASELINES, make_plan
+from lamella.plan.request import variant
 
 
 def plan(
@@ -19,6 +21,7 @@ def plan(
     *,
     asked: Planning,
     planner: Annotated[str, Parameter(help="exact, mopar, amps-inf, single, uniform-K, ort or ort-default.")] = "exact",
+    predicted: Predicted = False,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -26,10 +29,13 @@ def plan(
     check_outputs(output)
     check_planners([planner], asked.request())
     graph, rules = imported(model, asked)
+    if predicted and variant(planner, asked.request())[0] in BASELINES:
+        raise ConfigError(f"{planner} is measured whole, it is not predicted", try_="--planner single")
     request = asked.request(graph)  # data that do not fit are told before minutes of work
+    profiled = foretold if predicted else measured
     made = make_plan(
         graph,
-        measured(graph, rules, asked, (planner,)),
+        profiled(graph, rules, asked, (planner,)),
         rules,
         planner,
         given=named_for_later(model, graph),

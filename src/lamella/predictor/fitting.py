@@ -1,0 +1,210 @@
+"""From measured nodes to formulas: least squares of relative errors with coefficients that are not negative.
+
+A roofline is the part that carries to shapes far from those measured: more multiply-accumulates never take less time.
+What it leaves, kernels' efficiency by shape, is smooth in the logarithms of the dimensions: the second part is ridge
+regression on how near a node is to each measured one (Rasmussen and Williams, Gaussian Processes for Machine Learning,
+2006, equation 2.25), and fades where none is near. It is kept where it makes networks that were left out come out
+better. Rejected: boosted trees, which are constant beyond the largest shape they saw, and nobody can read; one formula
+for all kinds, which is off by half; plain least squares, which is about the largest node only.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.predictor.document import Formula, Kind, KindFit, MemoryFit, logarithms, nearness
+from lamella.predictor.sampling import LAYOUTS, Sampled
+from lamella.predictor.work import ANY, Work
+from lamella.runtime.function import Layout
+
+FOLDS = 5
+INSTANT_MS = 0.003
+"""Errors are relative to a node's time and this: what takes a microsecond cannot be timed better."""
+REACHES = (0.7, 1.2, 2.0)
+NOISE = 0.15
+"""Variance of a measured logarithm over that of what the roofline leaves."""
+LEAST = 8
+"""So many nodes have neighbours worth asking."""
+FIGURES = ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
+"""Of `UnitMemory`."""
+Way = tuple[Layout, int, bool]
+
+
+def nonnegative(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """The least-squares coefficients that are not negative: at most eight columns.
+
+    The optimum is an ordinary least-squares solution on some of the columns, so all subsets are tried.
+    """
+    count = rows.shape[1]
+    best, least = np.zeros(count), float((values**2).sum())
+    for size in range(1, count + 1):
+        for chosen in combinations(range(count), size):
+            found = np.linalg.lstsq(rows[:, chosen], values, rcond=None)[0]
+            if (found < 0).any():
+                continue
+            off = float(((rows[:, chosen] @ found - values) ** 2).sum())
+            if off < least * (1 - 1e-12):
+                least, best = off, np.zeros(count)
+                best[list(chosen)] = found
+    return best
+
+
+class _Table(NamedTuple):
+    """Nodes of one kind."""
+
+    names: tuple[str, ...]
+    terms: np.ndarray
+    """[nodes, terms]"""
+    points: np.ndarray
+    """[nodes, dimensions]"""
+    folds: np.ndarray
+    """[nodes]: by network."""
+    times: dict[Way, np.ndarray]
+
+    def only(self, kept: np.ndarray) -> _Table:
+        times = {way: t[kept] for way, t in self.times.items()}
+        return self._replace(terms=self.terms[kept], points=self.points[kept], folds=self.folds[kept], times=times)
+
+
+class _Fit(NamedTuple):
+    coefficients: np.ndarray
+    leaning: np.ndarray
+    reach: float
+    points: np.ndarray
+
+    def of(self, terms: np.ndarray, points: np.ndarray) -> np.ndarray:
+        base: np.ndarray = terms @ self.coefficients
+        return base * np.exp(nearness(points, self.points, self.reach) @ self.leaning) if len(self.leaning) else base
+
+
+def fit_kinds(samples: Sequence[Sampled]) -> tuple[tuple[Kind, ...], dict[tuple[int, int], float]]:
+    """The kinds, and of each node (its network, its place) the plain cold time predicted with its network left out."""
+    kinds, left_out = [], dict[tuple[int, int], float]()
+    for kind, table, where in _tables(samples):
+        made, predicted = _kind(kind, table)
+        kinds.append(made)
+        if kind != ANY:
+            left_out.update(zip(where, predicted.tolist(), strict=True))
+    return tuple(kinds), left_out
+
+
+def _tables(samples: Sequence[Sampled]) -> Iterator[tuple[str, _Table, list[tuple[int, int]]]]:
+    """Each kind's nodes; and all of them, in the terms that all have."""
+    found: dict[str, list[tuple[int, int, Work]]] = {}
+    for number, sampled in enumerate(samples):
+        for place, work in enumerate(sampled.works):
+            if work.kind != ANY:
+                found.setdefault(work.kind, []).append((number, place, work))
+    for kind, held in found.items():
+        where = [(number, place) for number, place, _ in held]
+        yield kind, _table(samples, where, [work.terms for *_, work in held]), where
+    where = [(n, k) for n, sampled in enumerate(samples) for k in range(len(sampled.works))]
+    yield ANY, _table(samples, where, [samples[n].works[k].common for n, k in where]), where
+
+
+def _table(
+    samples: Sequence[Sampled], where: list[tuple[int, int]], terms: Sequence[Sequence[tuple[str, float]]]
+) -> _Table:
+    names = tuple(dict.fromkeys(name for one in terms for name, _ in one))
+    rows = [[dict(one).get(name, 0.0) for name in names] for one in terms]
+    works = [samples[n].works[k] for n, k in where]
+    same = len({len(w.dimensions) for w in works}) == 1
+    points = [logarithms(w.dimensions) if same else () for w in works]
+    ways = [(t.layout, t.threads, t.warm) for t in samples[0].times]
+    times = {way: np.array([samples[n].times[i].ms[k] for n, k in where]) for i, way in enumerate(ways)}
+    return _Table(names, np.array(rows), np.array(points), np.array([n % FOLDS for n, _ in where]), times)
+
+
+def _kind(kind: str, table: _Table) -> tuple[Kind, np.ndarray]:
+    """A kind's fits, and its plain cold times on one thread as predicted with their networks left out."""
+    first: Way = ("plain", min(t for _, t, _ in table.times), False)
+    tries = REACHES if kind != ANY and len(table.terms) >= LEAST else ()
+    predictions = {reach: _left_out(table, first, reach) for reach in (0.0, *tries)}
+    errors = {reach: _error(p, table.times[first]) for reach, p in predictions.items()}
+    reach = min(errors, key=lambda r: errors[r])
+    fits = []
+    for way in table.times:
+        fit = _fit(table, way, reach)
+        error = errors[reach] if way == first else _error(_left_out(table, way, reach), table.times[way])
+        coefficients = dict(zip(table.names, fit.coefficients.tolist(), strict=True))
+        fits.append(KindFit(*way, Formula(coefficients, error), tuple(fit.leaning.tolist())))
+    points = tuple(map(tuple, table.points.tolist())) if reach else ()
+    return Kind(kind, points, reach or 1.0, tuple(fits)), predictions[reach]
+
+
+def _left_out(table: _Table, way: Way, reach: float) -> np.ndarray:
+    """Every node's time by a fit that did not see its fold; by the whole one's where there is but one fold."""
+    found = np.zeros(len(table.terms))
+    for fold in range(FOLDS):
+        out = table.folds == fold
+        if not out.any():
+            continue
+        seen = table if out.all() else table.only(~out)
+        found[out] = _fit(seen, way, reach).of(table.terms[out], table.points[out])
+    return found
+
+
+def _error(predicted: np.ndarray, measured: np.ndarray) -> float:
+    return float(np.mean(np.abs(predicted - measured) / (measured + INSTANT_MS)))
+
+
+def _fit(table: _Table, way: Way, reach: float) -> _Fit:
+    """The roofline, and where there is a reach the correction by neighbours."""
+    times = table.times[way]
+    weight = 1 / (times + INSTANT_MS)
+    coefficients = nonnegative(table.terms * weight[:, None], times * weight)
+    if not reach:
+        return _Fit(coefficients, np.zeros(0), 1.0, table.points)
+    base = np.maximum(table.terms @ coefficients, 1e-6)
+    left = np.log((times + INSTANT_MS) / (base + INSTANT_MS))
+    near = nearness(table.points, table.points, reach)
+    leaning = np.linalg.solve(near + NOISE * np.eye(len(left)), left)
+    return _Fit(coefficients, leaning, reach, table.points)
+
+
+def fit_memory(samples: Sequence[Sampled]) -> tuple[MemoryFit, ...]:
+    """Figures of functions by what they hold, in each layout; errors in MB or ms, relative to a figure and one more."""
+    rows = np.array([list(s.footprint.terms().values()) for s in samples])
+    names = tuple(samples[0].footprint.terms())
+    folds = np.arange(len(samples)) % FOLDS
+    found = []
+    for layout in LAYOUTS:
+        memory = [next(m for m in s.memory if m.layout == layout) for s in samples]
+        figures = {}
+        for figure in FIGURES:
+            values = np.array([getattr(m, figure) for m in memory])
+            figures[figure] = _formula(names, rows, values, folds)
+        found.append(MemoryFit(layout, figures))
+    return tuple(found)
+
+
+def _formula(names: Sequence[str], rows: np.ndarray, values: np.ndarray, folds: np.ndarray) -> Formula:
+    def solve(kept: np.ndarray) -> np.ndarray:
+        weight = 1 / (values[kept] + 1)
+        return nonnegative(rows[kept] * weight[:, None], values[kept] * weight)
+
+    whole = solve(np.ones(len(values), bool))
+    off = np.zeros(len(values))
+    for fold in range(FOLDS):
+        out = folds == fold
+        if out.any():
+            off[out] = rows[out] @ (whole if out.all() else solve(~out)) - values[out]
+    return Formula(dict(zip(names, whole.tolist(), strict=True)), float(np.mean(np.abs(off) / (values + 1))))
+
+
+def network_error(samples: Sequence[Sampled], left_out: Mapping[tuple[int, int], float]) -> tuple[float, float]:
+    """Mean absolute relative error of nodes, weighted by time, and of whole networks."""
+    off = total = 0.0
+    errors = []
+    for number, sampled in enumerate(samples):
+        times = next(t for t in sampled.times if t.layout == "plain" and not t.warm).ms
+        pairs = [(left_out[number, k], ms) for k, ms in enumerate(times) if (number, k) in left_out]
+        off += sum(abs(p - m) for p, m in pairs)
+        total += sum(m for _, m in pairs)
+        errors.append(abs(math.fsum(p - m for p, m in pairs)) / math.fsum(m for _, m in pairs))
+    return off / total, float(np.mean(errors))
