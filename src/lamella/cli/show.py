@@ -54,8 +54,8 @@ def show_calibration(calibration: Calibration) -> None:
         markup=False,
     )
     out.print(
-        f"on networks left out: {calibration.network_error:.0%} off on a network's time, {calibration.error:.0%} on its "
-        "operators' (plain, one thread)"
+        f"on networks left out: {calibration.network_error:.0%} off on a network's time, {calibration.error:.0%} on "
+        "its operators' (plain, one thread)"
     )
     counts = calibration.threads
     rows = []

@@ -43,7 +43,8 @@ class KindFit(msgspec.Struct, frozen=True):
     """Whether caches hold what a request touches."""
     formula: Formula
     leaning: tuple[float, ...] = ()
-    """Of each point of the kind: how much its neighbours' logarithm of time is corrected. Empty where that is no better."""
+    """Of each point of the kind: how much the logarithm of a neighbour's time is corrected. Empty where that is no
+    better."""
 
 
 class Kind(msgspec.Struct, frozen=True, dict=True):

@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 
 import numpy as np
 
@@ -138,7 +138,7 @@ def _dense(rows: int, layers: int, name: str) -> tuple[Blueprint, Inputs]:
     rng = np.random.default_rng(zlib.crc32(name.encode()))
     widths = [int(2 ** rng.uniform(5, 12)) // 16 * 16 for _ in range(layers + 1)]
     chain = _Chain(name, (rows, widths[0]))
-    for last, width in zip(widths, widths[1:], strict=False):
+    for last, width in pairwise(widths):
         w = chain.weight(last, width, std=(2 / last) ** 0.5)
         bias = chain.weight(width, std=0.02)
         if rng.random() < 0.5:
@@ -301,15 +301,16 @@ def _odd(channels: int, size: int, name: str) -> tuple[Blueprint, Inputs]:
 _IMAGES = ((3, 224, 7), (256, 14, 9), (64, 56, 9), (512, 7, 8), (128, 28, 9), (3, 160, 12), (320, 8, 8), (160, 17, 9),
            (96, 35, 8), (32, 112, 7), (640, 10, 7), (48, 80, 8), (1024, 7, 6), (3, 288, 5), (192, 24, 8))  # fmt: skip
 _ROWS = (1, 128, 16, 1, 400, 49, 4, 220, 1, 90, 700, 1)
-_BLOCKS = ((128, 640, 10, True), (200, 896, 14, False), (48, 384, 6, False), (320, 512, 8, True), (96, 1280, 20, False),
+_BLOCKS = ((48, 384, 6, False), (128, 640, 10, True), (200, 896, 14, False), (320, 512, 8, True), (96, 1280, 20, False),
            (16, 256, 4, True), (256, 704, 11, False))  # fmt: skip
 _SEQUENCES = (("LSTM", 16, 256, 384, False), ("GRU", 24, 512, 512, True), ("LSTM", 40, 640, 768, True),
               ("GRU", 12, 768, 1280, False), ("LSTM", 24, 1536, 1536, False), ("LSTM", 8, 64, 64, True),
               ("GRU", 20, 96, 128, False), ("LSTM", 12, 1792, 2304, False), ("GRU", 16, 1024, 896, True))  # fmt: skip
 _OTHERS = (
     partial(_tables, 12, 1000, 16), partial(_simple, (1, 64, 56, 56)), partial(_words, 96, 12000, 512),
-    partial(_odd, 20, 40), partial(_simple, (1, 16, 12, 12)), partial(_tables, 40, 20000, 4), partial(_simple, (1, 96, 112, 112)),
-    partial(_odd, 52, 16), partial(_words, 24, 4000, 1280), partial(_simple, (1, 256, 14, 14)),
+    partial(_odd, 20, 40), partial(_simple, (1, 16, 12, 12)), partial(_tables, 40, 20000, 4),
+    partial(_simple, (1, 96, 112, 112)), partial(_odd, 52, 16), partial(_words, 24, 4000, 1280),
+    partial(_simple, (1, 256, 14, 14)),
 )  # fmt: skip
 
 
