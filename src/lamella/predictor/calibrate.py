@@ -1,7 +1,7 @@
 """`lamella calibrate`: measure the machine once, network by network, each kept when it is done.
 
 The measurements lie in the cache under the machine and the runtime version; what was interrupted, or stopped when its
-time was spent, goes on at the next network. Fitting takes a second, so formulas are made anew from what there is.
+time was spent, goes on at the next network. Formulas are made anew from all there is, and kept beside it.
 """
 
 from __future__ import annotations
@@ -79,8 +79,11 @@ def calibrate(
                 break
             progress(min(0.99, max(place / len(todo), min(spent / budget_s, 0.99))), network.name)
             state = _keep(path, _sampled(state, network, space, each))
+    progress(1.0, "fitting")
+    made = assemble(state, len(networks))
+    documents.write(_fitted(), made)
     progress(1.0, "done")
-    return assemble(state, len(networks))
+    return made
 
 
 def held_calibration() -> Calibration:
@@ -89,14 +92,17 @@ def held_calibration() -> Calibration:
     Raises:
         ConfigError: it was not.
     """
-    state = _held() if _path().exists() else None
-    if state is None or len(state.samples) < LEAST_NETWORKS:
+    if not _fitted().exists():
         raise ConfigError("this machine is not calibrated: nothing says what operators take on it", try_=MADE_BY)
-    return assemble(state, len(SPREAD))
+    return documents.read(_fitted(), Calibration, made_by=f"rm {_fitted()}; {MADE_BY}")
 
 
 def _path() -> Path:
     return documents.cache_dir() / "calibrations" / f"{this_machine().key}-v{CALIBRATION_VERSION}.json"
+
+
+def _fitted() -> Path:
+    return _path().with_suffix(".fitted.json")
 
 
 def _held() -> CalibrationState:

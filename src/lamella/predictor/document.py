@@ -21,6 +21,9 @@ from lamella.predictor.work import ANY, Work
 from lamella.profile.document import Floor, HopCosts, Variant
 from lamella.runtime.function import Layout
 
+MOST = math.log(2)
+"""Of a correction, either way: more is a mistake in a measurement, not a kernel's efficiency."""
+
 
 class Formula(msgspec.Struct, frozen=True):
     """A sum of terms with coefficients, and how far it was off."""
@@ -121,12 +124,20 @@ class Calibration(Document, frozen=True, kw_only=True, dict=True):
     ) -> float:
         fit = kind.by_variant[variant]
         found = fit.formula.of(terms)
-        return found * math.exp(float(kind.near(work.dimensions) @ np.array(fit.leaning))) if fit.leaning else found
+        if not fit.leaning:
+            return found
+        return found * float(correction(kind.near(work.dimensions)[None], np.array(fit.leaning))[0])
 
     def figure(self, layout: Layout, name: str, held: Footprint) -> float:
         """A figure of `profile.document.UnitMemory`, of a function that holds so much."""
         fit = next(m for m in self.memory if m.layout == layout)
         return fit.figures[name].of(tuple(held.terms().items()))
+
+
+def correction(near: np.ndarray, leaning: np.ndarray) -> np.ndarray:
+    """What the neighbours make of a roofline's times, at most twice and at least half: [nodes, points] to [nodes]."""
+    found: np.ndarray = np.exp(np.clip(near @ leaning, -MOST, MOST))
+    return found
 
 
 def logarithms(dimensions: Sequence[float]) -> tuple[float, ...]:

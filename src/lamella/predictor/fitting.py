@@ -1,4 +1,4 @@
-"""From measured nodes to formulas: least squares of relative errors with coefficients that are not negative.
+"""From measured nodes to formulas: least relative errors by coefficients that are not negative.
 
 A roofline is the part that carries to shapes far from those measured: more multiply-accumulates never take less time.
 What it leaves, kernels' efficiency by shape, is smooth in the logarithms of the dimensions: the second part is ridge
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.predictor.document import Formula, Kind, KindFit, MemoryFit, logarithms, nearness
+from lamella.predictor.document import MOST, Formula, Kind, KindFit, MemoryFit, correction, logarithms, nearness
 from lamella.predictor.sampling import LAYOUTS, Sampled
 from lamella.predictor.work import ANY, Work
 from lamella.runtime.function import Layout
@@ -28,6 +28,8 @@ INSTANT_MS = 0.003
 REACHES = (0.7, 1.2, 2.0)
 NOISE = 0.15
 """Variance of a measured logarithm over that of what the roofline leaves."""
+STEPS, SMALL = 4, 0.02
+"""Of reweighting; smaller relative errors are all alike."""
 LEAST = 8
 """So many nodes have neighbours worth asking."""
 FIGURES = ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
@@ -52,6 +54,18 @@ def nonnegative(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
                 least, best = off, np.zeros(count)
                 best[list(chosen)] = found
     return best
+
+
+def least_absolute(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Coefficients that are not negative and make the sum of absolute errors small: a few outliers move them little.
+
+    Least squares, reweighted by the errors of the step before (Green 1984, Iteratively Reweighted Least Squares).
+    """
+    found = nonnegative(rows, values)
+    for _ in range(STEPS):
+        weight = 1 / np.sqrt(np.maximum(np.abs(rows @ found - values), SMALL))
+        found = nonnegative(rows * weight[:, None], values * weight)
+    return found
 
 
 class _Table(NamedTuple):
@@ -79,7 +93,10 @@ class _Fit(NamedTuple):
 
     def of(self, terms: np.ndarray, points: np.ndarray) -> np.ndarray:
         base: np.ndarray = terms @ self.coefficients
-        return base * np.exp(nearness(points, self.points, self.reach) @ self.leaning) if len(self.leaning) else base
+        if not len(self.leaning):
+            return base
+        corrected: np.ndarray = base * correction(nearness(points, self.points, self.reach), self.leaning)
+        return corrected
 
 
 def fit_kinds(samples: Sequence[Sampled]) -> tuple[tuple[Kind, ...], dict[tuple[int, int], float]]:
@@ -123,18 +140,19 @@ def _table(
 def _kind(kind: str, table: _Table) -> tuple[Kind, np.ndarray]:
     """A kind's fits, and its plain cold times on one thread as predicted with their networks left out."""
     first: Way = ("plain", min(t for _, t, _ in table.times), False)
+    cold = [way for way in table.times if not way[2]]
     tries = REACHES if kind != ANY and len(table.terms) >= LEAST else ()
-    predictions = {reach: _left_out(table, first, reach) for reach in (0.0, *tries)}
-    errors = {reach: _error(p, table.times[first]) for reach, p in predictions.items()}
-    reach = min(errors, key=lambda r: errors[r])
+    predictions = {(r, way): _left_out(table, way, r) for r in (0.0, *tries) for way in cold}
+    errors = {key: _error(p, table.times[key[1]]) for key, p in predictions.items()}
+    reach = min((0.0, *tries), key=lambda r: sum(errors[r, way] for way in cold))
     fits = []
     for way in table.times:
         fit = _fit(table, way, reach)
-        error = errors[reach] if way == first else _error(_left_out(table, way, reach), table.times[way])
+        error = errors[reach, way] if way in cold else _error(_left_out(table, way, reach), table.times[way])
         coefficients = dict(zip(table.names, fit.coefficients.tolist(), strict=True))
         fits.append(KindFit(*way, Formula(coefficients, error), tuple(fit.leaning.tolist())))
     points = tuple(map(tuple, table.points.tolist())) if reach else ()
-    return Kind(kind, points, reach or 1.0, tuple(fits)), predictions[reach]
+    return Kind(kind, points, reach or 1.0, tuple(fits)), predictions[reach, first]
 
 
 def _left_out(table: _Table, way: Way, reach: float) -> np.ndarray:
@@ -157,11 +175,11 @@ def _fit(table: _Table, way: Way, reach: float) -> _Fit:
     """The roofline, and where there is a reach the correction by neighbours."""
     times = table.times[way]
     weight = 1 / (times + INSTANT_MS)
-    coefficients = nonnegative(table.terms * weight[:, None], times * weight)
+    coefficients = least_absolute(table.terms * weight[:, None], times * weight)
     if not reach:
         return _Fit(coefficients, np.zeros(0), 1.0, table.points)
     base = np.maximum(table.terms @ coefficients, 1e-6)
-    left = np.log((times + INSTANT_MS) / (base + INSTANT_MS))
+    left = np.clip(np.log((times + INSTANT_MS) / (base + INSTANT_MS)), -MOST, MOST)
     near = nearness(table.points, table.points, reach)
     leaning = np.linalg.solve(near + NOISE * np.eye(len(left)), left)
     return _Fit(coefficients, leaning, reach, table.points)

@@ -19,8 +19,8 @@ from lamella.units import MB
 ANY = "any"
 """Stands for kinds that were not measured; its terms are `Work.common`."""
 Terms = tuple[tuple[str, float], ...]
-L2_MB, L3_MB = 1.0, 16.0
-"""Weights that are read at every step come from somewhere else beyond these sizes."""
+CACHED_MB = 16.0
+"""What a step reads again beyond this comes from memory, not from a cache."""
 GATHERS = frozenset({"Gather", "GatherElements", "GatherND"})
 """Read rows of a table, not all of it."""
 
@@ -146,12 +146,10 @@ def _recurrent(node: Node) -> Work:
     into = turns * batch * gates * hidden * width / 1e9
     back = turns * batch * gates * hidden * hidden / 1e9
     terms = (
-        ("call", 1.0),
         ("steps", float(turns)),
         ("input_gmac", into),
-        ("step_l2_mb", turns * min(again, L2_MB)),
-        ("step_l3_mb", turns * min(max(again - L2_MB, 0.0), L3_MB - L2_MB)),
-        ("step_memory_mb", turns * max(again - L3_MB, 0.0)),
+        ("step_cached_mb", turns * min(again, CACHED_MB)),
+        ("step_memory_mb", turns * max(again - CACHED_MB, 0.0)),
         ("weight_mb", weights),
     )
     return Work(node.kind.lower(), terms, (steps, width, hidden, batch), into + back, weights, read + written)
@@ -169,6 +167,8 @@ def _plain(node: Node) -> Work:
     terms: Terms = (("call", 1.0), ("elements_m", elements), ("read_mb", read + weights), ("written_mb", written))
     if window > 1:
         terms = (*terms, ("gmac", gmac))
+    if node.kind in GATHERS and len(ins) > 1:
+        terms = (("call", 1.0), ("rows", float(math.prod(ins[1]))), ("written_mb", written))
     last = out[-1] if out else 1
     return Work(_family(node), terms, (elements * 1e6, last), gmac, weights, read + written)
 

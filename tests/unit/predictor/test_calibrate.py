@@ -17,10 +17,11 @@ from tests.unit.predictor.conftest import TINY, Calibrated
 
 
 def test_every_network_is_measured_once_and_says_so(calibrated: Calibrated) -> None:
-    assert calibrated.steps == ("runtime floor and hops", *(n.name for n in TINY), "done")
+    assert calibrated.steps == ("runtime floor and hops", *(n.name for n in TINY), "fitting", "done")
     again: list[str] = []
     assert calibrate(progress=lambda _, what: again.append(what), networks=TINY) == calibrated.calibration
-    assert again == ["done"]
+    assert again == ["fitting", "done"]
+    assert held_calibration() == calibrated.calibration
 
 
 def test_a_spent_budget_stops_and_the_same_command_goes_on(calibrated: Calibrated) -> None:

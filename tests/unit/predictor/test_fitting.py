@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -41,7 +43,7 @@ def work(rows: float, inner: float, outer: float) -> Work:
 
 def true_ms(one: Work) -> float:
     """A roofline, and a kernel that is less efficient on few rows."""
-    few = 1 + 0.5 / one.dimensions[0] ** 0.5
+    few = 1 + 0.5 / math.sqrt(one.dimensions[0])
     return 0.004 + few * 24 * one.gmac + 0.1 * one.weight_mb
 
 
@@ -63,7 +65,10 @@ def sampled(works: list[Work], number: int, noise: np.random.Generator) -> Sampl
 @pytest.fixture(scope="module")
 def samples() -> list[Sampled]:
     noise = np.random.default_rng(0)
-    draw = lambda low, high: float(int(2 ** noise.uniform(low, high)))  # noqa: E731
+
+    def draw(low: float, high: float) -> float:
+        return float(int(2 ** noise.uniform(low, high)))
+
     return [sampled([work(draw(0, 9), draw(5, 11), draw(5, 11)) for _ in range(6)], k, noise) for k in range(20)]
 
 

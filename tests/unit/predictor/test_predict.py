@@ -13,7 +13,7 @@ from lamella.plan.make import make_plan
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.predictor.predict import predict
-from lamella.profile.document import Profile, Variant
+from lamella.profile.document import Profile
 from lamella.profile.measure import units_of
 from tests.unit.predictor.conftest import Calibrated
 
