@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +27,8 @@ INSTANT_MS = 0.003
 REACHES = (0.7, 1.2, 2.0)
 NOISE = 0.15
 """Variance of a measured logarithm over that of what the roofline leaves."""
+FLAT, TINY = 1e-10, 1e-300
+"""A slope, relative to the steepest, that leads nowhere."""
 STEPS, SMALL = 4, 0.02
 """Of reweighting; smaller relative errors are all alike."""
 LEAST = 8
@@ -38,22 +39,37 @@ Way = tuple[Layout, int, bool]
 
 
 def nonnegative(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """The least-squares coefficients that are not negative: at most eight columns.
+    """The least-squares coefficients that are not negative, on as few columns as explain it.
 
-    The optimum is an ordinary least-squares solution on some of the columns, so all subsets are tried.
+    Lawson and Hanson's active sets (Solving Least Squares Problems, 1974, chapter 23) on the normal equations.
     """
-    count = rows.shape[1]
-    best, least = np.zeros(count), float((values**2).sum())
-    for size in range(1, count + 1):
-        for chosen in combinations(range(count), size):
-            found = np.linalg.lstsq(rows[:, chosen], values, rcond=None)[0]
-            if (found < 0).any():
-                continue
-            off = float(((rows[:, chosen] @ found - values) ** 2).sum())
-            if off < least * (1 - 1e-12):
-                least, best = off, np.zeros(count)
-                best[list(chosen)] = found
-    return best
+    scale = np.sqrt((rows**2).sum(axis=0))
+    scale[scale == 0] = 1.0
+    unit = rows / scale
+    gram, target = unit.T @ unit, unit.T @ values
+    found, free = np.zeros(len(scale)), np.zeros(len(scale), bool)
+    for _ in range(3 * len(scale)):
+        slope = np.where(free, -np.inf, target - gram @ found)
+        if slope.max() <= FLAT * np.abs(target).max():
+            break
+        free[slope.argmax()] = True
+        found, free = _within(gram, target, found, free)
+    coefficients: np.ndarray = found / scale
+    return coefficients
+
+
+def _within(gram: np.ndarray, target: np.ndarray, start: np.ndarray, free: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The solution on the free columns, those left out that would be negative."""
+    found, free = start.copy(), free.copy()
+    while True:
+        best = np.zeros(len(found))
+        best[free] = np.linalg.lstsq(gram[np.ix_(free, free)], target[free], rcond=FLAT)[0]
+        bound = free & (best <= 0)
+        if not bound.any():
+            return best, free
+        found += (found[bound] / (found[bound] - best[bound] + TINY)).min() * (best - found)
+        free &= ~(bound & (found <= FLAT))
+        found[~free] = 0.0
 
 
 def least_absolute(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -66,6 +82,12 @@ def least_absolute(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
         weight = 1 / np.sqrt(np.maximum(np.abs(rows @ found - values), SMALL))
         found = nonnegative(rows * weight[:, None], values * weight)
     return found
+
+
+def folds_of(networks: Sequence[int]) -> np.ndarray:
+    """Which fold each is in: those that are there take turns, so that every fold leaves some to fit on."""
+    place = {number: k % FOLDS for k, number in enumerate(dict.fromkeys(networks))}
+    return np.array([place[number] for number in networks])
 
 
 class _Table(NamedTuple):
@@ -134,7 +156,7 @@ def _table(
     points = [logarithms(w.dimensions) if same else () for w in works]
     ways = [(t.layout, t.threads, t.warm) for t in samples[0].times]
     times = {way: np.array([samples[n].times[i].ms[k] for n, k in where]) for i, way in enumerate(ways)}
-    return _Table(names, np.array(rows), np.array(points), np.array([n % FOLDS for n, _ in where]), times)
+    return _Table(names, np.array(rows), np.array(points), folds_of([n for n, _ in where]), times)
 
 
 def _kind(kind: str, table: _Table) -> tuple[Kind, np.ndarray]:
@@ -142,28 +164,30 @@ def _kind(kind: str, table: _Table) -> tuple[Kind, np.ndarray]:
     first: Way = ("plain", min(t for _, t, _ in table.times), False)
     cold = [way for way in table.times if not way[2]]
     tries = REACHES if kind != ANY and len(table.terms) >= LEAST else ()
-    predictions = {(r, way): _left_out(table, way, r) for r in (0.0, *tries) for way in cold}
-    errors = {key: _error(p, table.times[key[1]]) for key, p in predictions.items()}
-    reach = min((0.0, *tries), key=lambda r: sum(errors[r, way] for way in cold))
+    predictions = {way: _left_out(table, way, (0.0, *tries)) for way in cold}
+    errors = {way: {r: _error(p, table.times[way]) for r, p in found.items()} for way, found in predictions.items()}
+    reach = min((0.0, *tries), key=lambda r: sum(errors[way][r] for way in cold))
     fits = []
     for way in table.times:
-        fit = _fit(table, way, reach)
-        error = errors[reach, way] if way in cold else _error(_left_out(table, way, reach), table.times[way])
+        fit = _fit(table, way, reach, _roofline(table, way))
+        error = errors[way][reach] if way in cold else _error(_left_out(table, way, [reach])[reach], table.times[way])
         coefficients = dict(zip(table.names, fit.coefficients.tolist(), strict=True))
         fits.append(KindFit(*way, Formula(coefficients, error), tuple(fit.leaning.tolist())))
     points = tuple(map(tuple, table.points.tolist())) if reach else ()
-    return Kind(kind, points, reach or 1.0, tuple(fits)), predictions[reach, first]
+    return Kind(kind, points, reach or 1.0, tuple(fits)), predictions[first][reach]
 
 
-def _left_out(table: _Table, way: Way, reach: float) -> np.ndarray:
-    """Every node's time by a fit that did not see its fold; by the whole one's where there is but one fold."""
-    found = np.zeros(len(table.terms))
+def _left_out(table: _Table, way: Way, reaches: Sequence[float]) -> dict[float, np.ndarray]:
+    """By reach every node's time by a fit that did not see its fold; by the whole one's where there is but one fold."""
+    found = {reach: np.zeros(len(table.terms)) for reach in reaches}
     for fold in range(FOLDS):
         out = table.folds == fold
         if not out.any():
             continue
         seen = table if out.all() else table.only(~out)
-        found[out] = _fit(seen, way, reach).of(table.terms[out], table.points[out])
+        coefficients = _roofline(seen, way)
+        for reach, times in found.items():
+            times[out] = _fit(seen, way, reach, coefficients).of(table.terms[out], table.points[out])
     return found
 
 
@@ -171,11 +195,15 @@ def _error(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.mean(np.abs(predicted - measured) / (measured + INSTANT_MS)))
 
 
-def _fit(table: _Table, way: Way, reach: float) -> _Fit:
+def _roofline(table: _Table, way: Way) -> np.ndarray:
+    """Coefficients of the terms."""
+    weight = 1 / (table.times[way] + INSTANT_MS)
+    return least_absolute(table.terms * weight[:, None], table.times[way] * weight)
+
+
+def _fit(table: _Table, way: Way, reach: float, coefficients: np.ndarray) -> _Fit:
     """The roofline, and where there is a reach the correction by neighbours."""
     times = table.times[way]
-    weight = 1 / (times + INSTANT_MS)
-    coefficients = least_absolute(table.terms * weight[:, None], times * weight)
     if not reach:
         return _Fit(coefficients, np.zeros(0), 1.0, table.points)
     base = np.maximum(table.terms @ coefficients, 1e-6)
@@ -189,7 +217,7 @@ def fit_memory(samples: Sequence[Sampled]) -> tuple[MemoryFit, ...]:
     """Figures of functions by what they hold, in each layout; errors in MB or ms, relative to a figure and one more."""
     rows = np.array([list(s.footprint.terms().values()) for s in samples])
     names = tuple(samples[0].footprint.terms())
-    folds = np.arange(len(samples)) % FOLDS
+    folds = np.random.default_rng(0).permutation(len(samples)) % FOLDS  # in order they would be families
     found = []
     for layout in LAYOUTS:
         memory = [next(m for m in s.memory if m.layout == layout) for s in samples]

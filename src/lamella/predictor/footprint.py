@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import msgspec
 
 from lamella.predictor.optimised import Node, Operand
-from lamella.predictor.work import CONVOLUTIONS, GATES, GATHERS, PRODUCTS
+from lamella.predictor.work import GATES, GATHERS, PRODUCTS
 from lamella.units import MB
 
 
@@ -29,8 +29,17 @@ class Footprint(msgspec.Struct, frozen=True):
     """Inputs and outputs of the largest node."""
 
     def terms(self) -> dict[str, float]:
-        """By name, with one for being there."""
-        return {"session": 1.0, **msgspec.structs.asdict(self)}
+        """By name, with one for being there, and the weights that are not packed."""
+        return {
+            "session": 1.0,
+            "nodes": self.nodes,
+            "kept_mb": max(0.0, self.mapped_mb - self.packed_mb),
+            "packed_mb": self.packed_mb,
+            "tables_mb": self.tables_mb,
+            "border_mb": self.border_mb,
+            "live_mb": self.live_mb,
+            "largest_mb": self.largest_mb,
+        }
 
 
 def footprint(nodes: Sequence[Node], takes: Collection[str], gives: Collection[str]) -> Footprint:
@@ -55,11 +64,6 @@ def footprint(nodes: Sequence[Node], takes: Collection[str], gives: Collection[s
         live_mb=_peak(nodes, border) / MB,
         largest_mb=max(around, default=0) / MB,
     )
-
-
-def convolves(nodes: Sequence[Node]) -> bool:
-    """Whether one of the nodes is a convolution."""
-    return any(n.kind in CONVOLUTIONS for n in nodes)
 
 
 def _peak(nodes: Sequence[Node], border: dict[str, int]) -> int:

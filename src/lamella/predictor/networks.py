@@ -303,15 +303,19 @@ _IMAGES = ((3, 224, 7), (256, 14, 9), (64, 56, 9), (512, 7, 8), (128, 28, 9), (3
 _ROWS = (1, 128, 16, 1, 400, 49, 4, 220, 1, 90, 700, 1)
 _BLOCKS = ((48, 384, 6, False), (128, 640, 10, True), (200, 896, 14, False), (320, 512, 8, True), (96, 1280, 20, False),
            (16, 256, 4, True), (256, 704, 11, False))  # fmt: skip
-_SEQUENCES = (("LSTM", 16, 256, 384, False), ("GRU", 24, 512, 512, True), ("LSTM", 40, 640, 768, True),
-              ("GRU", 12, 768, 1280, False), ("LSTM", 24, 1536, 1536, False), ("LSTM", 8, 64, 64, True),
-              ("GRU", 20, 96, 128, False), ("LSTM", 12, 1792, 2304, False), ("GRU", 16, 1024, 896, True),
-              ("LSTM", 20, 128, 1152, False), ("GRU", 10, 512, 1792, False), ("LSTM", 10, 384, 896, True))  # fmt: skip
+_SEQUENCES = (
+    ("LSTM", 16, 256, 384, False), ("GRU", 24, 512, 512, True), ("LSTM", 40, 640, 768, True),
+    ("GRU", 12, 768, 1280, False), ("LSTM", 24, 1536, 1536, False), ("GRU", 20, 96, 128, False),
+    ("LSTM", 8, 64, 64, True), ("GRU", 30, 160, 256, True), ("LSTM", 12, 1792, 2304, False),
+    ("GRU", 16, 1024, 896, True), ("LSTM", 20, 128, 1152, False), ("GRU", 10, 512, 1792, False),
+    ("LSTM", 10, 384, 896, True), ("GRU", 8, 64, 48, False), ("LSTM", 28, 96, 192, False),
+)  # fmt: skip
 _OTHERS = (
-    partial(_tables, 12, 1000, 16), partial(_simple, (1, 64, 56, 56)), partial(_words, 96, 12000, 512),
-    partial(_odd, 20, 40), partial(_simple, (1, 16, 12, 12)), partial(_tables, 40, 20000, 4),
-    partial(_simple, (1, 96, 112, 112)), partial(_odd, 52, 16), partial(_words, 24, 4000, 1280),
-    partial(_simple, (1, 256, 14, 14)), partial(_words, 8, 2000, 256), partial(_words, 300, 8000, 768),
+    partial(_tables, 12, 1000, 16), partial(_simple, (1, 64, 56, 56)), partial(_tables, 40, 20000, 4),
+    partial(_words, 96, 12000, 512), partial(_odd, 20, 40), partial(_simple, (1, 16, 12, 12)),
+    partial(_words, 24, 4000, 1280), partial(_tables, 6, 5000, 64), partial(_simple, (1, 96, 112, 112)),
+    partial(_odd, 52, 16), partial(_words, 8, 2000, 256), partial(_simple, (1, 256, 14, 14)),
+    partial(_words, 300, 8000, 768),
 )  # fmt: skip
 
 
@@ -330,4 +334,4 @@ def _spread() -> tuple[Network, ...]:
 
 
 SPREAD = _spread()
-"""Fifty-odd networks."""
+"""Sixty-odd networks."""
