@@ -3,7 +3,8 @@
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
 requests, `calibrate` has a second. `store serve` and `store exec`, which stay or become another program, are processes
-of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other programs, and errors shown on purpose.
+of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other
+programs, and errors shown on purpose.
 """
 
 import re

@@ -46,7 +46,7 @@ def nonnegative(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
     scale = np.sqrt((rows**2).sum(axis=0))
     scale[scale == 0] = 1.0
     unit = rows / scale
-    gram, target = unit.T @ unit, unit.T @ values
+    gram, target = np.einsum("ij,ik->jk", unit, unit), np.einsum("ij,i->j", unit, values)  # small: no threads for it
     found, free = np.zeros(len(scale)), np.zeros(len(scale), bool)
     for _ in range(3 * len(scale)):
         slope = np.where(free, -np.inf, target - gram @ found)
