@@ -64,6 +64,7 @@ bench: $(VENV)/.dev ## measure the claims against their baselines
 	$(BIN)/python -m benchmarks.store
 	$(BIN)/python -m benchmarks.store_outputs
 	$(BIN)/python benchmarks/blocked.py
+	$(BIN)/python -m benchmarks.predictor
 	$(BIN)/python -m benchmarks.many_models
 	$(BIN)/python -m benchmarks.planner_speed
 

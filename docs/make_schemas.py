@@ -15,12 +15,14 @@ from lamella.plan.document import Plan
 from lamella.plan.explain import Explanation, Refusal
 from lamella.plan.front import Front
 from lamella.plan.places import Places
+from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile
 from lamella.runtime.function import Function
 from lamella.store.records import ModelRecord
 
 SCHEMAS = Path(__file__).parent / "reference" / "schemas"
 DOCUMENTS: dict[str, type[Document]] = {
+    "calibration": Calibration,
     "profile": Profile,
     "plan": Plan,
     "explanation": Explanation,

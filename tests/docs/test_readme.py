@@ -2,8 +2,9 @@
 
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
-requests. `store serve` and `store exec`, which stay or become another program, are processes of their own, and the
-files net.onnx and app.py are there. Blocks fenced as `text` are not run: other programs, and errors shown on purpose.
+requests, `calibrate` has a second. `store serve` and `store exec`, which stay or become another program, are processes
+of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other
+programs, and errors shown on purpose.
 """
 
 import re
@@ -40,6 +41,8 @@ def with_tiny_model(words: list[str]) -> list[str]:
     for option, value in (("--shape", SHAPE), ("--requests", REQUESTS)):
         if option in changed:
             changed[changed.index(option) + 1] = value
+    if changed[0] == "calibrate":
+        changed[changed.index("--budget-s") + 1] = "1"
     if changed[0] == "compare" and "--requests" not in changed:
         changed += ["--requests", REQUESTS]
     return changed

@@ -28,6 +28,7 @@ app = App(
 )
 VERBS = {
     "inspect": "What a model is made of, and where it can be divided.",
+    "calibrate": "Measure what operators take on this machine, to predict models that were never run.",
     "profile": "Measure a model on this machine, per unit and per cut.",
     "plan": "Find the cheapest way to serve a model on a platform.",
     "explain": "Why a plan is as it is: other kinds of plans, and what each constraint costs.",

@@ -214,6 +214,9 @@ Calibrate = Annotated[
     Path | None,
     Parameter(name="--calibrate", help="Requests to fit the learned codec on; half of --validate's by default."),
 ]
+Predicted = Annotated[
+    bool, Parameter(negative="", help="Predict times and memory from `lamella calibrate` instead of running the model.")
+]
 Similarity = Annotated[bool, Parameter(help="Count similar neighbours as one before dividing.")]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -9,17 +10,23 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from lamella import documents
-from lamella.cli.options import Json, Model, Output, Unplaced, arguments, check_outputs, progress
+from lamella.cli.options import Json, Model, Output, Predicted, Unplaced, arguments, check_outputs, progress
 from lamella.cli.plans import show_front, show_places
-from lamella.cli.prepare import check_planners, imported, measured, on_functions
+from lamella.cli.prepare import check_planners, foretold, imported, measured, on_functions
 from lamella.cli.show import print_json, show_plan
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.frameworks.loading import named_for_later
+from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.front import front as front_of
 from lamella.plan.loosen import Asked
-from lamella.plan.make import make_plan, on_channel
+from lamella.plan.make import BASELINES, make_plan, on_channel
 from lamella.plan.places import survey
+from lamella.plan.request import variant
+from lamella.platforms import Platform
+from lamella.profile.document import Profile
+
+Profiled = Callable[[Graph, Platform, Unplaced, Sequence[str]], Profile]
 
 
 def plan(
@@ -40,6 +47,7 @@ def plan(
     report: Annotated[
         Path | None, Parameter(help="Where to write a page to read, .html; of --platforms or --front.")
     ] = None,
+    predicted: Predicted = False,
     output: Output = None,
     json: Json = False,
 ) -> None:
@@ -47,10 +55,13 @@ def plan(
     _check(asked, platforms, front, report)
     check_outputs(output, report)
     check_planners([planner], asked.request())
+    if predicted and variant(planner, asked.request())[0] in BASELINES:
+        raise ConfigError(f"{planner} is measured whole, it is not predicted", try_="--planner single")
+    profiled: Profiled = foretold if predicted else measured
     if platforms is not None:
-        made = _survey(model, asked, planner, platforms, report, json)
+        made = _survey(model, asked, planner, platforms, report, json, profiled)
     else:
-        made = _one(model, asked, planner, front, report, json)
+        made = _one(model, asked, planner, front, report, json, profiled)
     if output:
         documents.write(output, made)
 
@@ -68,10 +79,12 @@ def _check(asked: Unplaced, platforms: str | None, front: bool, report: Path | N
         raise ConfigError("--report is a page of --front or of --platforms", try_="one of the two")
 
 
-def _one(model: str, asked: Unplaced, planner: str, front: bool, report: Path | None, json: bool) -> Plan:
+def _one(
+    model: str, asked: Unplaced, planner: str, front: bool, report: Path | None, json: bool, profiled: Profiled
+) -> Plan:
     graph, rules = imported(model, asked)
     request = asked.request(graph)  # data that do not fit are told before minutes of work
-    profile = measured(graph, rules, asked, (planner,))
+    profile = profiled(graph, rules, asked, (planner,))
     given = named_for_later(model, graph)
     made = make_plan(graph, profile, rules, planner, given=given, request=request)
     if not front:
@@ -86,7 +99,9 @@ def _one(model: str, asked: Unplaced, planner: str, front: bool, report: Path | 
     return made
 
 
-def _survey(model: str, asked: Unplaced, planner: str, platforms: str, report: Path | None, json: bool) -> Plan:
+def _survey(
+    model: str, asked: Unplaced, planner: str, platforms: str, report: Path | None, json: bool, profiled: Profiled
+) -> Plan:
     """The cheapest platform's plan; InfeasiblePlan where none of them has one."""
     names = list(dict.fromkeys(name.strip() for name in platforms.split(",") if name.strip()))
     rules = [on_functions(name) for name in names]
@@ -95,7 +110,7 @@ def _survey(model: str, asked: Unplaced, planner: str, platforms: str, report: P
     graph, _ = imported(model, replace(asked, platform=names[0]), payload=False)
     request = asked.request(graph)
     given = named_for_later(model, graph)
-    questions = [Asked(graph, measured(graph, one, asked, (planner,)), one, request, given) for one in rules]
+    questions = [Asked(graph, profiled(graph, one, asked, (planner,)), one, request, given) for one in rules]
     with progress("plan") as move:
         found = survey(questions, planner, lambda count: move(count / len(questions), names[count - 1]))
     if report:

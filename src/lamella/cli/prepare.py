@@ -17,6 +17,8 @@ from lamella.plan.registry import planner as planner_named
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms import platform as platform_named
+from lamella.predictor.calibrate import held_calibration
+from lamella.predictor.predict import predict
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
 
@@ -69,14 +71,30 @@ def check_planners(names: Sequence[str], asked: Request) -> None:
 
 def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[str] = ()) -> Profile:
     """The profile that planning for the platform needs, also for planners that ask for more vCPU than the rest."""
-    vcpu = max([asked.vcpu, *(variant(name, asked.request())[1].vcpu for name in planners)])
     with progress("profile") as move:
         return measure(
             graph,
             batches=sorted({1, asked.batch}),
-            threads=threads_needed(rules.cpu.coupling, vcpu),
+            threads=_threads(rules, asked, planners),
             progress=move,
             ranges=parse_ranges(asked.range_),
             shards=asked.shards,
             at_once=asked.at_once,
         )
+
+
+def foretold(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[str] = ()) -> Profile:
+    """As `measured`, but predicted by this machine's calibration: the model is not run, and no shards are known.
+
+    Raises:
+        ConfigError: this machine is not calibrated.
+    """
+    known = held_calibration()
+    with progress("profile") as move:
+        counts = _threads(rules, asked, planners)
+        return predict(graph, known, batches=sorted({1, asked.batch}), threads=counts, progress=move)
+
+
+def _threads(rules: Platform, asked: Planning, planners: Sequence[str]) -> tuple[int, ...]:
+    vcpu = max([asked.vcpu, *(variant(name, asked.request())[1].vcpu for name in planners)])
+    return threads_needed(rules.cpu.coupling, vcpu)

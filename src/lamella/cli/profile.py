@@ -1,4 +1,4 @@
-"""`lamella profile`: measure a model on this machine."""
+"""`lamella profile`: measure a model on this machine, or predict what would be measured."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lamella.cli.options import (
     Json,
     Model,
     Output,
+    Predicted,
     Range,
     Shape,
     check_outputs,
@@ -23,6 +24,8 @@ from lamella.cli.show import print_json, show_profile
 from lamella.errors import ConfigError
 from lamella.graph.requests import check_ranges
 from lamella.machine import this_machine
+from lamella.predictor.calibrate import held_calibration
+from lamella.predictor.predict import predict
 from lamella.profile.measure import measure
 
 
@@ -33,6 +36,7 @@ def profile(
     shape: Shape = None,
     range_: Range = None,
     batch: Annotated[str | None, Parameter(help="Batches to measure; 1,2,4,8 where the axis is free.")] = None,
+    predicted: Predicted = False,
     budget_s: Annotated[float, Parameter(help="Time for the rounds of one variant, s.")] = 10.0,
     json: Json = False,
 ) -> None:
@@ -44,16 +48,20 @@ def profile(
     check_ranges(graph, ranges)
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))
+    known = held_calibration() if predicted else None
     with progress("profile") as move:
-        measured = measure(
-            graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges, shards=True
-        )
+        if known:
+            found = predict(graph, known, batches=batches, threads=threads, progress=move)
+        else:
+            found = measure(
+                graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges, shards=True
+            )
     if output:
-        documents.write(output, measured)
+        documents.write(output, found)
     if json:
-        print_json(measured)
+        print_json(found)
     else:
-        show_profile(measured)
+        show_profile(found)
 
 
 def _batches(text: str) -> tuple[int, ...]:

@@ -13,6 +13,7 @@ from rich.table import Table
 from lamella.compare.record import Comparison, PlanRecord
 from lamella.compare.table import NODE_COLUMNS, Column, columns
 from lamella.plan.document import Plan
+from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile, Timing, Variant
 
 
@@ -43,6 +44,36 @@ def megabytes(size: float) -> str:
     return f"{mb:.0f}" if mb >= 10 else f"{mb:.2f}"
 
 
+def show_calibration(calibration: Calibration) -> None:
+    """Every kind of operator with its plain formula, one thread, cold, and the errors it made."""
+    out = console()
+    machine = calibration.machine
+    out.print(
+        f"{machine.cpu}, {machine.cores} cores, onnxruntime {machine.onnxruntime}: {calibration.operators} operators "
+        f"in {calibration.networks} of {calibration.spread} networks",
+        markup=False,
+    )
+    out.print(
+        f"on networks left out: {calibration.network_error:.0%} off on a network's time, {calibration.error:.0%} on "
+        "its operators' (plain, one thread)"
+    )
+    counts = calibration.threads
+    rows = []
+    for kind in calibration.kinds:
+        fits = [kind.by_variant[layout, n, False] for layout in ("plain", "prepacked") for n in counts]
+        terms = {n: c for n, c in fits[0].formula.coefficients.items() if c}
+        told = " + ".join(f"{c:.3g} {name}" for name, c in terms.items())
+        near = f", and {len(kind.points)} neighbours" if kind.points else ""
+        rows.append([kind.kind, *(f"{f.formula.error:.0%}" for f in fits), told + near])
+    names = [f"{layout} {n}t" for layout in ("plain", "prepacked") for n in counts]
+    out.print(table(["operators", *names, "ms, plain, one thread "], rows))
+    held = [
+        [name.removesuffix("_mb").replace("_", " "), *(f"{m.figures[name].error:.0%}" for m in calibration.memory)]
+        for name in calibration.memory[0].figures
+    ]
+    out.print(table(["of a function", *(m.layout for m in calibration.memory)], held))
+
+
 def show_profile(profile: Profile) -> None:
     """Units and cuts with what was measured at batch 1."""
     out = console()
@@ -52,6 +83,8 @@ def show_profile(profile: Profile) -> None:
         f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
+    if profile.predicted:
+        out.print(f"not run: {profile.predicted.said}", markup=False)
     variants = [v for v in profile.variants if v.batch == 1]
     counts = sorted({v.threads for v in variants})
     rows = []

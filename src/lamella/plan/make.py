@@ -174,7 +174,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
             Loser(c.name + _details(c), stages(c.choices), c.latency_ms, c.cost_usd * 1e6, why)
             for c, why in decision.losers
         ),
-        why=decision.why,
+        why=decision.why + (f"; {model.profile.predicted.said}" if model.profile.predicted else ""),
     )
     widths = zip(plan.by_stage(), plan.at_once, strict=True)
     runs_ms = [makespan([f.run_ms for f in stage], many) for stage, many in widths]

@@ -216,6 +216,23 @@ class Noise(msgspec.Struct, frozen=True):
     worst: float
 
 
+class PredictedBy(msgspec.Struct, frozen=True):
+    """The calibration that a profile was made from instead of running the model."""
+
+    networks: int
+    """It was fitted on."""
+    error: float
+    """Mean relative error of the time of networks it was not fitted on."""
+
+    @property
+    def said(self) -> str:
+        """A clause for whoever reads a figure."""
+        return (
+            f"times and memory are predicted from single operators, not measured "
+            f"({self.error:.0%} off on networks left out)"
+        )
+
+
 class Profile(Document, frozen=True, kw_only=True):
     """`profile.json`."""
 
@@ -228,6 +245,8 @@ class Profile(Document, frozen=True, kw_only=True):
     units: tuple[Unit, ...]
     cuts: tuple[CutProfile, ...]
     shards: tuple[ShardProfile, ...] = ()
+    predicted: PredictedBy | None = None
+    """Where nothing of the model was measured."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:

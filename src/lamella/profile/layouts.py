@@ -78,15 +78,20 @@ def starts_blocked(size: ProductSize, batch: int, threads: int, timer: Timer) ->
 
 def shapes_of(graph: Graph, proto: ModelProto) -> dict[str, tuple[Dim, ...]]:
     """Of an optimised graph's tensors: as the model's facts say; what the runtime added as it wrote down."""
+    shapes = written_shapes(proto)
+    known = graph.tensors
+    shapes.update((n, t.shape) for n, t in known.items())
+    return {n: shape for n, shape in shapes.items() if n not in known or not known[n].dynamic}
+
+
+def written_shapes(proto: ModelProto) -> dict[str, tuple[Dim, ...]]:
+    """What the runtime wrote down of an optimised graph's tensors."""
     told = (*proto.graph.input, *proto.graph.value_info, *proto.graph.output)
-    shapes: dict[str, tuple[Dim, ...]] = {
+    return {
         v.name: tuple(_dim(d) for d in v.type.tensor_type.shape.dim)
         for v in told
         if v.type.tensor_type.HasField("shape")
     }
-    known = graph.tensors
-    shapes.update((n, t.shape) for n, t in known.items())
-    return {n: shape for n, shape in shapes.items() if n not in known or not known[n].dynamic}
 
 
 def _dim(dim: TensorShapeProto.Dimension) -> Dim:

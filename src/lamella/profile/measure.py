@@ -288,7 +288,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         Unit(
             first=first,
             last=last,
-            kinds=_kinds(graph, first, last),
+            kinds=kinds_of(graph, first, last),
             flops=sum(op.flops for op in graph.operators[first:last]),
             weight_bytes=graph.weight_bytes(first, last),
             live_bytes=graph.live_bytes(first, last),
@@ -324,7 +324,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
     )
 
 
-def _kinds(graph: Graph, first: int, last: int) -> str:
+def kinds_of(graph: Graph, first: int, last: int) -> str:
     """The operators with weights, or the first ones, for a reader."""
     ops = graph.operators[first:last]
     heavy = [op.kind for op in ops if graph.weight_bytes(op.index, op.index + 1) > 4096] or [op.kind for op in ops]

@@ -97,7 +97,7 @@ def probe_unit(
             write_function(place, _specs(values, takes), _specs(values, gives), layout)
             with Probe(place, values, takes, gives, limiter) as probe:
                 free = min(probe.run()[1] for _ in range(RUNS))
-                memory = _memory(probe.instance.report(), layout, probe.cold.session)
+                memory = memory_of(probe.instance.report(), layout, probe.cold.session)
                 if layout == "plain" and limiter.enforced:
                     quotas = [QuotaTime(q, free, _under_quota(probe, q, free)) for q in QUOTAS]
             if layout == "prepacked" and memory.private_mb > found[0].private_mb + COPIES_MB:
@@ -120,7 +120,7 @@ def probe_live(extractor: Extractor, first: int, last: int, values: Mapping[str,
         with Probe(scratch, values, takes, gives) as probe:
             for _ in range(RUNS):
                 probe.run()
-            return _memory(probe.instance.report(), "plain", probe.cold.session).live_mb
+            return memory_of(probe.instance.report(), "plain", probe.cold.session).live_mb
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
@@ -139,7 +139,8 @@ def _under_quota(probe: Probe, vcpu: float, free_ms: float) -> float:
     return float(np.mean(times[1:]))
 
 
-def _memory(report: wire.Memory, layout: Layout, load_ms: float) -> UnitMemory:
+def memory_of(report: wire.Memory, layout: Layout, load_ms: float) -> UnitMemory:
+    """What a function in a process of its own adds to the floor, from that process's report after its runs."""
     private = report.load_anonymous_mb - report.floor_anonymous_mb
     stays = report.floor_mb + report.weights_mb + private
     return UnitMemory(
