@@ -14,6 +14,7 @@ from lamella.cli.show import print_json, show_comparison
 from lamella.compare.compare import DEFAULT_PLANNERS, Settings
 from lamella.compare.compare import compare as run_comparison
 from lamella.compare.record import check_answers
+from lamella.errors import ConfigError
 from lamella.graph.requests import load_inputs
 
 
@@ -31,6 +32,8 @@ def compare(
     """Deploy each planner's plan under enforced limits, send interleaved requests, and print what they really cost."""
     positive(requests=requests)
     check_outputs(output, report)
+    if asked.max_batch > 1:
+        raise ConfigError("--max-batch: compared plans take the same requests", try_="--batch 8")
     names = [name.strip() for name in planners.split(",") if name.strip()]
     check_planners(names, asked.request())
     graph, rules = imported(model, asked)

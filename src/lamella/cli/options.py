@@ -10,7 +10,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from lamella import documents
 from lamella.errors import ConfigError
 from lamella.graph.model import Graph
 from lamella.objects import bucket
+from lamella.plan.batching import MOST_ROWS
 from lamella.plan.judge import Judge, unasked, validation
 from lamella.plan.metrics import metric as metric_named
 from lamella.plan.request import Request
@@ -59,6 +60,20 @@ Rate = Annotated[
     Parameter(
         name="--rate-per-s",
         help="Requests per second, one by one: then starts after idle times count. Without it functions are ready.",
+    ),
+]
+ArchitectureName = Annotated[
+    Literal["x86", "arm", "any"],
+    Parameter(
+        name="--architecture",
+        help="Whose price is taken, where there are several: any is the cheaper. Times are those of this machine.",
+    ),
+]
+MaxBatch = Annotated[
+    int,
+    Parameter(
+        name="--max-batch",
+        help="Rows that come one by one may share a run, at most so many; needs --rate-per-s and --slo-ms.",
     ),
 ]
 MaxStages = Annotated[int, Parameter(name="--max-stages", help="At most so many stages, one after the other.")]
@@ -229,6 +244,8 @@ class Planning:
     slo_ms: Slo = None
     percentile: Percentile = 95.0
     rate_per_s: Rate = None
+    architecture: ArchitectureName = "x86"
+    max_batch: MaxBatch = 1
     max_stages: MaxStages = 16
     shards: Shards = True
     codec: Codec = True
@@ -256,6 +273,12 @@ class Planning:
         positive(rate_per_s=self.rate_per_s, solver_s=self.solver_s)
         if self.percentile is not None and not 50 <= self.percentile < 100:
             raise ConfigError(f"--percentile is {self.percentile:g}, it must be from 50 to below 100")
+        if not 1 <= self.max_batch <= MOST_ROWS:
+            raise ConfigError(f"--max-batch is {self.max_batch}, it must be from 1 to {MOST_ROWS}")
+        if self.max_batch > 1 and (self.batch > 1 or self.validate):
+            raise ConfigError(
+                "--max-batch chooses the batch, and codecs that lose are judged at one", try_="one of the two"
+            )
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
         if self.validate and not self.codec:
@@ -276,6 +299,8 @@ class Planning:
             slo_ms=self.slo_ms,
             percentile=self.percentile,
             rate_per_s=self.rate_per_s,
+            architecture=self.architecture,
+            max_batch=self.max_batch,
             max_stages=self.max_stages,
             batch=self.batch,
             vcpu=self.vcpu,

@@ -74,7 +74,7 @@ def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[
     with progress("profile") as move:
         return measure(
             graph,
-            batches=sorted({1, asked.batch}),
+            batches=sorted({1, asked.batch, asked.max_batch}),
             threads=_threads(rules, asked, planners),
             progress=move,
             ranges=parse_ranges(asked.range_),
@@ -92,7 +92,7 @@ def foretold(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[
     known = held_calibration()
     with progress("profile") as move:
         counts = _threads(rules, asked, planners)
-        return predict(graph, known, batches=sorted({1, asked.batch}), threads=counts, progress=move)
+        return predict(graph, known, batches=sorted({1, asked.batch, asked.max_batch}), threads=counts, progress=move)
 
 
 def _threads(rules: Platform, asked: Planning, planners: Sequence[str]) -> tuple[int, ...]:

@@ -57,6 +57,7 @@ class Seen:
 
 def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, platform: Platform) -> PlanRecord:
     """One plan's row: every figure by its definition, hops of the catalogue added where they are emulated."""
+    platform = platform.on(seen.plan.architecture)
     plan, waits = seen.plan, _waits_ms(seen.plan, platform)
     samples = [s.waiting(waits) for s in rounds.samples[plan.planner]]
     platform = platform.through(plan.channel)

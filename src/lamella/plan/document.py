@@ -13,6 +13,7 @@ from lamella.documents import Document
 from lamella.graph.divide import ShardSpan, shard
 from lamella.graph.model import Graph
 from lamella.machine import Machine
+from lamella.platforms.platform import Architecture
 from lamella.runtime.function import Kind, Layout
 
 
@@ -201,11 +202,15 @@ class Plan(Document, frozen=True, kw_only=True):
     platform: str
     channel: str = "shared-memory"
     """Between functions, and for request and answer."""
+    architecture: Architecture = "x86"
+    """Whose prices these are; times are those of the machine, whatever it says."""
     planner: str
     slo_ms: float | None
     percentile: float | None = None
     """Of latency, that the SLO bounds; none: its mean."""
     batch: int
+    wait_ms: float = 0.0
+    """What the first row of a batch waits for the others, where the planner chose how many share a run."""
     shards: tuple[ShardSpan, ...]
     """What is divided among shards, in operators of the model; the functions' operators are those after that."""
     at_once: tuple[int, ...]
@@ -224,10 +229,14 @@ class Plan(Document, frozen=True, kw_only=True):
 
     @property
     def bounded_ms(self) -> float:
-        """What the SLO bounds: mean latency, or its percentile."""
+        """What the SLO bounds: mean latency, or its percentile; what rows wait for each other included."""
         if self.percentile is None:
-            return self.predicted.latency_ms
-        return self.predicted.latency_ms + NormalDist().inv_cdf(self.percentile / 100) * self.predicted.deviation_ms
+            return self.predicted.latency_ms + self.wait_ms
+        return (
+            self.predicted.latency_ms
+            + self.wait_ms
+            + NormalDist().inv_cdf(self.percentile / 100) * self.predicted.deviation_ms
+        )
 
     @property
     def at(self) -> str:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from lamella.errors import InfeasiblePlan
 from lamella.plan.arrivals import starts_usd
+from lamella.plan.batching import wait_ms
 from lamella.plan.planners import BAND, LATENCY_MARGIN, WORTH, Candidate, Decision, infeasible, lost, singles
 from lamella.plan.predict import SliceModel
 from lamella.plan.request import Request
@@ -30,7 +32,16 @@ class Exact:
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
         space = Space(model, request)
-        return self._within(space, request, request.slo_ms) if request.slo_ms else self._balanced(space, request)
+        if request.slo_ms is None:
+            return self._balanced(space, request)
+        left_ms = request.slo_ms - wait_ms(model.batch, request)
+        if left_ms <= 0:
+            raise InfeasiblePlan(
+                f"latency: the first of {model.batch} rows waits {request.slo_ms - left_ms:.1f} ms for the others",
+                where="--slo-ms",
+                try_=f"--max-batch {model.batch - 1}",
+            )
+        return self._within(space, request._replace(slo_ms=left_ms), left_ms)
 
     def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
         answer = space.cheapest(slo_ms)

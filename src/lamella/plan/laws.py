@@ -22,7 +22,7 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 def broken_laws(plan: Plan, graph: Graph, platform: Platform) -> list[LamellaError]:
     """Everything the plan breaks, in the order of the laws; empty for a plan that may run."""
     found: list[LamellaError] = []
-    platform = platform.through(plan.channel)
+    platform = platform.on(plan.architecture).through(plan.channel)
     if plan.model.hash != graph.hash:
         found.append(
             LawBroken(

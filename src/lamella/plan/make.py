@@ -13,8 +13,10 @@ from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.amps_inf import STORAGE, AmpsInf
 from lamella.plan.arrivals import cold
+from lamella.plan.batching import batches, runs_per_s, wait_ms
 from lamella.plan.choice import Choice
 from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
+from lamella.plan.exact import Exact
 from lamella.plan.fan_out import stages
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
@@ -30,6 +32,7 @@ from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
 from lamella.profile.channels import channel_price
 from lamella.profile.document import Profile
+from lamella.profile.scaling import at
 from lamella.runtime.function import Kind
 from lamella.runtime.lanes import makespan
 from lamella.units import MB
@@ -62,7 +65,8 @@ def make_plan(
         InputRefused: the model cannot take one of the user's requests.
     """
     base, request = variant(name, request)
-    platform = on_channel(platform, request)
+    architecture = platform.cheapest_architecture if request.architecture == "any" else request.architecture
+    platform = on_channel(platform, request).on(architecture)
     if base == AmpsInf().name and request.channel is None:
         platform = platform.through(STORAGE)
 
@@ -75,7 +79,10 @@ def make_plan(
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
         plan = _planned(model_of(NOTHING_LOST), base, given, request)
-    plan = msgspec.structs.replace(plan, planner=name)
+    why = (
+        plan.why if architecture == "x86" else f"{plan.why}; at arm's price and this machine's speed: arm is unmeasured"
+    )
+    plan = msgspec.structs.replace(plan, planner=name, architecture=architecture, why=why)
     check(plan, graph, platform)
     return plan
 
@@ -111,6 +118,8 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
 
     Without them more hops may be encoded: parts of a sharded stage go as they are.
     """
+    if request.max_batch > 1:
+        return _batched(model, name, given, request)
     if planner(name).codes:
         return document(model, planner(name).decide(model, request), name, given, request)
     divides = request.shards and model.profile.shards and planner(name).shards
@@ -126,6 +135,35 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
     best = cheapest(made, band(request))
     assert best
     return best.plan
+
+
+def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan:
+    """The plan of the number of rows per run at which a row costs least."""
+    if not isinstance(planner(name), Exact):
+        raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
+    made: dict[int, Plan] = {}
+    failed: InfeasiblePlan | None = None
+    most = max(v.threads for v in model.profile.variants)
+    for batch in batches(model.graph, model.platform, request):
+        profile = at(model.profile, model.graph, batch=batch, threads=most)
+        here = SliceModel(model.graph, profile, model.platform, request._replace(batch=batch))
+        try:
+            made[batch] = document(here, planner(name).decide(here, here.request), name, given, here.request)
+        except InfeasiblePlan as error:
+            failed = failed or error
+    if not made:
+        raise failed or InfeasiblePlan("payload: not one row fits a request", try_="another --platform")
+    price = {batch: _row_usd(plan) for batch, plan in made.items()}
+    best = min(price, key=lambda batch: (price[batch], batch))
+    others = ", ".join(f"{batch}: ${usd:.3f}" for batch, usd in price.items())
+    why = f"{best} row(s) a run, of at most {request.max_batch}; per million rows {others}. {made[best].why}"
+    return msgspec.structs.replace(made[best], why=why)
+
+
+def _row_usd(plan: Plan) -> float:
+    """Price of a million rows, their share of starts included."""
+    starts = plan.cold.share * plan.cold.usd_per_million_starts if plan.cold else 0.0
+    return (plan.predicted.cost_usd_per_million + starts) / plan.batch
 
 
 def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan | None:
@@ -164,6 +202,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         slo_ms=request.slo_ms,
         percentile=decision.percentile,
         batch=model.batch,
+        wait_ms=wait_ms(model.batch, request),
         shards=laid.shards,
         at_once=laid.at_once,
         functions=laid.functions,
@@ -190,7 +229,7 @@ def _cold(model: SliceModel, choices: Sequence[Choice], cost_usd: float, request
     """What starts add, beside one function that keeps the SLO, too."""
     whole = [c for c in singles(model) if request.slo_ms is None or c.latency_ms <= request.slo_ms]
     alone = cheapest_of(whole).choices[0] if whole else None
-    return cold(model, choices, cost_usd, alone, request.rate_per_s)
+    return cold(model, choices, cost_usd, alone, runs_per_s(model.batch, request))
 
 
 def _details(candidate: Candidate) -> str:

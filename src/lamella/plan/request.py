@@ -8,11 +8,12 @@ in one run.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from lamella.errors import ConfigError
 from lamella.objects import Bucket
 from lamella.plan.judge import Judge
+from lamella.platforms.platform import Architecture
 
 WITHOUT: dict[str, dict[str, bool | str]] = {
     "shards": {"shards": False},
@@ -56,6 +57,10 @@ class Request(NamedTuple):
     """Of lossy choices, by the user's own data; without one nothing lossy is chosen."""
     rate_per_s: float | None = None
     """Of requests, which come one by one: how often functions have to start. None where they are always ready."""
+    architecture: Architecture | Literal["any"] = "x86"
+    """Of the functions; `any` takes the one with the lower price."""
+    max_batch: int = 1
+    """Above 1 rows that come one by one may share a run, at most so many; how many is for `exact` to choose."""
     percentile: float | None = 95.0
     """Of latency, that the bound is on, where a planner knows the spread (`exact`); None for the mean."""
 

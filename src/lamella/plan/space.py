@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.arrivals import cold_share, start_usd, starts_usd
+from lamella.plan.batching import runs_per_s
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
 from lamella.plan.fan_out import join_alone, sharded, step
@@ -222,7 +223,7 @@ class Space:
         self.usd_per_ms = np.array(
             [platform.usd_per_ms(mb, vcpu) for mb, vcpu in zip(self.sizes.tolist(), self.vcpu.tolist(), strict=True)]
         )
-        self.cold_share = cold_share(platform, request.rate_per_s)
+        self.cold_share = cold_share(platform, runs_per_s(model.batch, request))
         self.starts_billed = bool(self.cold_share) and platform.billing.init_billed.value
         self.modes = [modes(model, unit) for unit in range(model.units + 1)]
         self.stages = self._stages()

@@ -11,9 +11,11 @@ from typing import Literal
 
 import msgspec
 
+from lamella.errors import ConfigError
 from lamella.platforms.figures import Figure, Flag
 from lamella.profile.document import ChannelPrice
 
+Architecture = Literal["x86", "arm"]
 BASE64 = 4 / 3
 """What base64 makes of a payload."""
 
@@ -228,6 +230,24 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The same platform with another channel between its functions."""
         hop = msgspec.structs.replace(self.hop, channel=price.channel, price=price)
         return msgspec.structs.replace(self, hop=hop)
+
+    def on(self, architecture: Architecture) -> Platform:
+        """The same platform with an architecture's prices.
+
+        Raises:
+            ConfigError: it has none for arm.
+        """
+        if architecture == "x86":
+            return self
+        if self.arm is None:
+            raise ConfigError(f"{self.name} has no price for arm", try_="--architecture x86")
+        billing = msgspec.structs.replace(self.billing, usd_per_gb_s=self.arm.usd_per_gb_s)
+        return msgspec.structs.replace(self, billing=billing)
+
+    @property
+    def cheapest_architecture(self) -> Architecture:
+        """The one with the lower price, x86 where there is no other."""
+        return "arm" if self.arm and self.arm.usd_per_gb_s.value < self.billing.usd_per_gb_s.value else "x86"
 
     def through(self, channel: str) -> Platform:
         """The same platform where hops go by that channel of its catalogue; as it is where it has no such."""
