@@ -128,12 +128,13 @@ def _payload(asked: Asked, mb: float) -> Asked:
 
 
 def used(plan: Plan, platform: Platform) -> dict[str, float]:
-    """What a plan takes of each constraint, by its name."""
+    """What a plan takes of each constraint, by its name; hops over another channel than the platform's own have its."""
+    own = [h for h in plan.hops if h.channel == platform.hop.channel]
     return {
         LATENCY: plan.bounded_ms,
         "largest memory": float(max(f.memory_mb for f in plan.functions)),
         "package": max(f.package_mb for f in plan.functions),
-        "payload of a hop": max((platform.hop_mb(h.encoded_bytes) for h in plan.hops), default=0.0),
+        "payload of a hop": max((platform.hop_mb(h.encoded_bytes) for h in own), default=0.0),
         "timeout": max(f.run_ms for f in plan.functions) / 1000,
         "stages": float(plan.stages),
     }

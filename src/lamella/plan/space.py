@@ -211,9 +211,10 @@ class Space:
         per_vcpu = platform.cpu.mb_per_vcpu
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
         self.free = per_vcpu is None
-        sold = [np.array(platform.sizes_mb(vcpu), float) for vcpu in self._shares()]
-        self.sold = [sizes[sizes <= max(most, sizes[0])] for sizes in sold]
+        self.sold = [np.array(platform.sizes_mb(vcpu), float) for vcpu in self._shares()]
         """Sizes by what is asked for of CPU, MB; below, all of them one after the other."""
+        self.measured = np.array([max(1, int((sizes <= most).sum())) for sizes in self.sold])
+        """How many of them buy no more CPU than was measured: beyond, a slice gets the smallest that holds it."""
         self.sizes = np.concatenate(self.sold)
         self.vcpu = np.array(
             [platform.vcpu(size, v) for sizes, v in zip(self.sold, self._shares(), strict=True) for size in sizes]
@@ -394,9 +395,10 @@ class Space:
         for share, (sizes, end) in enumerate(zip(self.sold, ends, strict=True)):
             here = self.cells.share == share
             low[here] = end - len(sizes) + np.searchsorted(sizes, need[here] - 1e-9)
-        most = ends[self.cells.share]
-        cell = np.flatnonzero(low < most)
-        return Blocks(cell, low[cell], low[cell] if self.free else most[cell] - 1)
+        begins = ends - [len(sizes) for sizes in self.sold]
+        cell = np.flatnonzero(low < ends[self.cells.share])
+        quickest = (begins + self.measured - 1)[self.cells.share[cell]]
+        return Blocks(cell, low[cell], low[cell] if self.free else np.maximum(low[cell], quickest))
 
     # ----------------------------------------------------------------------------------------------------- search
 

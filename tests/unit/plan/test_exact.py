@@ -249,6 +249,14 @@ def test_the_plan_document_says_what_was_chosen(where: str, ratio: float) -> Non
     assert "no plan costs less" in plan.why
 
 
+def test_a_slice_that_needs_more_memory_than_buys_every_core_gets_the_smallest_size_that_holds_it() -> None:
+    """4,000 MB on Lambda buy 2.3 vCPU, and the profile's machine has two."""
+    model = model_of((Made(weights_mb=4000.0), Made(time_ms=50.0)), "aws-lambda")
+    found = Exact().decide(model, Request(1000.0)).chosen
+    assert max(c.memory_mb for c in found.choices) > 4000
+    assert found.cost_usd <= Mopar().decide(model, Request(1000.0)).chosen.cost_usd * (1 + 1e-9)
+
+
 def test_a_request_that_cannot_be_met_names_the_bound_and_the_nearest_plan() -> None:
     model = model_of((Made(time_ms=50.0),) * 3)
     with pytest.raises(InfeasiblePlan, match=r"answers within 10 ms; the fastest takes 15\d"):

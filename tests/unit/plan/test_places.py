@@ -71,7 +71,7 @@ def test_a_plan_stands_where_it_belongs_on_the_front(
     assert at.bounded_ms <= found.chosen.bounded_ms * (1 + 1e-6)
     assert all(p.bounded_ms > found.chosen.bounded_ms for p in found.points[found.at + 1 :])
     assert found.dearer >= -1e-6
-    if planner == "exact":
+    if planner == "exact" and slo:  # without an SLO it balances, and one function has to be beaten by a tenth
         assert found.on_front
     if found.cheaper:
         assert found.cheaper.cost_usd_per_million == pytest.approx(costs[found.at + 1])
