@@ -30,6 +30,7 @@ from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
 from lamella.profile.channels import channel_price
 from lamella.profile.document import Profile
+from lamella.profile.scaling import at
 from lamella.runtime.function import Kind
 from lamella.runtime.lanes import makespan
 from lamella.units import MB
@@ -65,6 +66,7 @@ def make_plan(
     platform = on_channel(platform, request)
     if base == AmpsInf().name and request.channel is None:
         platform = platform.through(STORAGE)
+    profile = _completed(graph, profile, platform, request)
 
     def model_of(lossy: Lossy) -> SliceModel:
         return SliceModel(graph, profile, platform, request, lossy)
@@ -78,6 +80,14 @@ def make_plan(
     plan = msgspec.structs.replace(plan, planner=name)
     check(plan, graph, platform)
     return plan
+
+
+def _completed(graph: Graph, profile: Profile, platform: Platform, request: Request) -> Profile:
+    """The profile with the batch and the thread counts that are asked for and were not measured (`profile.scaling`)."""
+    vcpu = platform.cpu.max_vcpu.value if platform.cpu.coupling == "memory" else request.vcpu
+    for count in range(1, min(profile.machine.cores, threads_for(vcpu)) + 1):
+        profile = at(profile, graph, batch=request.batch, threads=count)
+    return profile
 
 
 def on_channel(platform: Platform, request: Request) -> Platform:
