@@ -71,7 +71,6 @@ def cold_ms(model: SliceModel, first: int, last: int, *, layout: Layout, vcpu: f
 
 def load_ms(model: SliceModel, first: int, last: int, *, layout: Layout) -> float:
     """Opening the slice's session: an empty one once, what each unit adds, and reading what is copied."""
-    units = model.profile.units
-    empty = min(m.load_ms for unit in units for m in unit.memory)
-    held = [next((m for m in u.memory if m.layout == layout), u.memory[0]) for u in units[first:last]]
+    empty = min(m.load_ms for unit in model.profile.units for m in unit.memory)
+    held = [model.memory_of(unit, layout) for unit in range(first, last)]
     return empty + sum(m.load_ms - empty + m.read_ms for m in held)

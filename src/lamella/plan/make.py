@@ -69,6 +69,7 @@ def make_plan(
     platform = on_channel(platform, request).on(architecture)
     if base == AmpsInf().name and request.channel is None:
         platform = platform.through(STORAGE)
+    profile = _completed(graph, profile, platform, request)
 
     def model_of(lossy: Lossy) -> SliceModel:
         return SliceModel(graph, profile, platform, request, lossy)
@@ -85,6 +86,14 @@ def make_plan(
     plan = msgspec.structs.replace(plan, planner=name, architecture=architecture, why=why)
     check(plan, graph, platform)
     return plan
+
+
+def _completed(graph: Graph, profile: Profile, platform: Platform, request: Request) -> Profile:
+    """The profile with the batch and the thread counts that are asked for and were not measured (`profile.scaling`)."""
+    vcpu = platform.cpu.max_vcpu.value if platform.cpu.coupling == "memory" else request.vcpu
+    for count in range(1, min(profile.machine.cores, threads_for(vcpu)) + 1):
+        profile = at(profile, graph, batch=request.batch, threads=count)
+    return profile
 
 
 def on_channel(platform: Platform, request: Request) -> Platform:

@@ -56,9 +56,21 @@ def test_any_batch_can_be_planned_from_a_profile_of_one(units: tuple[Made, ...],
 def test_a_plan_for_a_batch_that_was_not_measured() -> None:
     units = (Made(time_ms=4.0), Made(time_ms=6.0))
     graph = graph_of(units)
-    profile = at(profile_of(graph, units), graph, batch=16, threads=1)
-    plan = make_plan(graph, profile, platform("openfaas"), "single", given="made-up", request=Request(batch=16))
+    asked = Request(batch=16)
+    plan = make_plan(graph, profile_of(graph, units), platform("openfaas"), "single", given="made-up", request=asked)
     assert plan.predicted.latency_ms == pytest.approx(160, rel=0.3)
+
+
+def test_a_plan_for_more_threads_than_were_measured_gains_nothing_by_them() -> None:
+    units = (Made(time_ms=40.0),)
+    graph = graph_of(units)
+    profile = profile_of(graph, units)
+    alone = tuple(t for t in profile.units[0].times if t.variant.threads == 1)
+    profile = msgspec.structs.replace(profile, units=(msgspec.structs.replace(profile.units[0], times=alone),))
+    asked = Request(vcpu=2.0)
+    plan = make_plan(graph, profile, platform("openfaas"), "single", given="made-up", request=asked)
+    assert plan.functions[0].threads == 1
+    assert plan.functions[0].run_ms == pytest.approx(40, rel=0.01)
 
 
 def test_a_measured_batch_lends_its_slope_and_its_memory() -> None:
