@@ -162,8 +162,8 @@ def _starts(plan: Plan) -> list[str]:
     if cold.rate_per_s is not None:
         own = (
             "a time of the platform that is not known"
-            if cold.spawn_ms is None
-            else f"{cold.spawn_ms:.0f} ms of its own"
+            if cold.platform_ms is None
+            else f"{cold.platform_ms:.0f} ms of its own"
         )
         adds = cold.share * cold.usd_per_million_starts
         lines.append(

@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
+from typing import NamedTuple
 
 from lamella.plan.choice import Choice
+from lamella.plan.cold import load_ms
 from lamella.plan.document import Cold
 from lamella.plan.fan_out import join_alone
 from lamella.plan.predict import SliceModel, throttled_ms
 from lamella.platforms import Platform
+from lamella.units import MB
 
 
 def cold_share(platform: Platform, rate_per_s: float | None) -> float:
@@ -29,48 +32,52 @@ def cold_share(platform: Platform, rate_per_s: float | None) -> float:
     return math.exp(-rate_per_s * platform.start.keep_alive_s.value) if rate_per_s else 0.0
 
 
-def starts(model: SliceModel, choices: Sequence[Choice]) -> Iterator[tuple[int, float, float]]:
-    """Memory (MB), vCPU, and CPU time of one start (ms) of every function of a plan."""
-    floor = model.profile.floor.start_ms
+class Started(NamedTuple):
+    """A function that starts."""
+
+    memory_mb: float
+    vcpu: float
+    cpu_ms: float
+    """Work of the start: imports, and opening the session."""
+    package_mb: float
+    """What has to be fetched, without its graph."""
+
+
+def starts(model: SliceModel, choices: Sequence[Choice]) -> Iterator[Started]:
+    """Every function of a plan."""
+    floor, platform = model.profile.floor, model.platform
     for choice, after in pairwise([*choices, None]):
         assert choice
-        load = opening_ms(model, choice)
-        total = sum(shard_weights_mb(model, choice))
-        for shard, weights in zip(choice.shards, shard_weights_mb(model, choice), strict=True):
-            part = weights / total if total else 1 / len(choice.shards)
-            yield shard.memory_mb, model.platform.vcpu(shard.memory_mb, model.vcpu), floor + part * load
+        load = load_ms(model, choice.first, choice.last, layout=choice.layout)
+        weights_mb = [max(0.0, shard.floor_mb - floor.resident_mb) for shard in choice.shards]  # by law 4
+        for shard, part_mb in zip(choice.shards, weights_mb, strict=True):
+            part = part_mb / sum(weights_mb) if any(weights_mb) else 1 / len(weights_mb)
+            vcpu = platform.vcpu(shard.memory_mb, model.vcpu)
+            yield Started(shard.memory_mb, vcpu, floor.start_ms + part * load, part_mb)
         if not choice.shards:
-            yield choice.memory_mb, choice.vcpu, floor + load
+            shipped = model.graph.weight_bytes(*model.span(choice.first, choice.last)) / MB
+            yield Started(choice.memory_mb, choice.vcpu, floor.start_ms + load, shipped)
         elif choice.join and (after is None or after.shards):
             alone = join_alone(model, choice.join)
-            yield alone.memory_mb, alone.vcpu, floor
-
-
-def opening_ms(model: SliceModel, choice: Choice) -> float:
-    """Opening the session of a slice, its files read from disk where that was measured."""
-    parts = [model.memory_of(unit, choice.layout) for unit in range(choice.first, choice.last)]
-    return sum(part.load_ms + part.read_ms for part in parts)
-
-
-def shard_weights_mb(model: SliceModel, choice: Choice) -> list[float]:
-    """Weights of each shard: what law 4 demands of it beyond the runtime floor."""
-    return [max(0.0, shard.floor_mb - model.profile.floor.resident_mb) for shard in choice.shards]
+            yield Started(alone.memory_mb, alone.vcpu, floor.start_ms, 0.0)
 
 
 def starts_usd(model: SliceModel, choices: Sequence[Choice]) -> float:
     """Price of starting every function of a plan once."""
-    return sum(start_usd(model.platform, *one) for one in starts(model, choices))
+    return sum(start_usd(model.platform, one) for one in starts(model, choices))
 
 
-def start_usd(platform: Platform, memory_mb: float, vcpu: float, cpu_ms: float) -> float:
-    """Price of one start.
+def start_usd(platform: Platform, one: Started) -> float:
+    """Price of one start; what the platform itself takes for it is not billed.
 
     Raises:
         ConfigError: it is unknown whether the platform bills starts.
     """
     if not platform.billing.init_billed.value:
         return 0.0
-    return throttled_ms(cpu_ms, vcpu, platform.cpu.period_ms.value) * platform.usd_per_ms(memory_mb, vcpu)
+    return throttled_ms(one.cpu_ms, one.vcpu, platform.cpu.period_ms.value) * platform.usd_per_ms(
+        one.memory_mb, one.vcpu
+    )
 
 
 def cold(
@@ -91,14 +98,18 @@ def cold(
         return None
     functions = list(starts(model, choices))
     period, usd = platform.cpu.period_ms.value, starts_usd(model, choices)
-    known = start.spawn_ms.known and start.fetch_mb_per_s.known
+    own_ms = None
+    if start.spawn_ms.known and start.fetch_mb_per_s.known:
+        rate = start.fetch_mb_per_s.value
+        fetched = sum(one.package_mb for one in functions) / rate * 1000 if rate else 0.0
+        own_ms = start.spawn_ms.value * len(functions) + fetched
     return Cold(
         rate_per_s=rate_per_s,
         share=cold_share(platform, rate_per_s),
         keep_alive_s=start.keep_alive_s.value,
         starts=len(functions),
-        init_ms=sum(throttled_ms(cpu, vcpu, period) for _, vcpu, cpu in functions),
-        spawn_ms=start.spawn_ms.value * len(functions) if known else None,
+        init_ms=sum(throttled_ms(one.cpu_ms, one.vcpu, period) for one in functions),
+        platform_ms=own_ms,
         usd_per_million_starts=usd * 1e6,
         one_function_below_per_s=_break_even(model, alone, cost_usd, usd) if len(functions) > 1 else None,
     )
@@ -109,7 +120,7 @@ def _break_even(model: SliceModel, alone: Choice | None, cost_usd: float, starts
     saved = alone.cost_usd - cost_usd if alone else 0.0
     if alone is None or saved <= 0:
         return None
-    ((memory_mb, vcpu, cpu_ms),) = starts(model, [alone])
-    more = starts_usd - start_usd(model.platform, memory_mb, vcpu, cpu_ms)
+    (one,) = starts(model, [alone])
+    more = starts_usd - start_usd(model.platform, one)
     share = saved / more if more > 0 else math.inf
     return 0.0 if share >= 1 else -math.log(share) / model.platform.start.keep_alive_s.value

@@ -108,8 +108,8 @@ class Cold(msgspec.Struct, frozen=True, kw_only=True):
     """Functions that such a request has to start, one after the other but for shards,"""
     init_ms: float
     """which takes them so long in all, imports and sessions; beside that the platform's own part,"""
-    spawn_ms: float | None
-    """if it is known."""
+    platform_ms: float | None
+    """processes and fetched packages, if it is known."""
     usd_per_million_starts: float
     """What that costs, where the platform bills it; not part of the plan's predicted cost."""
     one_function_below_per_s: float | None

@@ -80,10 +80,8 @@ def make_plan(
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
         plan = _planned(model_of(NOTHING_LOST), base, given, request)
-    why = (
-        plan.why if architecture == "x86" else f"{plan.why}; at arm's price and this machine's speed: arm is unmeasured"
-    )
-    plan = msgspec.structs.replace(plan, planner=name, architecture=architecture, why=why)
+    unmeasured = "" if architecture == "x86" else "; at arm's price and the speed of this machine: arm is unmeasured"
+    plan = msgspec.structs.replace(plan, planner=name, architecture=architecture, why=plan.why + unmeasured)
     check(plan, graph, platform)
     return plan
 

@@ -89,6 +89,7 @@ class _Units:
             np.array([getattr(part, name) for part in parts])
             for name in ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
+        self.empty_ms = min(m.load_ms for unit in model.profile.units for m in unit.memory)  # an empty session's
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
         alive = [model.graph.live_bytes(u.first, u.last, model.live_batch) for u in model.profile.units]
         self.code_mb = self.live_mb - np.array(alive) / MB
@@ -116,7 +117,7 @@ class _Units:
             floor_mb=floor.resident_mb + np.maximum(full_mb, private) + asked.live / MB,
             shipped_mb=full_mb + twice / MB + GRAPH_MB,
             work_ms=work,
-            init_ms=floor.start_ms + np.cumsum((self.load_ms + self.read_ms)[first:]),
+            init_ms=floor.start_ms + self.empty_ms + np.cumsum((self.load_ms - self.empty_ms + self.read_ms)[first:]),
             variance=np.cumsum(self.variance[first:]) / work[0] ** 2,
         )
         return found if self.layout != "blocked" else found.at(np.cumsum(model.blocked[first:]) > 0)

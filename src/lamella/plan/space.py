@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.plan.arrivals import cold_share, start_usd, starts_usd
+from lamella.plan.arrivals import Started, cold_share, start_usd, starts_usd
 from lamella.plan.batching import runs_per_s
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
@@ -353,8 +353,8 @@ class Space:
         usd = starts_usd(self.model, [ready]) if ready else 0.0
         if join:
             alone = join_alone(self.model, join)
-            floor_ms = self.model.profile.floor.start_ms
-            usd += start_usd(self.model.platform, alone.memory_mb, alone.vcpu, floor_ms)
+            imports_ms = self.model.profile.floor.start_ms
+            usd += start_usd(self.model.platform, Started(alone.memory_mb, alone.vcpu, imports_ms, 0.0))
         return self.cold_share * usd
 
     # ----------------------------------------------------------------------------------------------------- prices

@@ -46,10 +46,12 @@ def test_an_unknown_keep_alive_is_asked_for() -> None:
 def test_a_start_is_imports_and_the_session_of_each_slice() -> None:
     model = model_of(UNITS)
     chain = [model.choices(0, 1)[0], model.choices(1, 3)[0]]
-    assert [cpu_ms for _, _, cpu_ms in starts(model, chain)] == [100.0 + 20.0, 100.0 + 95.0]
+    # an empty session takes 5 ms, once in each
+    assert [one.cpu_ms for one in starts(model, chain)] == [100.0 + 20.0, 100.0 + 90.0]
+    assert [one.package_mb for one in starts(model, chain)] == pytest.approx([60.0, 710.0])
     by_hand = sum(
         ms / 1000 * c.memory_mb / 1024 * model.platform.billing.usd_per_gb_s.value
-        for ms, c in zip((120.0, 195.0), chain, strict=True)
+        for ms, c in zip((120.0, 190.0), chain, strict=True)
     )
     assert starts_usd(model, chain) == pytest.approx(by_hand)
 

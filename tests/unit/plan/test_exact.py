@@ -55,7 +55,8 @@ def slices(
         peak, law = coded.memory_mb(first, last, layout=layout)
         need = max(peak, law) + more_mb
         held = [{m.layout: m for m in unit.memory} for unit in model.profile.units[first:last]]
-        load_ms = [own.get(layout, own["plain"]).load_ms for own in held]
+        empty_ms = min(m.load_ms for unit in model.profile.units for m in unit.memory)
+        load_ms = [empty_ms, *(own.get(layout, own["plain"]).load_ms - empty_ms for own in held)]
         asked = {model.vcpu, *range(1, math.ceil(model.vcpu))} if per is None else {model.vcpu}
         sold = []
         for share in asked:
