@@ -159,11 +159,11 @@ class Routes:
         counts = stages if limited else np.zeros(len(tail), int)
         self._most = most_stages if limited and most_stages is not None else 0
         assert counts is not None
-        self._order = np.lexsort((counts, head))
+        self._order = _ordered(head, counts, states)
         self._tail, self._head, self._stages = tail[self._order], head[self._order], counts[self._order]
         self._sums = Sums(*(np.asarray(s, float)[self._order] for s in sums))
         self._into = _groups(self._head, self._stages)
-        self._by_tail = np.lexsort((self._stages, self._tail))
+        self._by_tail = _ordered(self._tail, self._stages, states)
         self._from = _groups(self._tail[self._by_tail], self._stages[self._by_tail])
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -435,25 +435,35 @@ class Routes:
             return ()
         latency = self.law.latency_ms(self.begin_ms + last.sums.ms, last.sums.variance)
         order = np.lexsort((last.sums.usd, latency))
-        routes, least = [], math.inf
-        for at in order.tolist():
-            if last.sums.usd[at] < least:
-                least = last.sums.usd[at]
-                arcs, front, label = [], last, at
-                while front.arc[label] >= 0:
-                    arc = int(front.arc[label])
-                    arcs.append(arc)
-                    label = int(front.label[label])
-                    earlier = fronts[self._tail[arc]]
-                    assert earlier
-                    front = earlier
-                routes.append(self._made(arcs[::-1]))
+        routes: list[Route] = []
+        for at in order[_falling(last.sums.usd[order])].tolist():
+            arcs, front, label = [], last, at
+            while front.arc[label] >= 0:
+                arc = int(front.arc[label])
+                arcs.append(arc)
+                label = int(front.label[label])
+                earlier = fronts[self._tail[arc]]
+                assert earlier
+                front = earlier
+            route = self._made(arcs[::-1])
+            if routes and route.latency_ms <= routes[-1].latency_ms and route.usd <= routes[-1].usd:
+                routes.pop()  # exact sums may turn the order of neighbours that differ by rounding
+            if not routes or route.usd < routes[-1].usd:
+                routes.append(route)
         return tuple(routes)
 
 
 def _slack(most: float) -> float:
     """A bound that sums in another order still keep."""
     return most + CLOSE * abs(most)
+
+
+def _ordered(state: np.ndarray, stages: np.ndarray, states: int) -> np.ndarray:
+    """Indices by state, then stages. Small numbers are sorted by their digits, in a tenth of the time."""
+    width = int(stages.max(initial=0)) + 1
+    small = states * width <= np.iinfo(np.uint16).max
+    key = (state * width + stages).astype(np.uint16 if small else np.int64)
+    return np.argsort(key, kind="stable")
 
 
 def _groups(state: np.ndarray, stages: np.ndarray) -> list[tuple[int, int, int, int]]:
@@ -498,11 +508,15 @@ def _undominated(usd: np.ndarray, ms: np.ndarray, third: np.ndarray | None) -> n
         order = np.lexsort((third, usd, ms))
         return np.array(_skyline(usd[order].tolist(), third[order].tolist(), order.tolist()), int)
     order = np.lexsort((usd, ms))
-    costs = usd[order]
-    better = np.ones(len(order), bool)
-    better[1:] = costs[1:] < np.minimum.accumulate(costs)[:-1]
-    kept: np.ndarray = order[better]
+    kept: np.ndarray = order[_falling(usd[order])]
     return kept
+
+
+def _falling(values: np.ndarray) -> np.ndarray:
+    """Which of them are below all before them."""
+    below = np.ones(len(values), bool)
+    below[1:] = values[1:] < np.minimum.accumulate(values)[:-1]
+    return below
 
 
 def _skyline(usd: list[float], variance: list[float], order: list[int]) -> list[int]:

@@ -35,8 +35,8 @@ from lamella.plan.slices import Slices, deviation_ms, slices
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
-BLOCKS = 8
-"""Blocks of sizes at first, and what is left of a block is divided into so many."""
+BLOCKS = 4
+"""What is left of a block of sizes is divided into so many."""
 
 
 class Mode(NamedTuple):
@@ -185,6 +185,10 @@ class Blocks(NamedTuple):
     low: np.ndarray
     high: np.ndarray
 
+    def at(self, kept: np.ndarray) -> Blocks:
+        """Some of them, by a mask that may be longer: of arcs, of which blocks are the first."""
+        return Blocks(*(b[kept[: len(self.cell)]] for b in self))
+
     def divided(self) -> Blocks:
         """Each in parts of about the same ratio of sizes, of at least one."""
         count = np.minimum(self.high - self.low + 1, BLOCKS)
@@ -194,6 +198,27 @@ class Blocks(NamedTuple):
         low = self.low[parts] + number * width // count[parts]
         high = self.low[parts] + (number + 1) * width // count[parts] - 1
         return Blocks(self.cell[parts], low, high)
+
+
+class _Level(NamedTuple):
+    """A division of sizes into blocks: with each block's largest size, and with what no size in it beats."""
+
+    blocks: Blocks
+    real: Routes
+    optimistic: Routes
+    single: bool
+    """Whether each block is one size: then both are the same."""
+
+
+class _First(NamedTuple):
+    """The first one, where a block is all sizes of a cell."""
+
+    blocks: Blocks
+    real: Routes
+    optimistic: Routes
+    single: bool
+    least: Routes
+    """With the smallest size of each."""
 
 
 class Space:
@@ -227,6 +252,7 @@ class Space:
         self.cold_share = cold_share(platform, runs_per_s(model.batch, request))
         self.starts_billed = bool(self.cold_share) and platform.billing.init_billed.value
         self.modes = [modes(model, unit) for unit in range(model.units + 1)]
+        self._begun: dict[int | None, _First] = {}
         self.stages = self._stages()
         self.states = self._states()
         self.number = {state: k for k, state in enumerate(self.states)}
@@ -410,25 +436,40 @@ class Space:
         return found if fits else self._cheapest(most_ms, most)
 
     def _cheapest(self, most_ms: float, most_stages: int | None) -> Answer:
-        blocks = self.whole
+        first = self._first(most_stages)
+        level: _First | _Level = first
         upper = math.inf
-        proof = Proof(math.inf, 0.0, 0, 0, 0)
-        while True:
-            blocks, run = self._in_time(blocks.divided())
-            real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
-            if np.array_equal(blocks.low, blocks.high):
-                found = real.cheapest(most_ms)
-                chosen = self._read(found.routes[0], blocks) if found.routes else None
-                return Answer(chosen, found.proof if found.routes else proof)
-            bounds = real.bounds(most_ms)
-            if bounds:
-                upper = min(upper, bounds.upper_usd)
-            optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
-            limits = optimistic.bounds(most_ms)
+        while not level.single:
+            for real in (level.real, *((first.least,) if level is first else ())):
+                if bounds := real.bounds(most_ms):
+                    upper = min(upper, bounds.upper_usd)
+            limits = level.optimistic.bounds(most_ms)
             if limits is None:
-                return Answer(None, proof)
-            ok = optimistic.within(most_ms, upper, limits.multiplier)[: len(run)]
-            blocks = Blocks(*(b[ok] for b in blocks))
+                return Answer(None, Proof(math.inf, 0.0, 0, 0, 0))
+            ok = level.optimistic.within(most_ms, upper, limits.multiplier)
+            level = self._level(level.blocks.at(ok).divided(), most_stages)
+        found = level.real.cheapest(most_ms)
+        return Answer(self._read(found.routes[0], level.blocks) if found.routes else None, found.proof)
+
+    def _first(self, most_stages: int | None) -> _First:
+        """Each cell as one block: where every search begins."""
+        if most_stages not in self._begun:
+            level = self._level(self.whole, most_stages)
+            small = Blocks(level.blocks.cell, level.blocks.low, level.blocks.low)
+            least = level.real if level.single else self._level(small, most_stages).real
+            self._begun[most_stages] = _First(*level, least)
+        return self._begun[most_stages]
+
+    def _level(self, blocks: Blocks, most_stages: int | None) -> _Level:
+        """The graphs of blocks, those left out that no size of ends before the platform's timeout."""
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
+        kept = run / 1000 <= self.model.platform.limits.timeout_s.value
+        blocks, run = blocks.at(kept), run[kept]
+        real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
+        if np.array_equal(blocks.low, blocks.high):
+            return _Level(blocks, real, real, True)
+        optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
+        return _Level(blocks, real, optimistic, False)
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
         """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
@@ -437,35 +478,30 @@ class Space:
         return found if all(plan.stages <= most for plan in found) else self._front(most_ms, most_usd, most)
 
     def _front(self, most_ms: float, most_usd: float, most_stages: int | None) -> tuple[Chosen, ...]:
-        blocks = self.whole
-        known: list[Route] = []
-        while True:
-            blocks, run = self._in_time(blocks.divided())
-            real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
-            known += real.hull()[0]
+        first = self._first(most_stages)
+        level: _First | _Level = first
+        known = first.least.hull()[0]
+        while not level.single:
+            known += level.real.hull()[0]
             if not known:
                 return ()
-            if np.array_equal(blocks.low, blocks.high):
-                found = real.front(most_ms, most_usd, known)
-                return tuple(self._read(route, blocks) for route in found.routes)
-            optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
+            optimistic = level.optimistic
             ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])
-            ok = (ok & optimistic.within(most_ms, most_usd, 0.0))[: len(run)]
-            blocks = Blocks(*(b[ok] for b in blocks))
-
-    def _in_time(self, blocks: Blocks) -> tuple[Blocks, np.ndarray]:
-        """Those that end before the platform's timeout, and how long they run at their largest size, ms."""
-        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
-        kept = run / 1000 <= self.model.platform.limits.timeout_s.value
-        return Blocks(*(b[kept] for b in blocks)), run[kept]
+            ok &= optimistic.within(most_ms, most_usd, 0.0)
+            level = self._level(level.blocks.at(ok).divided(), most_stages)
+        found = level.real.front(most_ms, most_usd, known + level.real.hull()[0])
+        return tuple(self._read(route, level.blocks) for route in found.routes)
 
     def quickest(self) -> Chosen | None:
         """The quickest plan whatever it costs."""
-        blocks = Blocks(self.whole.cell, self.whole.high, self.whole.high)
-        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
-        routes = self._routes(blocks, run, self._usd(blocks, blocks.high, run), self.request.max_stages)
-        found = routes.fastest()
-        return self._read(found, blocks) if found else None
+        for most in (None, self.request.max_stages):
+            level = self._first(most)
+            found = level.real.fastest()
+            largest = Blocks(level.blocks.cell, level.blocks.high, level.blocks.high)
+            plan = self._read(found, largest) if found else None
+            if plan is None or plan.stages <= self.request.max_stages:
+                return plan
+        return None
 
     def _routes(self, blocks: Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
         """The graph where each block is one arc."""
