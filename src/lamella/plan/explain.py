@@ -189,7 +189,7 @@ def explain(
 
 
 def answered(asked: Asked, plan: Plan) -> tuple[Asked, Plan]:
-    """The question of a plan that chose how many rows share a run: of so many, with what they wait taken off the SLO."""
+    """The question that a plan answers: of as many rows as share a run, with what these wait taken off the SLO."""
     request, platform = asked.request, asked.platform.on(plan.architecture)
     slo = None if plan.slo_ms is None else plan.slo_ms - plan.wait_ms
     rate = plan.cold.rate_per_s if plan.cold else request.rate_per_s

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamella.graph.model import Graph
+from lamella.profile.measure import measure
 from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.report.parsed import Page
 
@@ -71,14 +72,18 @@ def test_a_plan_says_what_it_was_asked(lamella: Lamella, graph: Graph, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "options", [("--max-batch", "4", "--rate-per-s", "500", "--slo-ms", "500"), ("--architecture", "arm")]
+    "options", [("--max-batch", "2", "--rate-per-s", "500", "--slo-ms", "500"), ("--architecture", "arm")]
 )
 def test_rows_that_share_a_run_and_another_price_are_explained_as_planned(
     lamella: Lamella, graph: Graph, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    path, asked = tmp_path / "plan.json", (MODEL, "--platform", "aws-lambda", *options)
+    measure(graph, threads=(1, 2), batches=(1, 2), budget_s=0.2, shards=False)  # as the fixture does, with two rows
+    path, asked = tmp_path / "plan.json", (MODEL, "--platform", "aws-lambda", "--no-shards", *options)
     plan = lamella("plan", *asked, "-o", path, "--json").document
-    for found in (lamella("explain", path, "--json").document, lamella("explain", *asked, "--json").document):
+    for found in (
+        lamella("explain", path, "--no-shards", "--json").document,
+        lamella("explain", *asked, "--json").document,
+    ):
         assert found["batch"] == plan["batch"]
         by = {o["kind"]: o["plan"] for o in found["others"]}
         assert by["exact"]["cost_usd_per_million"] == pytest.approx(found["chosen"]["cost_usd_per_million"])
