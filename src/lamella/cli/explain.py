@@ -8,9 +8,9 @@ from typing import Annotated, NamedTuple
 
 from cyclopts import Parameter
 
-from lamella.cli.options import Json, Unplaced, progress
+from lamella.cli.options import Json, Predicted, Unplaced, progress
 from lamella.cli.plans import show_explanation, show_refusal
-from lamella.cli.prepare import check_planners, imported, measured
+from lamella.cli.prepare import Profiled, check_planners, foretold, imported, measured
 from lamella.cli.show import print_json
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.frameworks.loading import named_for_later
@@ -24,7 +24,18 @@ from lamella.plan.loosen import Asked
 from lamella.plan.make import make_plan, on_channel
 from lamella.platforms import platform as platform_named
 
-DECIDED = ("platform", "slo_ms", "percentile", "rate_per_s", "batch", "channel", "vcpu", "shape")
+DECIDED = (
+    "platform",
+    "slo_ms",
+    "percentile",
+    "rate_per_s",
+    "batch",
+    "max_batch",
+    "architecture",
+    "channel",
+    "vcpu",
+    "shape",
+)
 """Options that a plan answers by itself."""
 
 
@@ -34,6 +45,7 @@ def explain(
     asked: Unplaced = Unplaced(),  # noqa: B008 - a value
     planner: Annotated[str | None, Parameter(help="Of a model: whose plan is explained; exact by default.")] = None,
     planners: Annotated[str, Parameter(help="Whose plans it is held against, with commas between.")] = "exact,mopar",
+    predicted: Predicted = False,
     json: Json = False,
 ) -> None:
     """Hold PLAN against the best of every other kind; price its constraints, or what stands in the way of any plan.
@@ -43,7 +55,11 @@ def explain(
     names = [name.strip() for name in planners.split(",") if name.strip()]
     check_planners([*names, planner or "exact"], asked.request())
     stored = plan.endswith(".json")
-    question = _of_plan(Path(plan), asked, planner, names) if stored else _of_model(plan, asked, planner, names)
+    profiled = foretold if predicted else measured
+    if stored:
+        question = _of_plan(Path(plan), asked, planner, names, profiled)
+    else:
+        question = _of_model(plan, asked, planner, names, profiled)
     with progress("explain") as move:
         try:
             answer = question.plan or _planned(question.asked, planner or "exact")
@@ -65,7 +81,7 @@ class _Question(NamedTuple):
     plan: Plan | None
 
 
-def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str]) -> _Question:
+def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str], profiled: Profiled) -> _Question:
     """What a plan answers, its profile measured where the cache has none."""
     plain = Unplaced()
     told = [n for n in DECIDED if getattr(options, n) != getattr(plain, n)] + ["planner"] * (planner is not None)
@@ -95,18 +111,18 @@ def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str
             try_=f"lamella explain {read.model.given} --platform {read.platform} plans with this machine's",
         )
     request = asked.request()._replace(channel=None if read.channel == platform.hop.channel else read.channel)
-    profile = measured(graph, platform, asked, (read.planner, *names))
+    profile = profiled(graph, platform, asked, (read.planner, *names))
     return _Question(Asked(graph, profile, on_channel(platform, request), request, read.model.given), read)
 
 
-def _of_model(model: str, options: Unplaced, planner: str | None, names: list[str]) -> _Question:
+def _of_model(model: str, options: Unplaced, planner: str | None, names: list[str], profiled: Profiled) -> _Question:
     if not options.platform:
         raise ConfigError(
             "--platform is missing: it goes with a model", try_=f"lamella explain {model} --platform openfaas"
         )
     graph, platform = imported(model, options)
     request = options.request(graph)
-    profile = measured(graph, platform, options, (planner or "exact", *names))
+    profile = profiled(graph, platform, options, (planner or "exact", *names))
     given = named_for_later(model, graph)
     return _Question(Asked(graph, profile, on_channel(platform, request), request, given), None)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -12,21 +11,16 @@ from cyclopts import Parameter
 from lamella import documents
 from lamella.cli.options import Json, Model, Output, Predicted, Unplaced, arguments, check_outputs, progress
 from lamella.cli.plans import show_front, show_places
-from lamella.cli.prepare import check_planners, foretold, imported, measured, on_functions
+from lamella.cli.prepare import Profiled, check_planners, foretold, imported, measured, on_functions
 from lamella.cli.show import print_json, show_plan
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.frameworks.loading import named_for_later
-from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.front import front as front_of
 from lamella.plan.loosen import Asked
 from lamella.plan.make import BASELINES, make_plan, on_channel
 from lamella.plan.places import survey
 from lamella.plan.request import variant
-from lamella.platforms import Platform
-from lamella.profile.document import Profile
-
-Profiled = Callable[[Graph, Platform, Unplaced, Sequence[str]], Profile]
 
 
 def plan(

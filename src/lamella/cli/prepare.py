@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
 from lamella.errors import ConfigError
@@ -21,6 +21,9 @@ from lamella.predictor.calibrate import held_calibration
 from lamella.predictor.predict import predict
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
+
+Profiled = Callable[[Graph, Platform, Planning, Sequence[str]], Profile]
+"""Where a profile comes from: `measured` or `foretold`."""
 
 
 def loaded(model: str, shape: list[str] | None) -> Graph:

@@ -25,6 +25,7 @@ from lamella.plan.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners import Candidate, Decision
 from lamella.plan.space import Chosen, Space
+from lamella.profile.scaling import at
 
 SAME = 1e-6
 """Costs within this share are equal."""
@@ -158,6 +159,7 @@ def explain(
     Raises:
         InfeasiblePlan: nothing satisfies the request any more (the platform or the profile is another than then).
     """
+    asked, plan = answered(asked, plan)
     free = asked.asking(judge=None, percentile=plan.percentile)
     cap = latency_cap(free.space())
     asked = free.asking(slo_ms=cap if math.isfinite(cap) else None)
@@ -184,6 +186,22 @@ def explain(
         prices=prices,
         why=_why(plan, chosen, outline(cheapest, plan.percentile), prices),
     )
+
+
+def answered(asked: Asked, plan: Plan) -> tuple[Asked, Plan]:
+    """The question that a plan answers: of as many rows as share a run, with what these wait taken off the SLO."""
+    request, platform = asked.request, asked.platform.on(plan.architecture)
+    slo = None if plan.slo_ms is None else plan.slo_ms - plan.wait_ms
+    rate = plan.cold.rate_per_s if plan.cold else request.rate_per_s
+    request = request._replace(
+        slo_ms=slo, batch=plan.batch, rate_per_s=rate, max_batch=1, architecture=plan.architecture
+    )
+    profile = asked.profile
+    if asked.request.max_batch > 1:  # of the most rows and of one: what was not measured is scaled
+        threads = max(v.threads for v in profile.variants)
+        profile = at(profile, asked.graph, batch=plan.batch, threads=threads)
+    asked = asked._replace(request=request, platform=platform, profile=profile)
+    return asked, msgspec.structs.replace(plan, slo_ms=slo, wait_ms=0.0)
 
 
 def laid_out(asked: Asked, chosen: Chosen, name: str) -> Plan:

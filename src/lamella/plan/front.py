@@ -13,7 +13,7 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan
 from lamella.plan.document import Plan
-from lamella.plan.explain import Outline, laid_out, outline
+from lamella.plan.explain import Outline, answered, laid_out, outline
 from lamella.plan.loosen import Asked
 from lamella.plan.space import Chosen
 
@@ -57,11 +57,12 @@ def front(asked: Asked, plan: Plan) -> Front:
     Raises:
         InfeasiblePlan: there is no plan at all.
     """
+    asked, own = answered(asked, plan)
     asked = asked.asking(judge=None, percentile=plan.percentile)
     found = asked.space().front()
     if not found:
         raise InfeasiblePlan(f"no plan of {asked.graph.name} runs on {asked.platform.name}", try_="another --platform")
-    p = outline(plan, plan.percentile)
+    p = outline(own, plan.percentile)
     at = _as_quick(found, p.bounded_ms)
     least = found[at].cost_usd * 1e6 if at is not None else p.cost_usd_per_million
     dearer = p.cost_usd_per_million / least - 1 if least else 0.0

@@ -38,7 +38,8 @@ class Frontier:
 
 def frontier(front: Front) -> Frontier:
     """The figure. Axes begin at nought where the lowest value is below half of the highest."""
-    p, slo = front.chosen, front.plan.slo_ms
+    p = front.chosen
+    slo = None if front.plan.slo_ms is None else front.plan.slo_ms - front.plan.wait_ms
     points = [(q.bounded_ms, q.cost_usd_per_million) for q in front.points]
     plot = Box(LEFT, TOP, WIDTH - RIGHT, HEIGHT - BOTTOM)
     low_ms, high_ms = spread([*(ms for ms, _ in points), p.bounded_ms])

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lamella.graph.model import Graph
+from lamella.profile.measure import measure
 from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.report.parsed import Page
 
@@ -68,6 +69,30 @@ def test_a_plan_says_what_it_was_asked(lamella: Lamella, graph: Graph, tmp_path:
     assert lamella("explain", path, "--planner", "single").code == 2
     assert lamella("explain", MODEL).code == 2
     assert lamella("explain", path, "--planners", "nobody").code == 2
+
+
+@pytest.mark.parametrize(
+    "options", [("--max-batch", "2", "--rate-per-s", "500", "--slo-ms", "500"), ("--architecture", "arm")]
+)
+def test_rows_that_share_a_run_and_another_price_are_explained_as_planned(
+    lamella: Lamella, graph: Graph, tmp_path: Path, options: tuple[str, ...]
+) -> None:
+    measure(graph, threads=(1, 2), batches=(1, 2), budget_s=0.2, shards=False)  # as the fixture does, with two rows
+    path, asked = tmp_path / "plan.json", (MODEL, "--platform", "aws-lambda", "--no-shards", *options)
+    plan = lamella("plan", *asked, "-o", path, "--json").document
+    for found in (
+        lamella("explain", path, "--no-shards", "--json").document,
+        lamella("explain", *asked, "--json").document,
+    ):
+        assert found["batch"] == plan["batch"]
+        by = {o["kind"]: o["plan"] for o in found["others"]}
+        assert by["exact"]["cost_usd_per_million"] == pytest.approx(found["chosen"]["cost_usd_per_million"])
+        if plan["slo_ms"]:
+            assert found["cap_ms"] == pytest.approx(plan["slo_ms"] - plan["wait_ms"])
+            assert found["cheapest"]["cost_usd_per_million"] == pytest.approx(by["exact"]["cost_usd_per_million"])
+    front = lamella("plan", *asked, "--front", "--json").document
+    assert front["plan"] == plan
+    assert front["chosen"]["bounded_ms"] > 0
 
 
 @pytest.mark.parametrize("verb", ["explain", "diff"])
