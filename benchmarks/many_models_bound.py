@@ -92,6 +92,46 @@ def bound(
     return Bound(run + reading, run if shared else run + _reading(heads, asked, room) / bytes_per_s)
 
 
+def blind_bound(
+    models: Sequence[Blobs], shares: Sequence[float], *, room: float, bytes_per_s: float, warm_s: Sequence[float]
+) -> Bound:
+    """Seconds that a request takes at least on average, where requests are drawn independently and nobody knows them.
+
+    What is in memory then says nothing of the next request, so no state of memory saves more bytes than the one that
+    holds what is asked for most often.
+
+    Args:
+        models: the blobs of each.
+        shares: of the requests, by model.
+        room: bytes of memory.
+        bytes_per_s: of the device.
+        warm_s: seconds of each model's inference.
+    """
+    run = sum(share * s for share, s in zip(shares, warm_s, strict=True))
+    heads = [
+        [(f"model {k}", max(0, sum(size for _, size in blobs) - int(warm_s[k] * bytes_per_s)))]
+        for k, blobs in enumerate(models)
+    ]
+    users = Counter(id for blobs in models for id, _ in blobs)
+    reading = [_missed(each, shares, room) / bytes_per_s for each in (models, heads)]
+    return Bound(run + reading[0], run if max(users.values(), default=1) > 1 else run + reading[1])
+
+
+def _missed(models: Sequence[Blobs], shares: Sequence[float], room: float) -> float:
+    """Bytes that a request misses on average, with the most popular ones in memory."""
+    wanted, sizes = dict[str, float](), dict[str, int]()
+    for blobs, share in zip(models, shares, strict=True):
+        for id, size in dict(blobs).items():
+            wanted[id] = wanted.get(id, 0.0) + share
+            sizes[id] = size
+    missed = 0.0
+    for id, often in sorted(wanted.items(), key=lambda item: -item[1]):
+        kept = min(float(sizes[id]), room)
+        room -= kept
+        missed += often * (sizes[id] - kept)
+    return missed
+
+
 def _reading(models: Sequence[Blobs], asked: Sequence[int], room: float) -> float:
     """The fewest bytes, if before the first request memory was filled as well as can be.
 

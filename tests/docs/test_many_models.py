@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks import many_models
-from benchmarks.many_models_bound import Blobs, bound, bytes_per_s, fewest_bytes
+from benchmarks.many_models_bound import Blobs, blind_bound, bound, bytes_per_s, fewest_bytes
 from benchmarks.many_models_inside import Asked, Model, difference
 from lamella.units import MB
 from lamella.zoo.draft import Seeded
@@ -141,13 +141,30 @@ def test_the_page_says_the_bound_and_whether_the_target_is_within_it(tmp_path: P
     (tmp_path / "blob").write_bytes(b"?" * (4 << 20))
     entry: dict[str, Any] = {
         "names": ["m-1", "m-2"], "blobs": [[("a", 50 * MB)], [("b", 50 * MB)]], "limit_mb": 100,
-        "bytes_per_s": bytes_per_s([tmp_path / "blob"]), "asked": [[0, 0, 0, 0]],
+        "bytes_per_s": bytes_per_s([tmp_path / "blob"]), "asked": [[0, 0, 0, 0]], "skew": 1.0, "seed": 1,
         "systems": {"cold": [window(200.0, 0, 4)], "lamella-resident": [window(30.0, 4, 0)]},
     }  # fmt: skip
     (line, _) = many_models.least(entry)
     assert "no more than 20.0 times" in line.replace("nor more", "no more"), "all is in memory from the start"
     assert "8 times are within that" in line
     entry["systems"]["cold"] = [window(50.0, 0, 4)]
-    assert "Out of reach here are 8 times" in many_models.least(entry)[0]
+    assert "8 times are out of reach here" in many_models.least(entry)[0]
     del entry["systems"]["cold"]
     assert many_models.least(entry) == []
+
+
+def test_who_does_not_know_the_next_request_keeps_what_is_asked_for_most() -> None:
+    models: list[Blobs] = [(("a", 100),), (("b", 50),), (("c", 100),)]
+    shares = [0.5, 0.3, 0.2]
+    found = blind_bound(models, shares, room=120.0, bytes_per_s=1000.0, warm_s=[0.0, 0.0, 0.0])
+    assert found.read_then_run == pytest.approx((0.3 * 30 + 0.2 * 100) / 1000)
+    drawn = np.random.default_rng(0).choice(3, 5_000, p=shares).tolist()
+    known = bound(models, drawn, room=120.0, bytes_per_s=1000.0, warm_s=[0.0, 0.0, 0.0])
+    assert known.read_then_run / len(drawn) < found.read_then_run, "knowing more saves more"
+
+
+def test_what_is_hidden_behind_the_inference_is_not_missed() -> None:
+    models: list[Blobs] = [(("a", 100),), (("b", 50),)]
+    found = blind_bound(models, [0.5, 0.5], room=0.0, bytes_per_s=1000.0, warm_s=[0.04, 0.04])
+    assert found.read_then_run == pytest.approx(0.04 + 0.075)
+    assert found.overlapped == pytest.approx(0.04 + (0.5 * 60 + 0.5 * 10) / 1000)

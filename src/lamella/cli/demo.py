@@ -64,17 +64,17 @@ def serve_three_ways(model: str, requests: int) -> None:
         graph = import_model(model)
     weights = megabytes(graph.weight_bytes(0, len(graph.operators)))
     out.print(f"[bold]2. A fraction of the cost.[/bold] {graph.name} ({weights} MB) as it is deployed today (ort),")
-    out.print("   as one function of our own package (single), and divided (mopar). Same allocation rule for all,")
+    out.print("   as one function of our own package (single), and divided (exact). Same allocation rule for all,")
     out.print("   priced by memory-time at Lambda's price per GB-second.")
     with progress("profile") as move:
         profile = measure(graph, budget_s=4.0, progress=move, shards=True)
-    settings = Settings(given=model, planners=("ort", "single", "mopar"), requests=requests)
+    settings = Settings(given=model, planners=("ort", "single", "exact"), requests=requests)
     with progress("compare") as move:
         record = compare(graph, profile, platform("openfaas"), settings, progress=move)
     show_comparison(record)
     check_answers(record)
     by_name = {p.planner: p for p in record.plans}
-    best = by_name.pop("mopar", None)
+    best = by_name.pop("exact", None)
     if best is None or not by_name:
         return  # the table says who failed, and why
     gains = [

@@ -29,7 +29,7 @@ from lamella.profile.document import Profile
 from lamella.scratch import scratch
 
 Progress = Callable[[float, str], None]
-DEFAULT_PLANNERS = ("ort", "ort-default", "single", "uniform-4", "mopar")
+DEFAULT_PLANNERS = ("ort", "single", "uniform-4", "mopar", "exact")
 CHECKED = 3
 """How many requests are answered by the unoptimised whole model too."""
 

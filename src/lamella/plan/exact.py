@@ -20,6 +20,9 @@ from lamella.plan.search import cheapest
 from lamella.plan.slices import deviation_ms
 from lamella.plan.space import Answer, Chosen, Space
 
+MANY = 200_000
+"""Slices beyond which the cheapest plan at any latency is not looked for besides: it would take as long again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Exact:
@@ -49,7 +52,7 @@ class Exact:
             fastest = space.quickest()
             raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
         why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
-        return self._decision(space, answer.chosen, slo_ms, why)
+        return self._decision(space, answer, answer.chosen, slo_ms, why)
 
     def _balanced(self, space: Space, request: Request) -> Decision:
         """Of the plans near the least cost within 2.5 % of one function's latency that of least cost x latency."""
@@ -62,16 +65,17 @@ class Exact:
             said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
             if answer.chosen.cost_usd > alone.cost_usd * (1 - WORTH):
                 why = f"one function: no division within {said} is more than {WORTH:.0%} cheaper; the cheapest: {proof}"
-                return self._decision(space, alone, cap, why)
+                return self._decision(space, answer, alone, cap, why)
         near = space.front(cap, answer.chosen.cost_usd * (1 + BAND))
         chosen = min(near, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
         why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
-        return self._decision(space, chosen, cap, why)
+        return self._decision(space, answer, chosen, cap, why)
 
-    def _decision(self, space: Space, chosen: Chosen, cap: float, why: str) -> Decision:
+    def _decision(self, space: Space, answer: Answer, chosen: Chosen, cap: float, why: str) -> Decision:
         """With one function, and the cheapest at any latency, as what was turned down."""
         losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
-        free = space.cheapest().chosen if math.isfinite(cap) else None
+        bound = math.isfinite(cap) and answer.proof.multiplier > 0  # else no latency was given up for cost
+        free = space.cheapest().chosen if bound and len(space.cells.tail) <= MANY else None
         if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
             losers.append(("cheapest at any latency", free))
         took = chosen.bounded(self.name)

@@ -62,7 +62,7 @@ class OfKind(Space):
     def __init__(self, space: Space, kind: Kind) -> None:
         """Share what `space` has priced, and mark it."""
         self.__dict__.update(space.__dict__)
-        self.kind = kind
+        self.kind, self._begun = kind, {}
         self._marks = kind.slices(space), np.array([kind.fixed(arc) for arc in space.fixed], int)
 
     def _graph(
@@ -113,6 +113,10 @@ class Marked(Routes):
             stages=arcs.stages[self.of],
             most_stages=most_stages,
         )
+
+    def priced(self, sums: Sums) -> Routes:
+        """With other sums of the arcs it was given."""
+        return super().priced(Sums(*(s[self.of] for s in sums)))
 
     def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
         """As of all routes: an arc may be taken where it may be behind any number of marks."""

@@ -50,7 +50,15 @@ def throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndar
     process starts with its grant unspent. So a run that its first grant does not cover pauses after each grant; how
     long at first depends on what was left of the period when it began, which is uniform. From one vCPU nothing is held.
     """
-    grant = np.minimum(vcpu, 1.0) * period_ms
+    found = np.array(cpu_ms, float)
+    held = (vcpu < 1) & (cpu_ms > vcpu * period_ms + EXACT_MS)
+    found[held] = _throttled(found[held], vcpu[held], period_ms)
+    return found
+
+
+def _throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndarray:
+    """Those that their first grant does not cover."""
+    grant = vcpu * period_ms
     idle = period_ms - grant
     work = np.maximum(cpu_ms - grant, 0.0)  # after the first grant
     whole = np.ceil(np.maximum(work - EXACT_MS, 0.0) / grant) - 1
@@ -60,8 +68,8 @@ def throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndar
     periods = np.floor((cpu_ms + EXACT_MS) / grant)
     part = np.maximum(cpu_ms - periods * grant, 0.0)  # began so late that the next grant follows at once
     early = (part * (cpu_ms + periods * idle) + (grant - part) * (cpu_ms + (periods - 1) * idle)) / period_ms
-    held = (1 - grant / period_ms) * late + early
-    return np.where((vcpu >= 1) | (cpu_ms <= grant + EXACT_MS), cpu_ms, held)
+    held: np.ndarray = (1 - grant / period_ms) * late + early
+    return held
 
 
 @lru_cache(maxsize=65536)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from copy import copy
 from functools import cached_property
 from statistics import NormalDist
 from typing import NamedTuple
@@ -151,9 +152,6 @@ class Routes:
         """
         if len(tail) and (np.any(tail >= head) or tail.min() < 0 or head.max() >= states):
             raise ValueError("an arc leads back, or out of the graph")
-        for name, values in sums._asdict().items():
-            if not np.all(np.isfinite(values)) or np.any(values < 0):
-                raise ValueError(f"an arc's {name} is not a finite number from 0")
         self.states, self.law, self.begin_ms = states, law or Law(), begin_ms
         limited = stages is not None and most_stages is not None
         counts = stages if limited else np.zeros(len(tail), int)
@@ -161,10 +159,28 @@ class Routes:
         assert counts is not None
         self._order = _ordered(head, counts, states)
         self._tail, self._head, self._stages = tail[self._order], head[self._order], counts[self._order]
-        self._sums = Sums(*(np.asarray(s, float)[self._order] for s in sums))
+        self._sums = self._checked(sums)
         self._into = _groups(self._head, self._stages)
         self._by_tail = _ordered(self._tail, self._stages, states)
         self._from = _groups(self._tail[self._by_tail], self._stages[self._by_tail])
+
+    def _checked(self, sums: Sums) -> Sums:
+        """In our order."""
+        for name, values in sums._asdict().items():
+            if not np.all(np.isfinite(values)) or np.any(values < 0):
+                raise ValueError(f"an arc's {name} is not a finite number from 0")
+        return Sums(*(np.asarray(s, float)[self._order] for s in sums))
+
+    def priced(self, sums: Sums) -> Routes:
+        """The same graph where arcs add something else.
+
+        Raises:
+            ValueError: something is not a finite number from 0.
+        """
+        found = copy(self)
+        found.__dict__.pop("_least_variance", None)
+        found._sums = self._checked(sums)
+        return found
 
     # ------------------------------------------------------------------------------------------------- questions
 

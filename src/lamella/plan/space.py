@@ -3,11 +3,12 @@
 The plan's choices become a graph (`plan.routes`). A state is a border of units with the codec of what crosses it, or
 with the parts of a sharded stage that wait to be joined. An arc is a slice with its layout, codecs and size, or a stage
 of shards. Where memory buys CPU every size that is sold counts, a megabyte apart: far too many to price. So an arc
-begins as a few blocks of sizes, each as cheap as its smallest and as quick as its largest one, which no size in it
-beats; what even so cannot be part of a plan within the bounds is dropped, the rest is divided, until blocks are sizes.
+begins as one block of all sizes, as cheap as its smallest and as quick as its largest one, which no size in it beats;
+what even so cannot be part of a plan within the bounds is dropped, the rest is divided, until blocks are sizes.
 
-Optimal under the model's law: costs and latencies of functions and hops add; below one vCPU a quota stretches them
-(`plan.predict`).
+Optimal under the model's law: costs, mean latencies and variances of functions and hops add; below one vCPU a quota
+stretches them (`plan.predict`); a percentile is that of a normal distribution (`plan.routes`). Shards were measured as
+stages, so that the slowest of them counts.
 """
 
 from __future__ import annotations
@@ -16,16 +17,17 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
-from itertools import product
 from typing import NamedTuple
 
 import numpy as np
 
+from lamella.errors import ConfigError
 from lamella.plan.arrivals import Started, cold_share, start_usd, starts_usd
 from lamella.plan.batching import runs_per_s
 from lamella.plan.choice import Choice, Join
 from lamella.plan.coding import Coding
 from lamella.plan.fan_out import join_alone, sharded, step
+from lamella.plan.modes import modes
 from lamella.plan.planners import Candidate
 from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
@@ -35,61 +37,10 @@ from lamella.plan.slices import Slices, deviation_ms, slices
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
+MOST_SLICES = 4_000_000
+"""Of which a gigabyte is enough to hold what they take."""
 BLOCKS = 4
 """What is left of a block of sizes is divided into so many."""
-
-
-class Mode(NamedTuple):
-    """How what crosses a border travels: its codec, and what that takes whom."""
-
-    coding: Coding
-    hop_ms: float
-    hop_usd: float
-    giving_ms: float
-    taking_ms: float
-    """Work and carrying of the functions on either side, billed,"""
-    wait_ms: float
-    """and what both wait for the channel."""
-
-
-def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
-    """The ways to cross the border before a unit that no other is as good as, plain first; none where none may travel.
-
-    At the model's own ends there is one: request and answer are not ours to encode.
-    """
-    if unit in (0, model.units):
-        carried = model.carrying_ms(unit)
-        return (Mode(model.coding(unit), 0.0, 0.0, carried, carried, 0.0),)
-    allowed = model.lossy.allowed.get(unit, frozenset())
-    found: list[Mode] = []
-    for coding, channel in product(model.codings(unit), _channels(model)):
-        sent = coding._replace(channel=channel)
-        if not (coding.lossless or coding.codec in allowed) or not model.may_travel(sent):
-            continue
-        hop = model.hop_of(sent)
-        giving, taking = coding.encode_ms + hop.carried_ms, coding.decode_ms + hop.carried_ms
-        mode = Mode(sent, hop.ms, hop.usd, giving, taking, hop.wait_ms)
-        if not any(_as_good(other, mode) for other in found):
-            found.append(mode)
-    return tuple(found)
-
-
-def _channels(model: SliceModel) -> list[str]:
-    """Those that a hop may go by: the platform's own first, then where that is emulated others whose figures are known.
-
-    One that was asked for is the platform's own.
-    """
-    rules = model.platform
-    if not rules.hop.emulated or model.request.channel:
-        return [""]
-    others = [name for name, way in rules.channels.items() if way.latency_ms.known and way.mb_per_s.known]
-    return ["", *(name for name in others if rules.channels[name].usd.known)]
-
-
-def _as_good(one: Mode, other: Mode) -> bool:
-    a, b = one.coding, other.coding
-    held = a.giving_bytes <= b.giving_bytes and a.taking_bytes <= b.taking_bytes
-    return held and all(x <= y for x, y in zip(one[1:], other[1:], strict=True))
 
 
 class State(NamedTuple):
@@ -230,8 +181,18 @@ class Space:
         Args:
             model: prices.
             request: whether there may be shards, and how many stages.
+
+        Raises:
+            ConfigError: so many units that the search would take gigabytes.
         """
         self.model, self.request, self.law = model, request, Law.at(request.percentile)
+        rows = model.units * (model.units + 1) // 2 * len(model.layouts)
+        if rows > MOST_SLICES:
+            raise ConfigError(
+                f"{model.graph.name} has {model.units} units, which are {rows / 1e6:.1f} million slices with their "
+                f"layouts: more than the {MOST_SLICES / 1e6:g} million that all choices at once are searched for",
+                try_="--planner uniform-8, or single",
+            )
         platform = model.platform
         per_vcpu = platform.cpu.mb_per_vcpu
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
@@ -455,21 +416,30 @@ class Space:
         """Each cell as one block: where every search begins."""
         if most_stages not in self._begun:
             level = self._level(self.whole, most_stages)
-            small = Blocks(level.blocks.cell, level.blocks.low, level.blocks.low)
-            least = level.real if level.single else self._level(small, most_stages).real
+            least = level.real
+            if not level.single:
+                small = level.blocks._replace(high=level.blocks.low)
+                run = self._run_ms(small)
+                least = level.real.priced(self._sums(small, run, self._usd(small, small.low, run)))
             self._begun[most_stages] = _First(*level, least)
         return self._begun[most_stages]
 
     def _level(self, blocks: Blocks, most_stages: int | None) -> _Level:
         """The graphs of blocks, those left out that no size of ends before the platform's timeout."""
-        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high) + self.cells.wait_ms[blocks.cell]
+        run = self._run_ms(blocks)
         kept = run / 1000 <= self.model.platform.limits.timeout_s.value
         blocks, run = blocks.at(kept), run[kept]
-        real = self._routes(blocks, run, self._usd(blocks, blocks.high, run), most_stages)
+        real = self._routes(blocks, self._sums(blocks, run, self._usd(blocks, blocks.high, run)), most_stages)
         if np.array_equal(blocks.low, blocks.high):
             return _Level(blocks, real, real, True)
-        optimistic = self._routes(blocks, run, self._usd(blocks, blocks.low, run), most_stages)
+        optimistic = real.priced(self._sums(blocks, run, self._usd(blocks, blocks.low, run)))
         return _Level(blocks, real, optimistic, False)
+
+    def _run_ms(self, blocks: Blocks) -> np.ndarray:
+        """At the largest size of each."""
+        run = self.run_ms(self.cells.work_ms[:, blocks.cell], blocks.high)
+        whole: np.ndarray = run + self.cells.wait_ms[blocks.cell]
+        return whole
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
         """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
@@ -503,19 +473,27 @@ class Space:
                 return plan
         return None
 
-    def _routes(self, blocks: Blocks, run_ms: np.ndarray, usd: np.ndarray, most_stages: int | None) -> Routes:
-        """The graph where each block is one arc."""
-        cell = blocks.cell
-        fixed = np.array([f[:6] for f in self.fixed], float).reshape(-1, 6)
-        tail = np.concatenate([self.cells.tail[cell], fixed[:, 0].astype(int)])
-        head = np.concatenate([self.cells.head[cell], fixed[:, 1].astype(int)])
-        sums = Sums(
+    def _sums(self, blocks: Blocks, run_ms: np.ndarray, usd: np.ndarray) -> Sums:
+        """What arcs add: blocks first, then the fixed ones."""
+        cell, fixed = blocks.cell, self.fixed_sums
+        return Sums(
             np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]]),
             np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]]),
             np.concatenate([self.cells.variance[cell] * run_ms**2, fixed[:, 4]]),
         )
+
+    def _routes(self, blocks: Blocks, sums: Sums, most_stages: int | None) -> Routes:
+        """The graph where each block is one arc."""
+        cell, fixed = blocks.cell, self.fixed_sums
+        tail = np.concatenate([self.cells.tail[cell], fixed[:, 0].astype(int)])
+        head = np.concatenate([self.cells.head[cell], fixed[:, 1].astype(int)])
         stages = np.concatenate([np.ones(len(cell), int), fixed[:, 5].astype(int)])
         return self._graph(cell, tail, head, sums, stages, most_stages)
+
+    @cached_property
+    def fixed_sums(self) -> np.ndarray:
+        """Tail, head, cost, time, variance and stages of each fixed arc."""
+        return np.array([f[:6] for f in self.fixed], float).reshape(-1, 6)
 
     def _graph(
         self,

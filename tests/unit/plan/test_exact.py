@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from lamella.errors import InfeasiblePlan
+from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.choice import Join
 from lamella.plan.coding import Coding, plain
 from lamella.plan.exact import Exact
@@ -262,3 +262,10 @@ def test_a_request_that_cannot_be_met_names_the_bound_and_the_nearest_plan() -> 
     model = model_of((Made(time_ms=50.0),) * 3)
     with pytest.raises(InfeasiblePlan, match=r"answers within 10 ms; the fastest takes 15\d"):
         Exact().decide(model, Request(10.0))
+
+
+def test_so_many_units_that_the_search_would_take_gigabytes_are_refused() -> None:
+    few = model_of((Made(),) * 2)
+    many = replace(few.profile, units=few.profile.units[:1] * 10_000)
+    with pytest.raises(ConfigError, match=r"has 10000 units, which are 150\.0 million"):
+        Space(SliceModel(few.graph, many, few.platform, few.request), few.request)
