@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 from lamella.compare.record import PlanRecord
@@ -59,7 +58,7 @@ def decided(plan: Plan) -> object:
 
 def p95_ms(predicted: Predicted) -> float:
     """The 95th percentile of latency by its predicted mean and deviation, as `exact` holds it to an SLO."""
-    return predicted.latency_ms + NormalDist().inv_cdf(0.95) * predicted.deviation_ms
+    return predicted.at(95.0)
 
 
 class Error(NamedTuple):

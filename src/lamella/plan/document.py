@@ -94,6 +94,13 @@ class Predicted(msgspec.Struct, frozen=True):
     cost_usd_per_million: float
     deviation_ms: float = 0.0
     """Of latency: by the spread of the units in the profile, each taken as independent."""
+    common: float = 0.0
+    """Relative deviation that all functions of a request share: the machine's noise, and what predictions are off."""
+
+    def at(self, percentile: float | None) -> float:
+        """Latency at a percentile, ms; the mean without one."""
+        deviations = NormalDist().inv_cdf(percentile / 100) if percentile else 0.0
+        return self.latency_ms * (1 + deviations * self.common) + deviations * self.deviation_ms
 
 
 class Cold(msgspec.Struct, frozen=True, kw_only=True):
@@ -230,13 +237,7 @@ class Plan(Document, frozen=True, kw_only=True):
     @property
     def bounded_ms(self) -> float:
         """What the SLO bounds: mean latency, or its percentile; what rows wait for each other included."""
-        if self.percentile is None:
-            return self.predicted.latency_ms + self.wait_ms
-        return (
-            self.predicted.latency_ms
-            + self.wait_ms
-            + NormalDist().inv_cdf(self.percentile / 100) * self.predicted.deviation_ms
-        )
+        return self.wait_ms + self.predicted.at(self.percentile)
 
     @property
     def at(self) -> str:

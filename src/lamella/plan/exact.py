@@ -89,7 +89,9 @@ def _singles(space: Space) -> list[Chosen]:
     for one in singles(space.model):
         late = space.law.deviations * deviation_ms(space.model, one.choices)
         more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
-        found.append(Chosen(one.choices, {}, one.latency_ms, one.latency_ms + late, one.cost_usd + more, 1))
+        found.append(
+            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * space.stretch + late, one.cost_usd + more, 1)
+        )
     return found
 
 

@@ -26,7 +26,7 @@ from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
 from lamella.plan.registry import planner
 from lamella.plan.request import Request, variant
 from lamella.plan.search import cheapest
-from lamella.plan.slices import deviation_ms
+from lamella.plan.slices import common_spread, deviation_ms
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -227,7 +227,8 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
     latency = model.entry_ms + sum(runs_ms) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     memory = float(sum(f.memory_mb for f in plan.functions))
-    predicted = Predicted(latency, memory, cost * 1e6, deviation_ms(model, chosen.choices))
+    deviation, common = deviation_ms(model, chosen.choices), common_spread(model)
+    predicted = Predicted(latency, memory, cost * 1e6, deviation, common)
     plan = msgspec.structs.replace(plan, predicted=predicted)
     return msgspec.structs.replace(plan, slack=_slack(model, plan), cold=_cold(model, chosen.choices, cost, request))
 

@@ -20,6 +20,9 @@ from lamella.profile.document import Variant
 from lamella.runtime.function import Layout
 from lamella.units import MB
 
+PREDICTION_ERROR = 0.02
+"""Of the mean latency of divided plans, as measured (docs/benchmarks-quality.md)."""
+EXTREMES = 4.0
 P95 = NormalDist().inv_cdf(0.95)
 """Standard deviations of a normal distribution from its median to its 95th percentile."""
 
@@ -186,6 +189,15 @@ def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
             alone = model.compute_ms(choice.first, choice.last, layout=choice.layout, threads=1)
             total += float(units.sum()) * (choice.run_ms / alone) ** 2
     return math.sqrt(total)
+
+
+def common_spread(model: SliceModel) -> float:
+    """Relative deviation that all functions of a request share, so that no number of them evens it out.
+
+    The machine's own noise, of which a known load's slowest and fastest runs beside the profile are four deviations
+    apart, more or less; and what predictions are off.
+    """
+    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)
 
 
 def variances(model: SliceModel, variant: Variant) -> np.ndarray:

@@ -33,7 +33,7 @@ from lamella.plan.predict import SliceModel, throttled
 from lamella.plan.request import Request
 from lamella.plan.routes import Law, Proof, Route, Routes, Stairs, Sums
 from lamella.plan.search import Step
-from lamella.plan.slices import Slices, deviation_ms, slices
+from lamella.plan.slices import Slices, common_spread, deviation_ms, slices
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
 
@@ -186,6 +186,8 @@ class Space:
             ConfigError: so many units that the search would take gigabytes.
         """
         self.model, self.request, self.law = model, request, Law.at(request.percentile)
+        self.stretch = 1 + self.law.deviations * common_spread(model)
+        """Of means, for what all functions of a request share: it adds as they do."""
         rows = model.units * (model.units + 1) // 2 * len(model.layouts)
         if rows > MOST_SLICES:
             raise ConfigError(
@@ -478,7 +480,7 @@ class Space:
         cell, fixed = blocks.cell, self.fixed_sums
         return Sums(
             np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]]),
-            np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]]),
+            np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]]) * self.stretch,
             np.concatenate([self.cells.variance[cell] * run_ms**2, fixed[:, 4]]),
         )
 
@@ -505,7 +507,7 @@ class Space:
         most_stages: int | None,
     ) -> Routes:
         """Of arcs: those of cells first, then the fixed ones. `plan.kinds` asks for more here."""
-        states, begin_ms = len(self.states), self.model.entry_ms
+        states, begin_ms = len(self.states), self.model.entry_ms * self.stretch
         return Routes(
             states, tail, head, sums, law=self.law, begin_ms=begin_ms, stages=stages, most_stages=most_stages
         )  # fmt: skip
@@ -528,7 +530,7 @@ class Space:
             for end in (int(self.cells.tail[cell]), int(self.cells.head[cell])):
                 state = self.states[end]
                 codings[state.unit] = self.modes[state.unit][state.mode].coding
-        return Chosen(tuple(choices), codings, route.mean_ms, route.latency_ms, route.usd, stages)
+        return Chosen(tuple(choices), codings, route.mean_ms / self.stretch, route.latency_ms, route.usd, stages)
 
     def choice(self, cell: int, size: int) -> Choice:
         """A cell at a size as a choice, without the joining of what comes before: who lays a plan out adds that."""

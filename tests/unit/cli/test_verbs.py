@@ -143,7 +143,7 @@ def test_profile_prints_a_row_for_each_unit(lamella: Lamella, graph: Graph, tmp_
 )
 def test_plan_as_json_holds_what_is_predicted(lamella: Lamella, graph: Graph, where: str, planner: str) -> None:
     plan = lamella("plan", MODEL, "--platform", where, "--planner", planner, "--json").document
-    assert set(plan["predicted"]) == {"latency_ms", "memory_mb", "cost_usd_per_million", "deviation_ms"}
+    assert set(plan["predicted"]) == {"latency_ms", "memory_mb", "cost_usd_per_million", "deviation_ms", "common"}
     assert all(value > 0 for value in plan["predicted"].values())
     assert plan["predicted"]["memory_mb"] == sum(f["memory_mb"] for f in plan["functions"])
     assert (plan["platform"], plan["planner"]) == (where, planner)

@@ -33,6 +33,8 @@ RATES = st.sampled_from([1e-5, 1e-3, 0.1])
 """Per second."""
 Point = tuple[int, float, float, float]
 """Stages, mean latency (ms), cost (USD) and variance (ms squared)."""
+COMMON = 0.02
+"""Relative deviation that all functions share, where the known load took as long before as after."""
 DEVIATIONS = 1.6448536269514722
 """From the mean of a normal distribution to its 95th percentile."""
 
@@ -145,7 +147,11 @@ def check(model: SliceModel, slo: float, most_stages: int, rate: float | None = 
     """The space's cheapest plan is the cheapest of all."""
     stopped = math.exp(-rate * model.platform.start.keep_alive_s.value) if rate else 0.0
     plans = every(model, stopped)
-    points = [(ms + DEVIATIONS * math.sqrt(v), usd) for stages, ms, usd, v in plans if stages <= most_stages]
+    points = [
+        (ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * math.sqrt(v), usd)
+        for stages, ms, usd, v in plans
+        if stages <= most_stages
+    ]
     space = Space(model, Request(max_stages=most_stages, rate_per_s=rate))
     check_front(space.front(), points, most_stages)
     answer = space.cheapest(slo)

@@ -16,7 +16,7 @@ from lamella.plan.request import Request
 from lamella.plan.space import Space
 from lamella.profile.document import ShardProfile
 from tests.unit.plan.synthetic import CODED_CHAINS, Made
-from tests.unit.plan.test_exact import DEVIATIONS, FEW, SLOS, Point, every
+from tests.unit.plan.test_exact import COMMON, DEVIATIONS, FEW, SLOS, Point, every
 from tests.unit.plan.test_shards import SHARDS, sharded_model
 
 MOST = 6
@@ -44,7 +44,7 @@ def check(model: SliceModel, kind: Kind, points: Iterable[Point], slo: float) ->
 def bounded(point: Point) -> float:
     """A plan's latency at percentile 95."""
     _, ms, _, variance = point
-    return ms + DEVIATIONS * math.sqrt(variance)
+    return ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * math.sqrt(variance)
 
 
 def rest(all_: list[Point], others: list[Point]) -> list[Point]:
