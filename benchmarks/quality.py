@@ -1,14 +1,14 @@
 """`exact` against every other planner within a latency SLO, under enforced limits: `python -m benchmarks.quality`.
 
-A case is a model on a platform's rules within an SLO: 0.7, 1, 1.5 or 3 times the p95 of the tuned single function
-`single`, which is measured first, by itself and with no SLO. Set A: twelve models on `openfaas` at 1x. Set B: six of
+A case is a model on a platform's rules within an SLO: 0.7, 1, 1.5 or 3 times the p95 that the plan of the
+tuned single function promises, `single` with no SLO. Set A: twelve models on `openfaas` at 1x. Set B: six of
 them at every SLO on `openfaas` and `aws-lambda`. Every contender plans; plans that decide the same are deployed once;
 all take turns in at least ten rounds. A contender without a plan is listed with its reason.
 
 Each case is a file of its own in `benchmarks/results/quality/`, written as soon as it is known: run it again and it
 goes on, delete a file and that case is taken again. Cases come in the order of what they tell. Let the machine do
-nothing else meanwhile. `--plan-only` makes the plans of what is not measured yet, by the p95 that was measured for
-`single` or else by the one that is predicted for it, and labels them so. The page is `docs/benchmarks-quality.md`.
+nothing else meanwhile. `--plan-only` makes the plans of what is not measured yet, and labels them so. The page is
+`docs/benchmarks-quality.md`.
 
     python -m benchmarks.quality --time-s 3600                  start no new case after an hour
     python -m benchmarks.quality --only vgg19/openfaas/1x       one case; vgg19, or vgg19/openfaas: all of its cases
@@ -26,8 +26,6 @@ from benchmarks.models import p95_ms, subject
 from benchmarks.quality_cases import CONTENDERS, Base, Case, Place, chosen, draw_up, measure_case, places
 from benchmarks.quality_page import write
 from lamella import documents
-from lamella.compare.compare import Settings, compare
-from lamella.compare.record import Comparison
 from lamella.plan.make import make_plan
 
 ROOT = Path(__file__).parent.parent
@@ -64,25 +62,15 @@ class Campaign:
         self.folder.mkdir(parents=True, exist_ok=True)
         documents.write(self.folder / case.place.file, case)
 
-    def base(self, place: Place, *, measuring: bool) -> Base:
-        """The latency that the SLOs of a model on a platform are multiples of; measured once, or else predicted."""
-        path = self.folder / f"{place.model}-{place.platform}-single.json"
-        if measuring and not path.exists():
-            it = self._subject(place.model, place.platform)
-            settings = Settings(given=it.given, planners=("single",), requests=self.requests)
-            record = compare(it.graph, it.profile, it.platform, settings)
-            self.folder.mkdir(parents=True, exist_ok=True)
-            documents.write(path, record)
-        if path.exists():
-            record = documents.read(path, Comparison, made_by=MADE_BY)
-            return Base(record.plans[0].latency_ms.p95, measured=True)
+    def base(self, place: Place) -> Base:
+        """The latency that the SLOs of a model on a platform are multiples of, from the profile alone."""
         it = self._subject(place.model, place.platform)
         plan = make_plan(it.graph, it.profile, it.platform, "single", given=it.given)
-        return Base(p95_ms(plan.predicted), measured=False)
+        return Base(p95_ms(plan.predicted))
 
     def take(self, place: Place, *, measuring: bool) -> Case:
         """Plan the case, or measure it, and keep it."""
-        base = self.base(place, measuring=measuring)
+        base = self.base(place)
         it = self._subject(place.model, place.platform)
         drawn = draw_up(it, place.factor, base)
         case = measure_case(it, drawn, self.requests) if measuring else drawn.case

@@ -89,10 +89,9 @@ def chosen(asked: Sequence[str]) -> list[Place]:
 
 
 class Base(msgspec.Struct, frozen=True):
-    """The p95 of `single` with no SLO, ms: as `measured`, or as its plan predicts it."""
+    """The p95 that the plan of `single` promises with no SLO."""
 
     ms: float
-    measured: bool
 
 
 class Promise(msgspec.Struct, frozen=True):

@@ -65,9 +65,8 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
         f"Printed by `python -m benchmarks.quality`. {on} {measured} of {max(len(cases), len(places()))} cases are "
         f"measured{planned}. What is in brackets is of plans from the same profiles, and was not deployed.",
         "",
-        "A case is a model on a platform's rules within an SLO: so many times the p95 of `single`, the tuned single "
-        "function with no SLO, measured by itself beforehand (where it is not yet: as its plan predicts it, and the "
-        "SLO is in brackets). `exact` holds its p95 to the SLO, by the spread of the units in the profile; "
+        "A case is a model on a platform's rules within an SLO: so many times the p95 that the plan of `single`, the "
+        "tuned single function, promises with no SLO. `exact` holds its p95 to the SLO, by the spread in the profile; "
         "planners that know no spread their mean. Every plan is made from the model's own per-unit profile; plans that "
         "decide the same are deployed once and share the figures; all others of a case took turns in the same rounds. "
         "`uniform` is the cheapest of 2, 4, 8 and 16 equal slices. One request at a time, warm, batch 1. Cost is what "
@@ -249,7 +248,7 @@ def _table(cases: Sequence[Case]) -> list[str]:
         "|---|---:|---:|---:|---:|---:|---:|" + "---:|" * len(OTHERS) + "---:|",
     ]
     for case in cases:
-        slo = f"{case.slo_ms:.1f}" if case.base.measured else f"({case.slo_ms:.1f})"
+        slo = f"{case.slo_ms:.1f}"
         lines.append(
             f"| {case.model} | {slo} | {_exact(case)} | " + " | ".join(_cell(case, o) for o in OTHERS) + _noisy(case)
         )

@@ -43,7 +43,7 @@ def case(model: str, plans: list[PlanRecord], *, same: dict[str, str] | None = N
         model=model,
         platform="openfaas",
         factor=factor,
-        base=Base(110.0, measured=True),
+        base=Base(110.0),
         slo_ms=110.0 * factor,
         stands=stands,
         promised=dict.fromkeys(stands, Promise(1, 1, 100.0, 105.0, 1.0)),
@@ -86,13 +86,13 @@ def test_what_is_only_planned_is_in_brackets() -> None:
         model="gcn",
         platform="openfaas",
         factor=1.0,
-        base=Base(50.0, measured=False),
+        base=Base(50.0),
         slo_ms=50.0,
         stands={"exact": "exact", "single": "exact", "ort": "ort"},
         promised={n: Promise(1, 3, 48.0, 49.0, cost) for n, cost in (("exact", 2.0), ("single", 2.0), ("ort", 5.0))},
     )
     found = lines([planned])
-    assert "| gcn | (50.0) | (2) | | (3) | (48.0) | (49.0) | (2.50x) | (=) | - | - | - | - | |" in found
+    assert "| gcn | 50.0 | (2) | | (3) | (48.0) | (49.0) | (2.50x) | (=) | - | - | - | - | |" in found
     assert any("0 of 54 cases are measured, 1 more are planned and in brackets" in line for line in found)
     assert not any(line.startswith("## What it comes to") for line in found)
 
@@ -122,11 +122,9 @@ def test_a_case_is_measured_for_real_kept_and_not_taken_again(
     planned = quality.Campaign(tmp_path).known(Place("cnn-tiny", "openfaas", 3.0))
     assert planned
     assert not planned.measured
-    assert not planned.base.measured
     quality.main(asked)
     (found,) = quality.Campaign(tmp_path).all()
     assert found.measured
-    assert found.base.measured
     assert found.slo_ms == pytest.approx(3 * found.base.ms)
     assert found.record
     assert {p.planner for p in found.record.plans} == set(found.stands.values()), "every plan once"
