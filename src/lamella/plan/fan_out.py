@@ -13,7 +13,7 @@ from dataclasses import replace
 import msgspec
 
 from lamella.plan.choice import Choice, Join, Shard
-from lamella.plan.predict import CODE_MB, GRAPH_MB, SliceModel, throttled_ms
+from lamella.plan.predict import CODE_MB, EDGE_MB, GRAPH_MB, SliceModel, throttled_ms
 from lamella.plan.request import Request
 from lamella.plan.search import Step
 from lamella.profile.document import ShardPart, ShardProfile
@@ -100,14 +100,15 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float, waiting_ms: fl
     """A shard as a function of the platform; None where it does not fit."""
     platform = model.platform
     law = model.profile.floor.resident_mb + part.weights_mb
-    size = platform.allocation_mb(max(part.peak_mb, law))
+    peak = part.peak_mb + EDGE_MB
+    size = platform.allocation_mb(max(peak, law))
     if size is None or part.weights_mb + GRAPH_MB > platform.limits.package_mb.value:
         return None
     vcpu = platform.vcpu(size, model.vcpu)
     run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), platform.cpu.period_ms.value) + waiting_ms
     if run / 1000 > platform.limits.timeout_s.value:
         return None
-    return Shard(size, part.peak_mb, law, run, platform.cost_usd(size, run, vcpu))
+    return Shard(size, peak, law, run, platform.cost_usd(size, run, vcpu))
 
 
 def stages(choices: Sequence[Choice]) -> int:

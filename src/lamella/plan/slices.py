@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.choice import Choice
-from lamella.plan.predict import CODE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
+from lamella.plan.predict import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
 from lamella.plan.spans import Spans, spans
 from lamella.profile.document import Variant
 from lamella.runtime.function import Layout
@@ -116,7 +116,7 @@ class _Units:
             first=np.full(len(last), first),
             last=last,
             layout=np.full(len(last), self.number),
-            peak_mb=peak,
+            peak_mb=peak + EDGE_MB,
             floor_mb=floor.resident_mb + np.maximum(full_mb, private) + asked.live / MB,
             shipped_mb=full_mb + twice / MB + GRAPH_MB,
             work_ms=work,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.plan.choice import Choice
-from lamella.plan.predict import GRAPH_MB, SliceModel, throttled_ms
+from lamella.plan.predict import EDGE_MB, GRAPH_MB, SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
 from lamella.runtime.function import LAYOUTS, Layout
@@ -104,13 +104,13 @@ def test_memory_of_a_slice_by_hand() -> None:
     model = model_of(units)
     # Unit 1 alone: floor, weights, private, its live peak; but its load peak is higher.
     peak, law = model.memory_mb(1, 2, layout="plain")
-    assert peak == pytest.approx(max(FLOOR_MB + 20 + 5 + 9, FLOOR_MB + 5 + 90))
+    assert peak == pytest.approx(max(FLOOR_MB + 20 + 5 + 9, FLOOR_MB + 5 + 90) + EDGE_MB)
     assert law == pytest.approx(FLOOR_MB + 20 + 1 + 3)
     # All: sessions share what the smallest of them holds; unit 1 runs beside the request and the answer's buffers.
     peak, _ = model.memory_mb(0, 3, layout="plain")
     private = 2 + 0 + 3 + 0
     x = 1024 * 4 / MB
-    assert peak == pytest.approx(max(FLOOR_MB + 60 + private + 9 + x + 2, FLOOR_MB + private + 90))
+    assert peak == pytest.approx(max(FLOOR_MB + 60 + private + 9 + x + 2, FLOOR_MB + private + 90) + EDGE_MB)
 
 
 @given(CHAINS, LAYOUT)
