@@ -98,6 +98,7 @@ def test_the_page_and_its_figures_come_from_the_results_alone(tmp_path: Path) ->
     assert "Nothing is planned yet" in page({}, 0.085)
 
 
+@pytest.mark.slow  # it profiles
 def test_a_tiny_model_is_planned_for_real_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["--models", "cnn-tiny", "--results", str(tmp_path / "hosted.json"), "--docs", str(tmp_path)]
     hosted.main(asked)

@@ -82,7 +82,7 @@ def everything(space: Space) -> Arcs:
     return Arcs(len(space.states), *(np.array(x) for x in (tail, head, usd_of, ms_of)))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(0, 1.1), st.booleans(), st.booleans())
 def test_exact_s_answer_with_codecs_shards_and_every_size_is_the_solver_s(
     seed: int, units: int, share: float, shards: bool, codecs: bool
