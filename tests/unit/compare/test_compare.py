@@ -486,6 +486,7 @@ def test_the_file_is_whole_before_anything_is_printed(
     assert [p.planner for p in documents.read(path, Comparison, made_by="a test").plans] == ["single"]
 
 
+@pytest.mark.slow  # a profile of two batches, and a comparison
 def test_the_command_compares_at_the_batch_it_was_told(
     cache: Path, graph: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
