@@ -90,7 +90,7 @@ def cold(
         choices: of the plan.
         cost_usd: of a request that finds all functions ready.
         alone: the model as one function, if one holds it.
-        rate_per_s: at which requests come, if that is known.
+        rate_per_s: at which functions run, if that is known.
     """
     platform = model.platform
     start, billed = platform.start, platform.billing.init_billed

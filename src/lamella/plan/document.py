@@ -107,7 +107,7 @@ class Cold(msgspec.Struct, frozen=True, kw_only=True):
     """What starts add, where requests come now and then and instances do not stay for ever."""
 
     rate_per_s: float | None
-    """At which requests come, one by one; none where nobody said."""
+    """At which functions run: with every request, or where rows share a run with every full batch; none: not told."""
     share: float
     """Of requests, that find all functions stopped; 0 without a rate."""
     keep_alive_s: float

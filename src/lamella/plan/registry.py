@@ -30,6 +30,6 @@ def planner(name: str) -> Planner:
         raise ConfigError(
             f"no planner {name!r}; there are ort, ort-default, single, uniform-K, mopar, exact, amps-inf, gillis, "
             "latency-greedy, random and random-SEED",
-            try_="--planner mopar",
+            try_="--planner exact",
         )
     return found[name]
