@@ -24,8 +24,8 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.machine import Machine, on_cores, this_machine
-from lamella.plan.judge import Coded, Judge, Validation
-from lamella.plan.metrics import METRICS
+from lamella.plan.validation.judge import Coded, Judge, Validation
+from lamella.plan.validation.metrics import METRICS
 from lamella.profile.codecs import codec_result
 from lamella.profile.fitting import RATIOS, activations
 

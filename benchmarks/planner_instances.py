@@ -8,10 +8,10 @@ import msgspec
 import numpy as np
 
 from lamella.graph.divide import ShardSpan
-from lamella.plan.milp import Arcs
-from lamella.plan.predict import Lossy, SliceModel
+from lamella.plan.planners.milp import Arcs
+from lamella.plan.planners.routes import Route, Routes, Sums
+from lamella.plan.pricing.predict import Lossy, SliceModel
 from lamella.plan.request import Request
-from lamella.plan.routes import Route, Routes, Sums
 from lamella.platforms import platform
 from lamella.profile.document import CodecResult, Profile, ShardPart, ShardProfile
 from tests.unit.plan.synthetic import Made, graph_of, profile_of

@@ -29,10 +29,10 @@ from benchmarks.planner_instances import instance, profiled, routes
 from lamella.errors import LamellaError
 from lamella.graph.load import import_model
 from lamella.machine import Machine, this_machine
-from lamella.plan.exact import Exact
 from lamella.plan.make import make_plan
-from lamella.plan.milp import cheapest, solver_name
-from lamella.plan.predict import SliceModel
+from lamella.plan.planners.exact import Exact
+from lamella.plan.planners.milp import cheapest, solver_name
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.measure import measure, threads_needed

@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks.models import KINDS, MODELS
 from lamella.graph.load import import_model
 from lamella.machine import Machine, this_machine
-from lamella.plan.predict import SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.platforms import platform
 from lamella.predictor.calibrate import calibrate
 from lamella.predictor.document import Calibration

@@ -36,7 +36,7 @@ from lamella.package.build import held_bytes
 from lamella.package.favour import TOLERANCE
 from lamella.plan.document import Plan
 from lamella.plan.manual import plan_by_hand
-from lamella.plan.metrics import METRICS
+from lamella.plan.validation.metrics import METRICS
 from lamella.platforms import platform
 from lamella.profile.products import ProductShape, ProductTimes
 from lamella.runtime.function import Function, Layouts

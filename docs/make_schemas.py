@@ -10,11 +10,11 @@ import msgspec
 from lamella.compare.record import Comparison
 from lamella.documents import Document
 from lamella.package import Manifest
-from lamella.plan.diff import Difference
 from lamella.plan.document import Plan
-from lamella.plan.explain import Explanation, Refusal
-from lamella.plan.front import Front
-from lamella.plan.places import Places
+from lamella.plan.explanation.diff import Difference
+from lamella.plan.explanation.explain import Explanation, Refusal
+from lamella.plan.explanation.front import Front
+from lamella.plan.explanation.places import Places
 from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile
 from lamella.runtime.function import Function

@@ -12,8 +12,8 @@ from benchmarks.planner_growth import Line, growth_svg
 from benchmarks.planner_instances import chain, instance, profiled, routes
 from benchmarks.planner_speed import Results, Row
 from lamella.machine import Machine
-from lamella.plan.exact import Exact
-from lamella.plan.milp import cheapest
+from lamella.plan.planners.exact import Exact
+from lamella.plan.planners.milp import cheapest
 
 MACHINE = Machine(cpu="made up", isa="x86_64-avx2", cores=2, memory_mb=4096, onnxruntime="1.0")
 

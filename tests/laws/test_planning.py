@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from lamella.errors import InfeasiblePlan, PlatformLimit
 from lamella.graph.model import Graph
 from lamella.plan.document import Plan
-from lamella.plan.fan_out import step
 from lamella.plan.laws import broken_laws, payloads
 from lamella.plan.make import make_plan
-from lamella.plan.planners import LATENCY_MARGIN, Mopar, Single
-from lamella.plan.registry import planner
+from lamella.plan.planners.planners import LATENCY_MARGIN, Mopar, Single
+from lamella.plan.planners.registry import planner
+from lamella.plan.planners.search import NEAR, divide
+from lamella.plan.planners.simplify import merge_similar
+from lamella.plan.pricing.fan_out import step
 from lamella.plan.request import Request
-from lamella.plan.search import NEAR, divide
-from lamella.plan.simplify import merge_similar
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import CHAINS, CODED_CHAINS, PLATFORMS, VCPUS, Made, graph_of, model_of, profile_of
 

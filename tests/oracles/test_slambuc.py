@@ -20,8 +20,8 @@ from slambuc.alg.chain.path.dp import chain_partitioning
 from slambuc.alg.chain.serial.ilp import chain_cfg_partitioning
 
 from benchmarks.planner_instances import routes
-from lamella.plan.milp import Arcs
-from lamella.plan.routes import Route
+from lamella.plan.planners.milp import Arcs
+from lamella.plan.planners.routes import Route
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pulp's own coming version
 NODES = st.lists(

@@ -11,9 +11,9 @@ from lamella.cli.show import console, print_json, table
 from lamella.errors import LamellaError, LawBroken
 from lamella.graph.divide import Range, shard
 from lamella.graph.load import import_model
-from lamella.plan.diff import Difference, Segment
-from lamella.plan.diff import diff as difference
 from lamella.plan.document import Plan, read_plan
+from lamella.plan.explanation.diff import Difference, Segment
+from lamella.plan.explanation.diff import diff as difference
 from lamella.plan.layout import model_ranges
 
 

@@ -18,10 +18,10 @@ from lamella import documents
 from lamella.errors import ConfigError
 from lamella.graph.model import Graph
 from lamella.objects import bucket
-from lamella.plan.batching import MOST_ROWS
-from lamella.plan.judge import Judge, unasked, validation
-from lamella.plan.metrics import metric as metric_named
+from lamella.plan.pricing.batching import MOST_ROWS
 from lamella.plan.request import Request
+from lamella.plan.validation.judge import Judge, unasked, validation
+from lamella.plan.validation.metrics import metric as metric_named
 from lamella.runtime.starts import Start
 from lamella.runtime.tensors import Channel
 

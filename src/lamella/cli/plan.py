@@ -16,10 +16,10 @@ from lamella.cli.show import print_json, show_plan
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.frameworks.loading import named_for_later
 from lamella.plan.document import Plan
-from lamella.plan.front import front as front_of
-from lamella.plan.loosen import Asked
+from lamella.plan.explanation.front import front as front_of
+from lamella.plan.explanation.loosen import Asked
+from lamella.plan.explanation.places import survey
 from lamella.plan.make import BASELINES, make_plan, on_channel
-from lamella.plan.places import survey
 from lamella.plan.request import variant
 
 

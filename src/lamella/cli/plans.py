@@ -5,9 +5,9 @@ from __future__ import annotations
 from rich.markup import escape
 
 from lamella.cli.show import console, table
-from lamella.plan.explain import Explanation, Outline, Price, Refusal, outline
-from lamella.plan.front import Front, FrontPoint, shown
-from lamella.plan.places import Place, Places, held_back
+from lamella.plan.explanation.explain import Explanation, Outline, Price, Refusal, outline
+from lamella.plan.explanation.front import Front, FrontPoint, shown
+from lamella.plan.explanation.places import Place, Places, held_back
 
 FIGURES = ["stages", "functions", "MB", "ms", "bounded ms", "$ per million"]
 POINTS = 12

@@ -13,7 +13,7 @@ from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
 from lamella.plan.make import BASELINES
-from lamella.plan.registry import planner as planner_named
+from lamella.plan.planners.registry import planner as planner_named
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
 from lamella.platforms import platform as platform_named

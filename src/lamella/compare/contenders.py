@@ -25,8 +25,8 @@ from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
 from lamella.objects import Bucket
 from lamella.plan.document import Loss, Plan
-from lamella.plan.judge import Judge
-from lamella.plan.metrics import difference
+from lamella.plan.validation.judge import Judge
+from lamella.plan.validation.metrics import difference
 from lamella.platforms import Platform
 from lamella.runtime.function import open_session
 from lamella.runtime.instance import ColdStart

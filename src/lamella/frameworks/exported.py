@@ -24,7 +24,7 @@ from lamella.documents import cache_dir
 from lamella.errors import ExportRefused
 from lamella.frameworks.examples import Example, requests
 from lamella.graph.weights import disk_error
-from lamella.plan.metrics import difference
+from lamella.plan.validation.metrics import difference
 from lamella.scratch import scratch
 
 ROUNDING = 16

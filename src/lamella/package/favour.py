@@ -29,7 +29,7 @@ from lamella.graph.normalise import reads
 from lamella.graph.products import Product, products
 from lamella.graph.requests import request
 from lamella.plan.document import FunctionPlan
-from lamella.plan.metrics import LARGEST, difference
+from lamella.plan.validation.metrics import LARGEST, difference
 from lamella.profile.layouts import SLOWER, Favour, choose, shapes_of, size_of, times_of
 from lamella.profile.products import Timer
 from lamella.runtime.function import Layouts, open_session

@@ -10,10 +10,10 @@ from typing import NamedTuple
 from lamella.graph.divide import Range, ShardedGraph, ShardSpan, shard
 from lamella.graph.model import Graph
 from lamella.plan.choice import Choice
-from lamella.plan.coding import coding_why, plain, quickest
 from lamella.plan.document import FunctionPlan, Hop
-from lamella.plan.fan_out import behind, join_alone
-from lamella.plan.predict import GRAPH_MB, SliceModel
+from lamella.plan.pricing.coding import coding_why, plain, quickest
+from lamella.plan.pricing.fan_out import behind, join_alone
+from lamella.plan.pricing.predict import GRAPH_MB, SliceModel
 from lamella.units import MB
 
 

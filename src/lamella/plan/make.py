@@ -11,22 +11,22 @@ import msgspec
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
-from lamella.plan.amps_inf import STORAGE, AmpsInf
-from lamella.plan.arrivals import cold
-from lamella.plan.batching import batches, runs_per_s, wait_ms
 from lamella.plan.choice import Choice
 from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
-from lamella.plan.exact import Exact
-from lamella.plan.fan_out import stages
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
-from lamella.plan.lossy import judged
-from lamella.plan.planners import Candidate, Decision, band, cheapest_of, singles
-from lamella.plan.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
-from lamella.plan.registry import planner
+from lamella.plan.planners.amps_inf import STORAGE, AmpsInf
+from lamella.plan.planners.exact import Exact
+from lamella.plan.planners.planners import Candidate, Decision, band, cheapest_of, singles
+from lamella.plan.planners.registry import planner
+from lamella.plan.planners.search import cheapest
+from lamella.plan.pricing.arrivals import cold
+from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
+from lamella.plan.pricing.fan_out import stages
+from lamella.plan.pricing.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
+from lamella.plan.pricing.slices import common_spread, deviation_ms
 from lamella.plan.request import Request, variant
-from lamella.plan.search import cheapest
-from lamella.plan.slices import common_spread, deviation_ms
+from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
@@ -55,7 +55,7 @@ def make_plan(
         graph: the model.
         profile: of this model on this machine.
         platform: where to run.
-        name: a planner's (`plan.registry`), `ort` or `ort-default`, or a variant of one (see `plan.request`).
+        name: a planner's (`planners.registry`), `ort` or `ort-default`, or a variant of one (see `plan.request`).
         given: what the user called the model.
         request: what is asked of it.
 

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 
 from lamella.errors import ConfigError
 from lamella.objects import Bucket
-from lamella.plan.judge import Judge
+from lamella.plan.validation.judge import Judge
 from lamella.platforms.platform import Architecture
 
 WITHOUT: dict[str, dict[str, bool | str]] = {

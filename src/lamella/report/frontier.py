@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lamella.plan.front import Front
+from lamella.plan.explanation.front import Front
 from lamella.report.scales import Label, number, tick, ticks
 from lamella.report.scatter import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Box, name_places, onto, spread
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.documents import replacing
-from lamella.plan.explain import Outline
-from lamella.plan.front import Front
-from lamella.plan.places import Places, held_back
+from lamella.plan.explanation.explain import Outline
+from lamella.plan.explanation.front import Front
+from lamella.plan.explanation.places import Places, held_back
 from lamella.report.frontier import frontier
 from lamella.report.page import templates
 from lamella.report.scales import number

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lamella.plan.document import FunctionPlan, Plan
-from lamella.plan.places import Places
+from lamella.plan.explanation.places import Places
 from lamella.report.scales import Label, inside, number, tick, ticks
 from lamella.report.strip import BAR_PX, SHARD_PX, Bar, Lane
 from lamella.runtime.lanes import makespan

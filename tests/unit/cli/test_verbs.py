@@ -32,8 +32,8 @@ from lamella.units import MB
 from tests.unit.cli.conftest import MODEL, Lamella
 from tests.unit.graph.onnx_models import filled, masked, model, node, save
 from tests.unit.limits.owners import owned_by
+from tests.unit.plan.pricing.test_coding import link
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
-from tests.unit.plan.test_coding import link
 
 
 def test_inspect_prints_what_the_model_is_made_of(lamella: Lamella, graph: Graph) -> None:

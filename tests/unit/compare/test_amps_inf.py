@@ -22,8 +22,8 @@ from lamella.profile.document import Profile
 from lamella.profile.measure import measure
 from tests.faults.packages import assert_same
 from tests.faults.s3 import bucket
-from tests.unit.plan.test_channels import price
-from tests.unit.plan.test_coding import link
+from tests.unit.plan.pricing.test_channels import price
+from tests.unit.plan.pricing.test_coding import link
 
 __all__ = ["bucket"]
 MODEL = "zoo:cnn-tiny"

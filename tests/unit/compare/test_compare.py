@@ -40,13 +40,13 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.limits import Limiter, detect
-from lamella.plan.judge import Judge, validation
 from lamella.plan.request import Request
+from lamella.plan.validation.judge import Judge, validation
 from lamella.platforms import platform
 from lamella.profile.document import Profile
 from lamella.profile.measure import measure, threads_needed
 from tests.faults import packages
-from tests.unit.plan.test_coding import link
+from tests.unit.plan.pricing.test_coding import link
 
 PLANNERS = ("ort", "single", "uniform-2", "mopar")
 RULES = platform("openfaas")

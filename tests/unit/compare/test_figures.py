@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lamella.compare.measures import used_memory_time
 from lamella.compare.rounds import interval
 from lamella.plan.make import make_plan
-from lamella.plan.metrics import difference
+from lamella.plan.validation.metrics import difference
 from lamella.platforms import platform
 from lamella.profile.document import Timing, Variant
 from lamella.units import MB

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.machine import Machine
 from lamella.plan.choice import Choice
-from lamella.plan.predict import SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import (

@@ -17,11 +17,11 @@ from lamella.graph.requests import request
 from lamella.package import build
 from lamella.plan.choice import Choice
 from lamella.plan.document import Plan
-from lamella.plan.fan_out import sharded
 from lamella.plan.laws import broken_laws, check
 from lamella.plan.make import document, make_plan
-from lamella.plan.planners import Candidate, Decision
-from lamella.plan.predict import SliceModel
+from lamella.plan.planners.planners import Candidate, Decision
+from lamella.plan.pricing.fan_out import sharded
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import Profile

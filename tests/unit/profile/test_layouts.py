@@ -19,7 +19,7 @@ from lamella.graph.optimise import optimise
 from lamella.graph.requests import request
 from lamella.package import build
 from lamella.plan.make import make_plan
-from lamella.plan.predict import SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import Profile, Timing, UnitMemory, Variant

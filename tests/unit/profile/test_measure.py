@@ -18,7 +18,7 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.limits import detect
 from lamella.machine import this_machine
-from lamella.plan.predict import SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.platforms import platform
 from lamella.profile.document import Profile, Variant
 from lamella.profile.measure import (

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lamella.errors import ConfigError
 from lamella.plan.make import make_plan
-from lamella.plan.predict import SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import BatchLive, Timing, Variant

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from lamella.errors import InfeasiblePlan, PlatformLimit
-from lamella.plan.front import Front, front
-from lamella.plan.places import Places, survey
+from lamella.plan.explanation.front import Front, front
+from lamella.plan.explanation.places import Places, survey
 from lamella.plan.request import Request
 from lamella.report import front_page, places_page, write_page
 from lamella.report.frontier import frontier
 from lamella.report.planned import standing, where
 from lamella.report.timeline import money, timeline
+from tests.unit.plan.explanation.test_explain import FEW, asked, planned
 from tests.unit.plan.synthetic import CHAINS, Made
-from tests.unit.plan.test_explain import FEW, asked, planned
 from tests.unit.report.parsed import Page
 from tests.unit.report.test_browser import look
 

@@ -1,0 +1,136 @@
+"""The best plan of a kind: of just so many stages, with a sharded stage, with a codec on some hop.
+
+A limit on what there may be at most is another request. What there has to be is not: the cheapest plan of at most
+three stages may have one. So the graph of all choices (`planners.space`) is unrolled: every state once for each number
+of marked arcs before it, and a plan ends only where it has taken as many as the kind asks for. All else is the same
+search, and as exact.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.plan.planners.routes import Route, Routes, Stairs, Sums
+from lamella.plan.planners.space import Fixed, Space
+
+
+class Kind(NamedTuple):
+    """What is asked of a plan: that it takes `least` marked arcs, and no more where it has to be `just` so many."""
+
+    name: str
+    least: int
+    just: bool
+    slices: Callable[[Space], np.ndarray]
+    """Marks of cells, [cells],"""
+    fixed: Callable[[Fixed], int]
+    """and of a stage of shards or a join alone."""
+
+
+def of_stages(count: int) -> Kind:
+    """Just so many stages; what joins shards by itself is one."""
+    name = "one function" if count == 1 else f"{count} stages"
+    return Kind(name, count, True, lambda space: np.ones(len(space.cells.tail), int), lambda arc: arc.stages)
+
+
+def with_shards() -> Kind:
+    """A stage of shards at least."""
+    return Kind("with shards", 1, False, lambda space: np.zeros(len(space.cells.tail), int), _sharded)
+
+
+def with_codecs() -> Kind:
+    """A hop at least that does not go plain; a codec that plain is as good as in every respect is not looked at."""
+    return Kind("with codecs", 1, False, _encoded, lambda arc: 0)
+
+
+def _sharded(arc: Fixed) -> int:
+    return int(arc.choice is not None)
+
+
+def _encoded(space: Space) -> np.ndarray:
+    """Slices that take something encoded: every hop is taken by one."""
+    coded = [space.modes[state.unit][state.mode].coding.codec != "none" for state in space.states]
+    tails: np.ndarray = np.array(coded, int)[space.cells.tail]
+    return tails
+
+
+class OfKind(Space):
+    """The plans of a space that are of a kind."""
+
+    def __init__(self, space: Space, kind: Kind) -> None:
+        """Share what `space` has priced, and mark it."""
+        self.__dict__.update(space.__dict__)
+        self.kind, self._begun = kind, {}
+        self._marks = kind.slices(space), np.array([kind.fixed(arc) for arc in space.fixed], int)
+
+    def _graph(
+        self,
+        cell: np.ndarray,
+        tail: np.ndarray,
+        head: np.ndarray,
+        sums: Sums,
+        stages: np.ndarray,
+        most_stages: int | None,
+    ) -> Routes:
+        marks = np.concatenate([self._marks[0][cell], self._marks[1]])
+        arcs = Arcs(tail, head, sums, stages, marks)
+        plain = super()._graph(cell, tail, head, sums, stages, most_stages)
+        return Marked(plain, arcs, self.kind, most_stages)
+
+
+class Arcs(NamedTuple):
+    """Of a graph of choices: where each arc leads, what it adds, and how often it counts for a kind."""
+
+    tail: np.ndarray
+    head: np.ndarray
+    sums: Sums
+    stages: np.ndarray
+    marks: np.ndarray
+
+
+class Marked(Routes):
+    """Routes that take as many marks as a kind asks for. Arcs are told by the numbers they were given by."""
+
+    def __init__(self, plain: Routes, arcs: Arcs, kind: Kind, most_stages: int | None) -> None:
+        """Unroll: a state stands there once for each number of marks before it, `least` of them or more in the last."""
+        width = kind.least + 1
+        count = len(arcs.tail)
+        self.arcs, self.of = count, np.repeat(np.arange(count), width)
+        before = np.tile(np.arange(width), count)
+        after = before + arcs.marks[self.of]
+        if kind.just:
+            fits = after < width
+            self.of, before, after = self.of[fits], before[fits], after[fits]
+        super().__init__(
+            plain.states * width,
+            arcs.tail[self.of] * width + before,
+            arcs.head[self.of] * width + np.minimum(after, kind.least),
+            Sums(*(s[self.of] for s in arcs.sums)),
+            law=plain.law,
+            begin_ms=plain.begin_ms,
+            stages=arcs.stages[self.of],
+            most_stages=most_stages,
+        )
+
+    def priced(self, sums: Sums) -> Routes:
+        """With other sums of the arcs it was given."""
+        return super().priced(Sums(*(s[self.of] for s in sums)))
+
+    def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
+        """As of all routes: an arc may be taken where it may be behind any number of marks."""
+        return self._any(super().within(most_ms, most_usd, multiplier))
+
+    def beating(self, stairs: Stairs, multipliers: Sequence[float]) -> np.ndarray:
+        """As of all routes, likewise."""
+        return self._any(super().beating(stairs, multipliers))
+
+    def _any(self, ok: np.ndarray) -> np.ndarray:
+        found = np.zeros(self.arcs, bool)
+        found[self.of[ok]] = True
+        return found
+
+    def _made(self, arcs: Sequence[int]) -> Route:
+        route = super()._made(arcs)
+        return route._replace(arcs=tuple(self.of[list(route.arcs)].tolist()))

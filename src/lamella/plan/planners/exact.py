@@ -1,0 +1,128 @@
+"""The planner `exact`: the cheapest plan there is within the latency bound, every choice at once.
+
+What `mopar` decides one after the other (where to divide, which codec, which size) is one question here
+(`planners.space`). One function is among the answers, so no plan is worse than it by the model. Latency is held to the
+bound at a percentile, by the spread of units in the profile; without a bound the answer is a balance (decision 7).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from lamella.errors import InfeasiblePlan
+from lamella.plan.planners.planners import BAND, LATENCY_MARGIN, WORTH, Candidate, Decision, infeasible, lost, singles
+from lamella.plan.planners.search import cheapest
+from lamella.plan.planners.space import Answer, Chosen, Space
+from lamella.plan.pricing.arrivals import starts_usd
+from lamella.plan.pricing.batching import wait_ms
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.slices import deviation_ms
+from lamella.plan.request import Request
+
+MANY = 200_000
+"""Slices beyond which the cheapest plan at any latency is not looked for besides: it would take as long again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """Cuts, sizes, layouts, codecs, shards and threads at once, at least cost within the SLO."""
+
+    name: str = "exact"
+    shards: bool = True
+    codes: bool = True
+
+    def decide(self, model: SliceModel, request: Request) -> Decision:
+        """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
+        space = Space(model, request)
+        if request.slo_ms is None:
+            return self._balanced(space, request)
+        left_ms = request.slo_ms - wait_ms(model.batch, request)
+        if left_ms <= 0:
+            raise InfeasiblePlan(
+                f"latency: the first of {model.batch} rows waits {request.slo_ms - left_ms:.1f} ms for the others",
+                where="--slo-ms",
+                try_=f"--max-batch {model.batch - 1}",
+            )
+        return self._within(space, request._replace(slo_ms=left_ms), left_ms)
+
+    def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
+        answer = space.cheapest(slo_ms)
+        if answer.chosen is None:
+            fastest = space.quickest()
+            raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
+        why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
+        return self._decision(space, answer, answer.chosen, slo_ms, why)
+
+    def _balanced(self, space: Space, request: Request) -> Decision:
+        """Of the plans near the least cost within 2.5 % of one function's latency that of least cost x latency."""
+        alone, cap = _alone(space), latency_cap(space)
+        answer = space.cheapest(cap)
+        if answer.chosen is None:
+            raise infeasible(space.model, [], request)
+        said, proof = "any latency (no SLO given, and no single function holds the model)", _proof(answer, space)
+        if alone:
+            said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
+            if answer.chosen.cost_usd > alone.cost_usd * (1 - WORTH):
+                why = f"one function: no division within {said} is more than {WORTH:.0%} cheaper; the cheapest: {proof}"
+                return self._decision(space, answer, alone, cap, why)
+        near = space.front(cap, answer.chosen.cost_usd * (1 + BAND))
+        chosen = min(near, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
+        why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
+        return self._decision(space, answer, chosen, cap, why)
+
+    def _decision(self, space: Space, answer: Answer, chosen: Chosen, cap: float, why: str) -> Decision:
+        """With one function, and the cheapest at any latency, as what was turned down."""
+        losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
+        bound = math.isfinite(cap) and answer.proof.multiplier > 0  # else no latency was given up for cost
+        free = space.cheapest().chosen if bound and len(space.cells.tail) <= MANY else None
+        if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
+            losers.append(("cheapest at any latency", free))
+        took = chosen.bounded(self.name)
+        said = tuple((_mean(name, one), lost(one.bounded(name), took, Request(cap))) for name, one in losers)
+        return Decision(_mean(self.name, chosen), why, said, chosen.codings, space.request.percentile)
+
+
+def _singles(space: Space) -> list[Chosen]:
+    """One function in every size that is not beaten."""
+    found = []
+    for one in singles(space.model):
+        late = space.law.deviations * deviation_ms(space.model, one.choices)
+        more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
+        found.append(
+            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * space.stretch + late, one.cost_usd + more, 1)
+        )
+    return found
+
+
+def latency_cap(space: Space) -> float:
+    """What latency a plan may take by the law, ms: the SLO; without one a little more than one function; else any."""
+    alone = None if space.request.slo_ms else _alone(space)
+    return space.request.slo_ms or (alone.bounded_ms * LATENCY_MARGIN if alone else math.inf)
+
+
+def _alone(space: Space) -> Chosen | None:
+    """The one of them that `single` would take."""
+    found = {id(one.choices): one for one in _singles(space)}
+    best = cheapest([_mean("single", one) for one in found.values()])
+    return found[id(best.choices)] if best else None
+
+
+def _mean(name: str, chosen: Chosen) -> Candidate:
+    return Candidate(name, chosen.choices, chosen.latency_ms, chosen.cost_usd)
+
+
+def _at(request: Request) -> str:
+    return f" at percentile {request.percentile:g}" if request.percentile else ""
+
+
+def _proof(answer: Answer, space: Space) -> str:
+    """How much was looked at, and what is known of what was not."""
+    assert answer.chosen
+    cost = answer.chosen.cost_usd
+    gap = 1 - answer.proof.bound_usd / cost if cost else 0.0
+    return (
+        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {space.model.units} units; no "
+        f"plan costs less than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at "
+        "the rest"
+    )
