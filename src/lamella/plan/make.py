@@ -283,7 +283,7 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
         share = platform.vcpu(size, vcpu)
         threads = min(threads_for(share), this_machine().cores)
         whole = measure_whole(graph, kind, threads, batch, ranges)
-        run = throttled_ms(round(whole.run_ms, 3), round(share, 4), platform.cpu.period_ms.value)
+        run = throttled_ms(whole.run_ms, share, platform.cpu.period_ms.value)
         cost = platform.cost_usd(size, run, share)
         choice = Choice(0, model.units, size, share, threads, "prepacked", peak, law, run, cost)
         candidates.append(Candidate(name, (choice,), model.entry_ms + run, choice.cost_usd))

@@ -352,7 +352,7 @@ class Space:
         """Of work [threads, any] at sizes (indices): `SliceModel.run_ms`, many at once."""
         one, vcpu = work_ms[0], self.vcpu[size]
         many = work_ms[self.threads[size] - 1, np.arange(len(size))]
-        slow = throttled(np.round(one, 3), np.round(vcpu, 4), self.model.platform.cpu.period_ms.value)
+        slow = throttled(one, vcpu, self.model.platform.cpu.period_ms.value)
         shared = np.maximum(many, np.where(vcpu < self.threads[size], one / np.maximum(vcpu, 1.0), 0.0))
         return np.where(vcpu < 1, slow, np.minimum(one, shared))
 
@@ -371,7 +371,7 @@ class Space:
         cost = self.cost_usd(size, run_ms)
         if self.starts_billed:
             vcpu, period_ms = self.vcpu[blocks.high], self.model.platform.cpu.period_ms.value
-            init_ms = throttled(np.round(self.cells.init_ms[blocks.cell], 3), np.round(vcpu, 4), period_ms)
+            init_ms = throttled(self.cells.init_ms[blocks.cell], vcpu, period_ms)
             cost = cost + self.cold_share * init_ms * self.usd_per_ms[size]
         return cost
 

@@ -53,7 +53,7 @@ def cold_parts(
     rate = start.fetch_mb_per_s.value
 
     def under_quota(cpu_ms: float) -> float:
-        return throttled_ms(round(cpu_ms, 3), round(vcpu, 4), period)
+        return throttled_ms(cpu_ms, vcpu, period)
 
     imports = model.profile.floor.start_ms
     load = load_ms(model, first, last, layout=layout)

@@ -105,7 +105,7 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float, waiting_ms: fl
     if size is None or part.weights_mb + GRAPH_MB > platform.limits.package_mb.value:
         return None
     vcpu = platform.vcpu(size, model.vcpu)
-    run = throttled_ms(round(part.run_ms + carried_ms, 3), round(vcpu, 4), platform.cpu.period_ms.value) + waiting_ms
+    run = throttled_ms(part.run_ms + carried_ms, vcpu, platform.cpu.period_ms.value) + waiting_ms
     if run / 1000 > platform.limits.timeout_s.value:
         return None
     return Shard(size, peak, law, run, platform.cost_usd(size, run, vcpu))

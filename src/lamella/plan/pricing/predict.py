@@ -287,7 +287,7 @@ class SliceModel:
         beside += self.carrying_ms(first) + self.carrying_ms(last)
         alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
         if vcpu < 1:
-            return throttled_ms(round(alone, 3), round(vcpu, 4), self.platform.cpu.period_ms.value), 1
+            return throttled_ms(alone, vcpu, self.platform.cpu.period_ms.value), 1
         threads = min(threads_for(vcpu), self.profile.machine.cores)
         if threads == 1:
             return alone, 1
