@@ -34,6 +34,8 @@ class Choice:
     """What sending to several shards takes more than to one."""
     join: Join | None = None
     """What is left to do for whoever comes next; none where the stage is not sharded."""
+    deviation_ms: float = 0.0
+    """Of a sharded stage's time, as measured."""
 
 
 class Join(NamedTuple):

@@ -24,7 +24,7 @@ from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import stages
 from lamella.plan.pricing.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
-from lamella.plan.pricing.slices import common_spread, deviation_ms
+from lamella.plan.pricing.spread import common_spread, deviation_ms
 from lamella.plan.request import Request, variant
 from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform

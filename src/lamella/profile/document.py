@@ -141,6 +141,8 @@ class ShardProfile(msgspec.Struct, frozen=True):
     """What that function holds more for it: the parts and the whole."""
     layout: Layout = "plain"
     """Of their weights; they are not tried blocked."""
+    deviation_ms: float = 0.0
+    """Standard deviation of the stage's time."""
 
 
 class Floor(msgspec.Struct, frozen=True):
@@ -162,6 +164,8 @@ class HopCost(msgspec.Struct, frozen=True):
     """Per function: what the driver does between two of them."""
     call_ms: float
     """Per function and billed: waking it, reading the request, the answer's way back."""
+    deviation_ms: float = 0.0
+    """Standard deviation of all this for a function, however short its work."""
 
 
 class HopCosts(msgspec.Struct, frozen=True):
@@ -180,7 +184,7 @@ class HopCosts(msgspec.Struct, frozen=True):
         """The price where a request touches so much memory; linear in between (measurements: decision 9)."""
         share = min(1.0, touched_mb / self.cold_mb)
         pairs = zip(msgspec.structs.astuple(self.warm), msgspec.structs.astuple(self.cold), strict=True)
-        return HopCost(*(a + share * (b - a) for a, b in pairs))
+        return HopCost(*((1 - share) * a + share * b for a, b in pairs))
 
 
 class ChannelPrice(Document, frozen=True, kw_only=True):

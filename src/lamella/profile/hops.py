@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import NormalDist
 
 import numpy as np
 import onnx
@@ -35,6 +36,8 @@ WEIGHTS = "optimised.bin"
 ROWS = 16
 TURNS = 30
 PER_TURN = 4
+P95 = NormalDist().inv_cdf(0.95)
+"""Standard deviations of a normal distribution from its median to its 95th percentile."""
 
 
 def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
@@ -57,7 +60,22 @@ def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
     more = np.median(divided - whole, axis=0) / (STAGES - 1)
     fixed = max(0.0, float(more[0]))
     call = float(more[1]) if matrices else float(np.median(divided[:, 1])) / STAGES
-    return HopCost(max(0.0, float(np.median(whole[:, 0])) - fixed), entry_mb_ms, fixed, max(0.0, call))
+    spread = _deviation(directory, STAGES * matrices)
+    return HopCost(max(0.0, float(np.median(whole[:, 0])) - fixed), entry_mb_ms, fixed, max(0.0, call), spread)
+
+
+def _deviation(directory: Path, matrices: int) -> float:
+    """How far what a function takes beyond its work spreads, ms; its work counts, too, where it does next to nothing.
+
+    Of every request, the first behind another function's work, too: the price of a hop is that of an undisturbed one.
+    """
+    every, _ = in_turns(directory, [[matrices], [COLD_MB // MATRIX_MB]], ROWS, undisturbed=False)
+    return deviation(every[:, 0] if matrices else every.sum(axis=1))
+
+
+def deviation(times_ms: Sequence[float] | np.ndarray) -> float:
+    """Standard deviation of a normal distribution with the median and the 95th percentile of these, ms."""
+    return float((np.percentile(times_ms, 95) - np.median(times_ms)) / P95)
 
 
 def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
@@ -84,6 +102,7 @@ def in_turns(
     turns: int = TURNS,
     channels: Sequence[Channel] = (),
     store: Store | None = None,
+    undisturbed: bool = True,
 ) -> list[np.ndarray]:
     """Times of chains that take turns, ms: [turns, 2], a request beyond its functions' runs and the sum of these.
 
@@ -96,8 +115,9 @@ def in_turns(
         turns: how many.
         channels: of each chain; shared memory by default.
         store: for those on `s3`.
+        undisturbed: the least of a turn, but for its first; else every request is a row.
     """
-    times: list[list[list[float]]] = [[] for _ in chains]
+    times: list[list[list[list[float]]]] = [[] for _ in chains]
     with ExitStack() as stack:
         served = []
         for number, works in enumerate(chains):
@@ -113,9 +133,10 @@ def in_turns(
                 answers = [chain.infer({"x0": np.ones((rows, WIDTH), np.float32)}) for _ in range(PER_TURN)]
                 runs = [sum(s.run_ms for s in a.stages) for a in answers]
                 pairs = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
-                found.append(np.min(pairs[1:], axis=0).tolist())  # the first one meets the other chain's leavings
+                # the first one meets the other chain's leavings
+                found.append([np.min(pairs[1:], axis=0).tolist()] if undisturbed else [list(pair) for pair in pairs])
     shutil.rmtree(directory)
-    return [np.array(found[1:]) for found in times]
+    return [np.concatenate(found[1:]) for found in times]
 
 
 def _functions(directory: Path, works: Sequence[int], rows: int) -> list[tuple[Function, Path]]:

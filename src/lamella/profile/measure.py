@@ -61,7 +61,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LAYOUTS, Layout
 
-PROFILE_VERSION = "19"
+PROFILE_VERSION = "20"
 """Part of the cache key: raise it when measuring changes."""
 FINDING = 0.05
 """Share of the progress in which products are looked for."""

@@ -39,13 +39,14 @@ from lamella.graph.weights import write_weights
 from lamella.limits.unlimited import Unlimited
 from lamella.machine import on_cores, this_machine
 from lamella.profile.document import HopCost, ShardPart, ShardProfile
+from lamella.profile.hops import deviation
 from lamella.profile.probes import write_function
 from lamella.profile.timing import Span
 from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, Layout, TensorSpec, open_session
 from lamella.units import MB
 
-SHARDS_VERSION = "3"
+SHARDS_VERSION = "4"
 """Part of what a measurement is kept under: raise it when measuring changes."""
 DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""
@@ -58,7 +59,8 @@ PACKED = 0.95
 TAIL = 0.1
 """Share of a unit's work that may stay undivided, behind its shards or in each of them."""
 FAN_OUTS = (2, 4, 8)
-RUNS = 9
+RUNS = 15
+"""Of which the slowest says how far times spread."""
 OTHER_WORK_MB = 64
 
 
@@ -230,7 +232,7 @@ def measure_shards(
         weights = [(d / "weights.bin").stat().st_size / MB for _, d in functions]
         found = []
         for at_once in sorted({1, min(this_machine().cores, tried.span.shards)}):
-            times, peaks, stage_ms = _run(functions, held, at_once, hop)
+            times, peaks, stage_ms, deviation_ms = _run(functions, held, at_once, hop)
             measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
             found.append(
                 ShardProfile(
@@ -244,6 +246,7 @@ def measure_shards(
                     join_ms=join_ms,
                     join_mb=join_mb,
                     layout=layout,
+                    deviation_ms=deviation_ms,
                 )
             )
     finally:
@@ -267,8 +270,8 @@ def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarra
 
 def _run(
     functions: Sequence[tuple[Function, Path]], values: Mapping[str, np.ndarray], at_once: int, hop: HopCost
-) -> tuple[list[float], list[float], float]:
-    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time; and the median of the stage."""
+) -> tuple[list[float], list[float], float, float]:
+    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time; the stage, and its deviation."""
     names = [f.name for f, _ in functions]
     inputs = {s.name: values[s.name] for f, _ in functions for s in f.inputs}
     everywhere = os.sched_getaffinity(0)
@@ -296,7 +299,7 @@ def _run(
     copied_mb = sum(a.nbytes for a in (*inputs.values(), *answer.outputs.values())) / MB
     stage_ms = float(np.median(stage[2:])) - hop.entry_ms - hop.entry_mb_ms * copied_mb
     times = np.median(np.array(runs[2:]), axis=0).tolist()
-    return times, peaks, max(stage_ms, max(times))
+    return times, peaks, max(stage_ms, max(times)), deviation(stage[2:])
 
 
 def _function(

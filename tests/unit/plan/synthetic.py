@@ -63,6 +63,10 @@ class Made:
     """How much of its time the 95th percentile lies above."""
 
 
+SERVING_MS = 0.3
+"""Standard deviation of what serving takes."""
+
+
 def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
     """The chain x -> t0 -> t1 -> ..., the last tensor the output; a free batch axis throughout."""
     tensors = {"x": Tensor("x", "float32", ("N", 1024))}
@@ -91,7 +95,7 @@ def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
 
 def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
     """What measuring the chain on `MACHINE` would have found."""
-    price = hop or HopCost(0.1, 0.5, 0.2, 0.05)
+    price = hop or HopCost(0.1, 0.5, 0.2, 0.05, SERVING_MS)
     variants = [Variant(1, layout, threads) for threads in range(1, CORES + 1) for layout in LAYOUTS]
     return Profile(
         model=graph.name,

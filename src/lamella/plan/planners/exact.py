@@ -17,7 +17,7 @@ from lamella.plan.planners.space import Answer, Chosen, Space
 from lamella.plan.pricing.arrivals import starts_usd
 from lamella.plan.pricing.batching import wait_ms
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.slices import deviation_ms
+from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
 
 MANY = 200_000

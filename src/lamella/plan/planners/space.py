@@ -32,7 +32,8 @@ from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.fan_out import join_alone, sharded, step
 from lamella.plan.pricing.modes import modes
 from lamella.plan.pricing.predict import SliceModel, throttled
-from lamella.plan.pricing.slices import Slices, common_spread, deviation_ms, slices
+from lamella.plan.pricing.slices import Slices, slices
+from lamella.plan.pricing.spread import beside, common_spread, variance_ms2
 from lamella.plan.request import Request
 from lamella.platforms.platform import threads as threads_for
 from lamella.units import MB
@@ -319,6 +320,7 @@ class Space:
     def _fixed(self) -> list[Fixed]:
         """Stages of shards behind every state, and joins at the end."""
         model, arcs = self.model, []
+        alone = model.hop_cost.deviation_ms**2  # variance of a function that does nothing but join
         for state in self.states:
             if state.mode:
                 continue  # parts of what is encoded are not sent
@@ -328,10 +330,11 @@ class Space:
                 if taken := step(model, state.join, choice):
                     head = self.number[State(choice.last, 0, choice.join)]
                     starts = self._starts_usd(state.join, choice)
-                    arcs.append(_fixed(here, head, taken, starts, deviation_ms(model, [choice]) ** 2, choice))
+                    varied = variance_ms2(model, choice) + (taken.stages - 1) * alone
+                    arcs.append(_fixed(here, head, taken, starts, varied, choice))
             if state.join and state.unit == model.units and (taken := step(model, state.join, None)):
                 starts = self._starts_usd(state.join, None)
-                arcs.append(_fixed(here, len(self.states) - 1, taken, starts, 0.0, None))
+                arcs.append(_fixed(here, len(self.states) - 1, taken, starts, alone, None))
         return arcs
 
     def _starts_usd(self, join: Join | None, choice: Choice | None) -> float:
@@ -478,10 +481,11 @@ class Space:
     def _sums(self, blocks: Blocks, run_ms: np.ndarray, usd: np.ndarray) -> Sums:
         """What arcs add: blocks first, then the fixed ones."""
         cell, fixed = blocks.cell, self.fixed_sums
+        varied = self.cells.variance[cell] * run_ms**2 + beside(self.model, run_ms, self.vcpu[blocks.high])
         return Sums(
             np.concatenate([usd + self.cells.hop_usd[cell], fixed[:, 2]]),
             np.concatenate([run_ms + self.cells.hop_ms[cell], fixed[:, 3]]) * self.stretch,
-            np.concatenate([self.cells.variance[cell] * run_ms**2, fixed[:, 4]]),
+            np.concatenate([varied, fixed[:, 4]]),
         )
 
     def _routes(self, blocks: Blocks, sums: Sums, most_stages: int | None) -> Routes:

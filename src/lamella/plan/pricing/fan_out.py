@@ -36,6 +36,7 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
         fan_out = max(0.0, fork_join_ms - model.hop_cost.fixed_ms)
         # every shard is sent the stage's input and sends its part: one more message each
         messages_usd = (len(shards) - 1) * model.platform.hop.usd.value
+        run_ms = makespan([s.run_ms for s in shards], way.at_once) + fan_out
         found.append(
             Choice(
                 first=first,
@@ -46,13 +47,14 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
                 layout=way.layout,
                 peak_mb=largest.peak_mb,
                 floor_mb=largest.floor_mb,
-                run_ms=makespan([s.run_ms for s in shards], way.at_once) + fan_out,
+                run_ms=run_ms,
                 cost_usd=sum(s.cost_usd for s in shards) + messages_usd,
                 shards=tuple(shards),
                 span=way.span,
                 fan_out_ms=fan_out,
                 join=Join(way.span.last, last, way.join_ms, way.join_mb),
                 at_once=way.at_once,
+                deviation_ms=way.deviation_ms * (run_ms / way.stage_ms if way.stage_ms else 1.0),
             )
         )
     return _undominated(found)
@@ -64,17 +66,19 @@ def ways_to_run(model: SliceModel, first: int, last: int, request: Request) -> l
 
 
 def _undominated(found: list[Choice]) -> list[Choice]:
-    """Those that no other of as little joining beats in both time and cost."""
+    """Those that no other of as little joining and spread beats in both time and cost."""
     kept: list[Choice] = []
     for choice in sorted(found, key=lambda c: (c.run_ms, c.cost_usd)):
-        assert choice.join
-        if not any(k.cost_usd <= choice.cost_usd and _as_light(k.join, choice.join) for k in kept):
+        if not any(k.cost_usd <= choice.cost_usd and _as_good_to_join(k, choice) for k in kept):
             kept.append(choice)
     return kept
 
 
-def _as_light(one: Join | None, other: Join) -> bool:
-    return one is not None and one.first == other.first and one.ms <= other.ms and one.mb <= other.mb
+def _as_good_to_join(one: Choice, other: Choice) -> bool:
+    assert one.join
+    assert other.join
+    light = one.join.first == other.join.first and one.join.ms <= other.join.ms and one.join.mb <= other.join.mb
+    return light and one.deviation_ms <= other.deviation_ms
 
 
 def _ways(model: SliceModel, first: int, last: int) -> list[tuple[ShardProfile, float]]:

@@ -6,25 +6,17 @@ tests; here it is written on arrays of all the ends that one begin has.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Sequence
-from statistics import NormalDist
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 
-from lamella.plan.choice import Choice
 from lamella.plan.pricing.predict import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
 from lamella.plan.pricing.spans import Spans, spans
+from lamella.plan.pricing.spread import variances
 from lamella.profile.document import Variant
 from lamella.runtime.function import Layout
 from lamella.units import MB
-
-PREDICTION_ERROR = 0.02
-"""Of the mean latency of divided plans, as measured (docs/benchmarks-quality.md)."""
-EXTREMES = 4.0
-P95 = NormalDist().inv_cdf(0.95)
-"""Standard deviations of a normal distribution from its median to its 95th percentile."""
 
 
 class Slices(NamedTuple):
@@ -178,33 +170,3 @@ def _read_both(model: SliceModel) -> list[tuple[int, tuple[list[int], list[int]]
         for name in {w for op in model.graph.operators[unit.first : unit.last] for w in op.weights}:
             readers.setdefault(name, ([], []))[blocked].append(number)
     return [(model.graph.weights[name].bytes, kinds) for name, kinds in readers.items() if all(kinds)]
-
-
-def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
-    """Standard deviation of a plan's latency: units vary independently, and CPU stretches that as it does the time."""
-    total = 0.0
-    for choice in choices:
-        if choice.first < choice.last:  # what only joins has no units
-            units = variances(model, Variant(model.batch, choice.layout, 1))[choice.first : choice.last]
-            alone = model.compute_ms(choice.first, choice.last, layout=choice.layout, threads=1)
-            total += float(units.sum()) * (choice.run_ms / alone) ** 2
-    return math.sqrt(total)
-
-
-def common_spread(model: SliceModel) -> float:
-    """Relative deviation that all functions of a request share, so that no number of them evens it out.
-
-    The machine's own noise, of which a known load's slowest and fastest runs beside the profile are four deviations
-    apart, more or less; and what predictions are off.
-    """
-    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)
-
-
-def variances(model: SliceModel, variant: Variant) -> np.ndarray:
-    """Of each unit's time, ms squared, from its median and 95th percentile; 0 where the variant was not measured."""
-    try:
-        at = model.profile.variants.index(variant)
-    except ValueError:
-        return np.zeros(model.units)
-    times = [unit.times[at] for unit in model.profile.units]
-    return np.array([(max(0.0, t.p95_ms - t.median_ms) / P95) ** 2 for t in times])

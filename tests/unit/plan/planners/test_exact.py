@@ -25,7 +25,7 @@ from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
 from tests.unit.plan.pricing.test_shards import SHARDS, sharded_model
-from tests.unit.plan.synthetic import CHAINS, CODED_CHAINS, Made, model_of
+from tests.unit.plan.synthetic import CHAINS, CODED_CHAINS, SERVING_MS, Made, model_of
 
 FEW = st.sampled_from(["aws-lambda-2021", "openfaas", "azure-consumption", "cloud-run", "knative"])
 SLOS = st.sampled_from([math.inf, 1.0, 30.0, 60.0, 100.0, 200.0, 400.0])
@@ -72,7 +72,7 @@ def slices(
                 usd = where.cost_usd(size, run, vcpu)
                 if stopped and where.billing.init_billed.value:
                     usd += stopped * start_ms * where.usd_per_ms(size, vcpu)
-                found.append((run, usd, varied(model, first, last, layout, run)))
+                found.append((run, usd, varied(model, first, last, layout, run) + beside(model, run, vcpu)))
     kept: list[tuple[float, float, float]] = []
     for one in sorted(found):
         if not any(usd <= one[1] and variance <= one[2] for _, usd, variance in kept):
@@ -86,6 +86,13 @@ def varied(model: SliceModel, first: int, last: int, layout: Layout, run_ms: flo
     times = [unit.times[at] for unit in model.profile.units[first:last]]
     alone = model.compute_ms(first, last, layout=layout, threads=1)
     return sum(((t.p95_ms - t.median_ms) / DEVIATIONS) ** 2 for t in times) * (run_ms / alone) ** 2
+
+
+def beside(model: SliceModel, run_ms: float, vcpu: float) -> float:
+    """Variance of a run beside that of its work: of serving it, and of where in a quota's period it begins."""
+    period_ms = model.platform.cpu.period_ms.value
+    held_ms = (1 - vcpu) * period_ms if vcpu < 1 and run_ms > vcpu * period_ms else 0.0
+    return SERVING_MS**2 + (0.4 * held_ms) ** 2
 
 
 def crossings(model: SliceModel, unit: int) -> list[Coding]:
@@ -109,6 +116,7 @@ def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
                 alone = join_alone(model, join)
                 hop_ms, hop_usd = model.hop_of(plain(sum_at(model, join.unit)))[:2]
                 stages, ms, usd = stages + 1, ms + hop_ms + alone.run_ms, usd + hop_usd + alone.cost_usd
+                variance += SERVING_MS**2
             done.append((stages, ms, usd, variance))
             continue
         hop_ms, hop_usd = model.hop_of(into)[:2] if unit else (0.0, 0.0)
@@ -123,15 +131,16 @@ def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
             if not any(c.codec == "none" and not c.channel for c in crossings(model, last)):
                 continue
             for choice in sharded(model, unit, last):
-                more_ms, more_usd, stages_more = 0.0, 0.0, 0
+                more_ms, more_usd, stages_more, spread = 0.0, 0.0, 0, choice.deviation_ms**2
                 if join:
                     alone = join_alone(model, join)
                     more_ms, more_usd, stages_more = hop_ms + alone.run_ms, hop_usd + alone.cost_usd, 1
+                    spread += SERVING_MS**2
                 point = (
                     stages + 1 + stages_more,
                     ms + hop_ms + choice.run_ms + more_ms,
                     usd + hop_usd + choice.cost_usd + more_usd,
-                    variance + varied(model, unit, last, choice.layout, choice.run_ms),
+                    variance + spread + beside(model, choice.run_ms, choice.vcpu),
                 )
                 out = plain(sum_at(model, last)) if last < model.units else plain(0)
                 open_.append((last, out, choice.join, point))

@@ -30,8 +30,17 @@ HEAVY = (Made(weights_mb=5, time_ms=40, out_mb=0.1), Made(weights_mb=600, time_m
 SPAN = ShardSpan(0, 1, 2, "channels")
 SHARDS = st.lists(
     st.builds(
-        lambda first, width, count, at_once, run, peak: ShardProfile(
-            first, first + width, SPAN, at_once, 1, (ShardPart(run, peak, peak / 2),) * count, 99.0, 0.1, 0.1
+        lambda first, width, count, at_once, run, peak, spread: ShardProfile(
+            first,
+            first + width,
+            SPAN,
+            at_once,
+            1,
+            (ShardPart(run, peak, peak / 2),) * count,
+            99.0,
+            0.1,
+            0.1,
+            deviation_ms=spread,
         ),
         first=st.integers(0, 3),
         width=st.integers(1, 2),
@@ -39,6 +48,7 @@ SHARDS = st.lists(
         at_once=st.integers(1, 2),
         run=st.sampled_from([0.5, 3.0, 20.0]),
         peak=st.sampled_from([60.0, 100.0, 300.0]),
+        spread=st.sampled_from([0.0, 10.0]),
     ),
     max_size=3,
 )

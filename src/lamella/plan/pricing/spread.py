@@ -1,0 +1,72 @@
+"""How far latencies spread: what a percentile of them is beyond their mean.
+
+Functions vary independently, so their variances add: that of each unit's own time, stretched as CPU stretches the time;
+the phase of a period that a request meets, where a quota holds a function below one vCPU; and what serving takes beyond
+the work, which for a model of a fraction of a millisecond is most of it. A stage of shards was measured as a stage, so
+that its slowest counts. What all functions of a request share evens out over no number of them: the machine's noise,
+and how far a prediction is off.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from lamella.plan.choice import Choice
+from lamella.plan.pricing.fan_out import stages
+from lamella.plan.pricing.predict import SliceModel
+from lamella.profile.document import Variant
+from lamella.profile.hops import P95
+
+PREDICTION_ERROR = 0.02
+"""Of the mean latency of divided plans, as measured (docs/benchmarks-quality.md)."""
+EXTREMES = 4.0
+"""Standard deviations between the slowest and the fastest of some ten runs, more or less."""
+PHASE = 0.4
+"""Of what a period holds a function back: 0.31 to 0.48 by simulating every phase (tests/unit/plan/pricing)."""
+
+
+def variances(model: SliceModel, variant: Variant) -> np.ndarray:
+    """Of each unit's time, ms squared, from its median and 95th percentile; 0 where the variant was not measured."""
+    try:
+        at = model.profile.variants.index(variant)
+    except ValueError:
+        return np.zeros(model.units)
+    times = [unit.times[at] for unit in model.profile.units]
+    return np.array([(max(0.0, t.p95_ms - t.median_ms) / P95) ** 2 for t in times])
+
+
+def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:
+    """Variance of runs beside that of the operators, ms squared: serving's, and a quota's phase."""
+    period_ms = model.platform.cpu.period_ms.value
+    held_ms = np.where((vcpu < 1) & (run_ms > vcpu * period_ms), (1 - np.minimum(vcpu, 1.0)) * period_ms, 0.0)
+    found: np.ndarray = model.hop_cost.deviation_ms**2 + (PHASE * held_ms) ** 2
+    return found
+
+
+def variance_ms2(model: SliceModel, choice: Choice) -> float:
+    """Variance of a slice's or a sharded stage's time, without what joins its parts, ms squared."""
+    more = float(beside(model, np.array(choice.run_ms), np.array(choice.vcpu)))
+    if choice.shards:
+        return choice.deviation_ms**2 + more
+    units = variances(model, Variant(model.batch, choice.layout, 1))[choice.first : choice.last]
+    alone = model.compute_ms(choice.first, choice.last, layout=choice.layout, threads=1)
+    return float(units.sum()) * (choice.run_ms / alone) ** 2 + more
+
+
+def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
+    """Standard deviation of a plan's latency, ms, beside what its functions share."""
+    joined = stages(choices) - len(choices)  # by functions of their own
+    total = joined * model.hop_cost.deviation_ms**2
+    return math.sqrt(total + sum(variance_ms2(model, choice) for choice in choices if choice.first < choice.last))
+
+
+def common_spread(model: SliceModel) -> float:
+    """Relative deviation that all functions of a request share, so that no number of them evens it out.
+
+    The machine's own noise, of which a known load's slowest and fastest runs beside the profile are four deviations
+    apart, more or less; and what predictions are off.
+    """
+    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)

@@ -1,0 +1,72 @@
+"""How far latencies spread, against a simulation and against arithmetic by hand."""
+
+from __future__ import annotations
+
+import msgspec
+import numpy as np
+import pytest
+
+from lamella.graph.divide import ShardSpan
+from lamella.plan.pricing.fan_out import sharded
+from lamella.plan.pricing.spread import PHASE, beside, common_spread, deviation_ms, variance_ms2
+from lamella.profile.document import Noise, ShardPart, ShardProfile
+from tests.unit.plan.pricing.test_shards import HEAVY, sharded_model
+from tests.unit.plan.synthetic import SERVING_MS, Made, model_of
+
+SPAN = ShardSpan(1, 2, 2, "channels")
+
+
+def wall_ms(cpu_ms: float, grant_ms: float, period_ms: float, left_ms: float) -> float:
+    """Of a run that begins with so much of a period left and its grant unspent."""
+    if cpu_ms <= min(grant_ms, left_ms):
+        return cpu_ms
+    time, work = left_ms, cpu_ms - min(grant_ms, left_ms)
+    while work > grant_ms + 1e-9:
+        time, work = time + period_ms, work - grant_ms
+    return time + work
+
+
+@pytest.mark.parametrize("vcpu", [0.1, 0.25, 0.5, 0.7, 0.9])
+@pytest.mark.parametrize("grants", [0.5, 1.2, 3.5, 10.1, 20.9])
+def test_the_phase_of_a_quota_spreads_as_a_simulation_of_it_does(vcpu: float, grants: float) -> None:
+    period = 10.0
+    grant = vcpu * period
+    left = (np.arange(2000) + 0.5) / 2000 * period
+    walls = np.array([wall_ms(grants * grant, grant, period, x) for x in left])
+    if grants < 1:
+        assert walls.std() == 0
+        return
+    assert walls.std() == pytest.approx(PHASE * (period - grant), rel=0.25)
+
+
+def test_a_quota_s_phase_counts_only_below_one_vcpu_and_beyond_the_first_grant() -> None:
+    model = model_of((Made(time_ms=5.0),), "aws-lambda")
+    period = model.platform.cpu.period_ms.value
+    found = beside(model, np.array([0.4 * period, 50.0, 50.0, 50.0]), np.array([0.5, 0.5, 0.8, 1.0]))
+    held = PHASE * period * np.array([0.0, 0.5, 0.2, 0.0])
+    assert found == pytest.approx(SERVING_MS**2 + held**2)
+
+
+def test_variances_of_functions_add_and_serving_is_in_each() -> None:
+    model = model_of((Made(time_ms=5.0, spread=0.1), Made(time_ms=7.0)))
+    one, two = (min(model.choices(u, u + 1), key=lambda c: c.layout != "plain") for u in (0, 1))
+    assert variance_ms2(model, two) == pytest.approx(SERVING_MS**2)
+    assert variance_ms2(model, one) > SERVING_MS**2
+    assert deviation_ms(model, [one, two]) ** 2 == pytest.approx(variance_ms2(model, one) + variance_ms2(model, two))
+
+
+def test_a_stage_of_shards_spreads_as_it_was_measured_to_and_its_join_as_a_function_does() -> None:
+    found = ShardProfile(1, 3, SPAN, 1, 1, (ShardPart(4.0, 60.0, 10.0),) * 2, 9.0, 0.0, 0.0, deviation_ms=1.5)
+    model = sharded_model(HEAVY, [found])
+    (stage,) = sharded(model, 1, 3)
+    assert stage.deviation_ms == pytest.approx(1.5 * stage.run_ms / 9.0)
+    assert variance_ms2(model, stage) == pytest.approx(stage.deviation_ms**2 + SERVING_MS**2)
+    alone = deviation_ms(model, [stage])  # nobody comes behind to join its parts
+    assert alone**2 == pytest.approx(stage.deviation_ms**2 + 2 * SERVING_MS**2)
+
+
+def test_what_all_functions_share_is_the_machine_s_noise_and_what_predictions_are_off() -> None:
+    model = model_of((Made(),))
+    quiet = common_spread(model)
+    model.profile = msgspec.structs.replace(model.profile, noise=Noise(1.0, 1.0, 1.2))
+    assert common_spread(model) == pytest.approx(np.hypot(0.05, quiet))
