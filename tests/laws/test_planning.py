@@ -13,10 +13,12 @@ from lamella.graph.model import Graph
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws, payloads
 from lamella.plan.make import make_plan
-from lamella.plan.planners.planners import LATENCY_MARGIN, Mopar, Single
+from lamella.plan.planners.mopar import Mopar
+from lamella.plan.planners.plain import Single
 from lamella.plan.planners.registry import planner
 from lamella.plan.planners.search import NEAR, divide
 from lamella.plan.planners.simplify import merge_similar
+from lamella.plan.planners.verdicts import LATENCY_MARGIN
 from lamella.plan.pricing.fan_out import step
 from lamella.plan.request import Request
 from lamella.platforms import platform

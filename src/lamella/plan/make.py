@@ -17,9 +17,11 @@ from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.planners.amps_inf import STORAGE, AmpsInf
 from lamella.plan.planners.exact import Exact
-from lamella.plan.planners.planners import Candidate, Decision, band, cheapest_of, singles
+from lamella.plan.planners.plain import singles
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.registry import planner
 from lamella.plan.planners.search import cheapest
+from lamella.plan.planners.verdicts import band, cheapest_of
 from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import stages

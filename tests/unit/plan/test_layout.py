@@ -19,7 +19,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws, check
 from lamella.plan.make import document, make_plan
-from lamella.plan.planners.planners import Candidate, Decision
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.pricing.fan_out import sharded
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

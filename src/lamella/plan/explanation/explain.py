@@ -23,7 +23,7 @@ from lamella.plan.explanation.kinds import OfKind, of_stages, with_codecs, with_
 from lamella.plan.explanation.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners.exact import latency_cap
-from lamella.plan.planners.planners import Candidate, Decision
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.space import Chosen, Space
 from lamella.profile.scaling import at
 

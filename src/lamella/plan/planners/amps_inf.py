@@ -33,9 +33,11 @@ import numpy as np
 from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice
 from lamella.plan.planners.milp import Arcs, Solved, cheapest, solver_name
-from lamella.plan.planners.planners import LATENCY_MARGIN, Candidate, Decision, cheapest_of, infeasible, lost, singles
+from lamella.plan.planners.plain import singles
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.routes import Routes, Sums
 from lamella.plan.planners.space import Space
+from lamella.plan.planners.verdicts import LATENCY_MARGIN, cheapest_of, infeasible, lost
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.units import MB

@@ -15,7 +15,9 @@ from itertools import pairwise
 import numpy as np
 
 from lamella.plan.choice import Choice
-from lamella.plan.planners.planners import Candidate, Decision, added_up, infeasible
+from lamella.plan.planners.divisions import added_up
+from lamella.plan.planners.planner import Candidate, Decision
+from lamella.plan.planners.verdicts import infeasible
 from lamella.plan.pricing.fan_out import stages, ways_to_run
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

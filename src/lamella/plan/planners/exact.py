@@ -11,9 +11,11 @@ import math
 from dataclasses import dataclass
 
 from lamella.errors import InfeasiblePlan
-from lamella.plan.planners.planners import BAND, LATENCY_MARGIN, WORTH, Candidate, Decision, infeasible, lost, singles
+from lamella.plan.planners.plain import singles
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.space import Answer, Chosen, Space
+from lamella.plan.planners.verdicts import BAND, LATENCY_MARGIN, WORTH, infeasible, lost
 from lamella.plan.pricing.arrivals import starts_usd
 from lamella.plan.pricing.batching import wait_ms
 from lamella.plan.pricing.predict import SliceModel

@@ -30,8 +30,10 @@ import numpy as np
 
 from lamella.plan.choice import Choice, Join
 from lamella.plan.planners import reinforce
-from lamella.plan.planners.planners import Candidate, Decision, infeasible, lost, singles
+from lamella.plan.planners.plain import singles
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import Step
+from lamella.plan.planners.verdicts import infeasible, lost
 from lamella.plan.pricing.fan_out import behind, stages, step, ways_to_run
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

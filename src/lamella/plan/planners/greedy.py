@@ -15,8 +15,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from lamella.plan.choice import Choice
-from lamella.plan.planners.planners import Candidate, Decision, added_up, infeasible, lost
+from lamella.plan.planners.divisions import added_up
+from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import divide
+from lamella.plan.planners.verdicts import infeasible, lost
 from lamella.plan.pricing.fan_out import sharded, stages, step, ways_to_run
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

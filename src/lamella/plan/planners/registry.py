@@ -8,7 +8,9 @@ from lamella.plan.planners.drawn import Random
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.gillis import Gillis
 from lamella.plan.planners.greedy import LatencyGreedy
-from lamella.plan.planners.planners import Mopar, Planner, Single, Uniform
+from lamella.plan.planners.mopar import Mopar
+from lamella.plan.planners.plain import Single, Uniform
+from lamella.plan.planners.planner import Planner
 
 
 def planner(name: str) -> Planner:

@@ -23,7 +23,7 @@ import numpy as np
 
 from lamella.errors import ConfigError
 from lamella.plan.choice import Choice, Join
-from lamella.plan.planners.planners import Candidate
+from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.routes import Law, Proof, Route, Routes, Stairs, Sums
 from lamella.plan.planners.search import Step
 from lamella.plan.pricing.arrivals import Started, cold_share, start_usd, starts_usd

@@ -16,7 +16,7 @@ from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.choice import Join
 from lamella.plan.make import make_plan
 from lamella.plan.planners.exact import Exact
-from lamella.plan.planners.planners import Mopar
+from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, sharded

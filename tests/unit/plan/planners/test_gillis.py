@@ -13,7 +13,7 @@ from lamella.graph.divide import ShardSpan
 from lamella.plan.choice import Choice
 from lamella.plan.make import make_plan
 from lamella.plan.planners.gillis import TIE_MS, Gillis, Groups, sizes
-from lamella.plan.planners.planners import Single
+from lamella.plan.planners.plain import Single
 from lamella.plan.pricing.fan_out import sharded
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

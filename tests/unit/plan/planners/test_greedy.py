@@ -14,8 +14,8 @@ from lamella.plan.pricing.fan_out import stages
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
+from tests.unit.plan.planners.brute_force import every
 from tests.unit.plan.planners.test_gillis import EVEN, HALVES
-from tests.unit.plan.planners.test_planners import every
 from tests.unit.plan.pricing.test_shards import SHARDS, priced, sharded_model
 from tests.unit.plan.synthetic import CHAINS, PLATFORMS, Made, model_of
 

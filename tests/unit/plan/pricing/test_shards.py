@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lamella.errors import InfeasiblePlan
 from lamella.graph.divide import ShardSpan
 from lamella.plan.choice import Choice
-from lamella.plan.planners.planners import Mopar
+from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.simplify import merge_similar
 from lamella.plan.pricing.fan_out import sharded, stages
 from lamella.plan.pricing.predict import CODE_MB, SliceModel
@@ -22,7 +22,7 @@ from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import ShardPart, ShardProfile
 from lamella.runtime.lanes import makespan
-from tests.unit.plan.planners.test_planners import best
+from tests.unit.plan.planners.brute_force import best
 from tests.unit.plan.synthetic import CHAINS, PLATFORMS, Made, graph_of, profile_of
 
 HEAVY = (Made(weights_mb=5, time_ms=40, out_mb=0.1), Made(weights_mb=600, time_ms=20, out_mb=0.1), Made(time_ms=5))

@@ -1,0 +1,125 @@
+"""How candidates are judged: which is taken, why another one lost, and what is said where none will do.
+
+Without an SLO cost is weighed against latency, by three shares (decision 7).
+"""
+
+from __future__ import annotations
+
+import math
+
+from lamella.errors import InfeasiblePlan
+from lamella.plan.planners.planner import Candidate
+from lamella.plan.planners.search import NEAR, cheapest
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.request import Request
+from lamella.units import MB
+
+LATENCY_MARGIN = 1.025
+"""Without an SLO a divided plan may take this much of the single function's predicted latency."""
+BAND = 0.05
+"""Without an SLO latency counts, too: of the plans within this share of the least cost that of least cost x latency."""
+WORTH = 0.10
+"""Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
+
+
+def band(request: Request) -> float:
+    """Within what share of the least cost latency counts: hardly under an SLO, or law 8 would break."""
+    return BAND if request.slo_ms is None else NEAR
+
+
+def cheapest_of(candidates: list[Candidate]) -> Candidate:
+    """Of those within 1 % of the least cost the one with the least cost x latency."""
+    best = cheapest(candidates)
+    assert best is not None
+    return best
+
+
+def within(candidates: list[Candidate], request: Request, model: SliceModel) -> Candidate:
+    """The cheapest of them within the SLO; InfeasiblePlan where none keeps it."""
+    feasible = [c for c in candidates if request.slo_ms is None or c.latency_ms <= request.slo_ms]
+    if not feasible:
+        raise infeasible(model, candidates, request)
+    return cheapest_of(feasible)
+
+
+def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
+    """Why a candidate was not chosen."""
+    if request.slo_ms is not None and candidate.latency_ms > request.slo_ms:
+        return f"{candidate.latency_ms - request.slo_ms:.1f} ms over the latency cap of {request.slo_ms:.1f} ms"
+    more = candidate.cost_usd / chosen.cost_usd - 1
+    if more > 0.0005:
+        return f"{more:.1%} dearer"
+    slower = candidate.latency_ms - chosen.latency_ms
+    if more < -NEAR:
+        if len(chosen.choices) == 1:
+            return f"{-more:.1%} cheaper, less than the {WORTH:.0%} that a division has to save without an SLO"
+        return f"{-more:.1%} cheaper, {slower:.1f} ms slower: not worth it, a percent for a percent"
+    return f"as cheap, {slower:.1f} ms slower" if slower > 0 else "as cheap, with more functions"
+
+
+def infeasible(
+    model: SliceModel, candidates: list[Candidate], request: Request, looked_at: str = "no plan"
+) -> InfeasiblePlan:
+    """Which constraint binds, by how much, and the nearest feasible plan.
+
+    Args:
+        model: prices.
+        candidates: plans that break the SLO; none where no plan is legal.
+        request: what was asked.
+        looked_at: what does not answer in time, where that is not every plan there is.
+    """
+    if not candidates:
+        peak, law = model.memory_mb(0, model.units, layout="plain")
+        worst = max((max(model.memory_mb(u, u + 1, layout="plain")), u) for u in range(model.units))
+        unit = model.profile.units[worst[1]]
+        most, package = model.platform.most_mb(), model.platform.limits.package_mb.value
+        shipped = [model.graph.weight_bytes(*model.span(u, u + 1)) / MB for u in range(model.units)]
+        whole = model.graph.weight_bytes(*model.span(0, model.units)) / MB  # less than the sum where units share some
+        divided = worst[0] <= most and max(shipped) <= package
+        hint = "--planner mopar, or more --max-stages" if divided else "another --platform"
+        if model.platform.allocation_mb(max(peak, law)):
+            if whole > package:
+                return InfeasiblePlan(
+                    f"package: {model.graph.name} ships {whole:.0f} MB of weights as one function and "
+                    f"{max(shipped):.0f} MB for its largest unit; the limit of {model.platform.name} is "
+                    f"{package:.0f} MB",
+                    try_=hint,
+                )
+            vcpu = model.platform.vcpu(most, model.vcpu)
+            run = min(model.run_ms(0, model.units, layout=way, vcpu=vcpu) for way in model.layouts)
+            return InfeasiblePlan(
+                f"timeout: {model.graph.name} runs {run / 1000:.0f} s at best as one function, the timeout of "
+                f"{model.platform.name} is {model.platform.limits.timeout_s.value:g} s, and no division keeps it",
+                try_="another --platform" + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
+            )
+        return InfeasiblePlan(
+            f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
+            f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",
+            where=f"unit {worst[1]} ({unit.kinds}, operators {unit.first} to {unit.last - 1})",
+            try_=hint,
+        )
+    nearest = min(candidates, key=lambda c: c.latency_ms)
+    assert request.slo_ms is not None
+    return InfeasiblePlan(
+        f"latency: {looked_at} on {model.platform.name} answers within {request.slo_ms:g} ms; the fastest takes "
+        f"{nearest.latency_ms:.1f} ms ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
+        f"{len(nearest.choices)} function(s) for ${nearest.cost_usd * 1e6:.2f} per million",
+        where="--slo-ms",
+        try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}"
+        + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
+    )
+
+
+def unfit(model: SliceModel, first: int, last: int) -> str:
+    """Why no function of the platform can be units `first` to `last - 1`: which limit, by how much."""
+    platform, limits = model.platform, model.platform.limits
+    need = min(max(model.memory_mb(first, last, layout=way)) for way in model.layouts)
+    if platform.allocation_mb(need) is None:
+        return (
+            f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
+        )
+    shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
+    if shipped + model.more_mb(first, last, "plain") > limits.package_mb.value:
+        package = limits.package_mb.value
+        return f"package: a slice ships {shipped:.0f} MB of weights, the limit of {platform.name} is {package:.0f} MB"
+    return f"timeout: a slice runs beyond the timeout of {platform.name}, {limits.timeout_s.value:g} s"
