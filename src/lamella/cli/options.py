@@ -52,7 +52,7 @@ Percentile = Annotated[
     float | None,
     Parameter(
         name="--percentile",
-        help="Of latency, that --slo-ms bounds by planner exact; 50 for the middle. Others: the mean.",
+        help="Of latency, that --slo-ms bounds; 50 for the middle.",
     ),
 ]
 Rate = Annotated[

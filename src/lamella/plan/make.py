@@ -13,6 +13,7 @@ from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.plan.choice import Choice
 from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
+from lamella.plan.held import held
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.planners.amps_inf import STORAGE, AmpsInf
@@ -21,7 +22,7 @@ from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.registry import planner
 from lamella.plan.planners.search import cheapest
-from lamella.plan.planners.verdicts import band, cheapest_of
+from lamella.plan.planners.verdicts import asked, band, cheapest_of
 from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import stages
@@ -77,7 +78,7 @@ def make_plan(
         return SliceModel(graph, profile, platform, request, lossy)
 
     if base in BASELINES:
-        plan = _baseline(model_of(NOTHING_LOST), base, given, request)
+        plan = held(model_of(NOTHING_LOST), request, lambda model, request: _baseline(model, base, given, request))
     elif request.judge and request.lossy and request.codec:
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
@@ -129,6 +130,13 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
     """
     if request.max_batch > 1:
         return _batched(model, name, given, request)
+    if isinstance(planner(name), Exact):
+        return document(model, planner(name).decide(model, request), name, given, request)
+    return held(model, request, lambda model, request: _on_average(model, name, given, request))
+
+
+def _on_average(model: SliceModel, name: str, given: str, request: Request) -> Plan:
+    """That of a planner that bounds the mean."""
     if planner(name).codes:
         return document(model, planner(name).decide(model, request), name, given, request)
     divides = request.shards and model.profile.shards and planner(name).shards
@@ -208,8 +216,8 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         platform=model.platform.name,
         channel=model.platform.hop.channel,
         planner=name,
-        slo_ms=request.slo_ms,
-        percentile=decision.percentile,
+        slo_ms=request.asked_ms or request.slo_ms,
+        percentile=request.percentile if request.asked_ms else decision.percentile,
         batch=model.batch,
         wait_ms=wait_ms(model.batch, request),
         shards=laid.shards,
@@ -293,9 +301,10 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
     if not feasible:
         fastest = min(candidates, key=lambda c: c.latency_ms)
         raise InfeasiblePlan(
-            f"latency: {name} takes {fastest.latency_ms:.1f} ms at best on {platform.name}, the SLO is {slo_ms:g} ms",
+            f"latency: {name} takes {fastest.latency_ms:.1f} ms at best on {platform.name}, which is beyond "
+            f"{request.bound}",
             where="--slo-ms",
-            try_=f"--slo-ms {math.ceil(fastest.latency_ms + 0.5)}",
+            try_=f"--slo-ms {math.ceil(asked(model, request, fastest.latency_ms) + 0.5)}",
         )
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"

@@ -62,7 +62,18 @@ class Request(NamedTuple):
     max_batch: int = 1
     """Above 1 rows that come one by one may share a run, at most so many; how many is for `exact` to choose."""
     percentile: float | None = 95.0
-    """Of latency, that the bound is on, where a planner knows the spread (`exact`); None for the mean."""
+    """Of latency, that the bound is on; None for the mean."""
+    asked_ms: float | None = None
+    """The bound on the percentile, where `slo_ms` is that on the mean which stands for it (`plan.held`)."""
+
+    @property
+    def bound(self) -> str:
+        """The latency bound, in words."""
+        if self.slo_ms is None:
+            return "no SLO"
+        if self.asked_ms is None:
+            return f"the SLO of {self.slo_ms:g} ms"
+        return f"{self.slo_ms:.1f} ms on average, for the SLO of {self.asked_ms:g} ms at percentile {self.percentile:g}"
 
 
 def variant(name: str, request: Request) -> tuple[str, Request]:

@@ -63,7 +63,7 @@ class AmpsInf:
         alone = singles(model)
         cap, said = math.inf, "any latency (no SLO given, and no single function holds the model)"
         if request.slo_ms is not None:
-            cap, said = request.slo_ms, f"the SLO of {request.slo_ms:g} ms"
+            cap, said = request.slo_ms, request.bound
         elif alone:
             cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN
             said = f"{cap:.1f} ms ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"

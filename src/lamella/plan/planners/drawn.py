@@ -53,7 +53,7 @@ class Random:
             if candidate is None or stages(chain) > request.max_stages:
                 continue
             if request.slo_ms is None or candidate.latency_ms <= request.slo_ms:
-                kept = "the limits" if request.slo_ms is None else f"the limits and the SLO of {request.slo_ms:g} ms"
+                kept = "the limits" if request.slo_ms is None else f"the limits and {request.bound}"
                 why = f"drawn blindly with seed {self.seed}: draw {number} is the first that keeps {kept}"
                 return Decision(candidate, why, (), {})
             drawn.append(candidate)

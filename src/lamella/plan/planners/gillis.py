@@ -81,7 +81,7 @@ class Gillis:
                 f"with seed {self.seed}"
             )
         chosen = min(offered, key=lambda c: (c.cost_usd, c.latency_ms))
-        why = f"the cheapest offered within the SLO of {request.slo_ms:g} ms, by {chosen.name}; {told}"
+        why = f"the cheapest offered within {request.bound}, by {chosen.name}; {told}"
         losers = _losers([*offered, *quickest, *alone], chosen, request)
         return Decision(chosen, why, losers, {}, size_mb=_size(chosen))
 

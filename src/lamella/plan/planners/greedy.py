@@ -49,7 +49,7 @@ class LatencyGreedy:
             if not within:
                 raise infeasible(model, [trail[-1]], request, f"no plan that {self.name} comes by")
             chosen = min(within, key=lambda c: (c.cost_usd, c.latency_ms))
-            why = f"the cheapest within the SLO of {request.slo_ms:g} ms of what it came by; {_told(trail)}"
+            why = f"the cheapest within {request.bound} of what it came by; {_told(trail)}"
         losers = [(c, _lost(c, chosen, request)) for c in trail if c.choices != chosen.choices]
         return Decision(chosen, why, tuple(losers), {})
 

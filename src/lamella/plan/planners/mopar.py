@@ -82,7 +82,7 @@ class Mopar:
     @staticmethod
     def _cap(model: SliceModel, alone: list[Candidate], request: Request) -> tuple[float, str]:
         if request.slo_ms is not None:
-            return request.slo_ms, f"latency at most the SLO of {request.slo_ms:g} ms"
+            return request.slo_ms, f"latency at most {request.bound}"
         if not alone:
             return math.inf, "no SLO"
         cap = cheapest_of(alone).latency_ms * LATENCY_MARGIN

@@ -11,6 +11,7 @@ from lamella.errors import InfeasiblePlan
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.spread import stretch
 from lamella.plan.request import Request
 from lamella.units import MB
 
@@ -45,7 +46,8 @@ def within(candidates: list[Candidate], request: Request, model: SliceModel) -> 
 def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
     """Why a candidate was not chosen."""
     if request.slo_ms is not None and candidate.latency_ms > request.slo_ms:
-        return f"{candidate.latency_ms - request.slo_ms:.1f} ms over the latency cap of {request.slo_ms:.1f} ms"
+        cap = f"{request.slo_ms:.1f} ms{_average(request)}"
+        return f"{candidate.latency_ms - request.slo_ms:.1f} ms over the latency cap of {cap}"
     more = candidate.cost_usd / chosen.cost_usd - 1
     if more > 0.0005:
         return f"{more:.1%} dearer"
@@ -100,14 +102,27 @@ def infeasible(
         )
     nearest = min(candidates, key=lambda c: c.latency_ms)
     assert request.slo_ms is not None
+    within = f"{request.slo_ms:g} ms" if request.asked_ms is None else request.bound
     return InfeasiblePlan(
-        f"latency: {looked_at} on {model.platform.name} answers within {request.slo_ms:g} ms; the fastest takes "
-        f"{nearest.latency_ms:.1f} ms ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
+        f"latency: {looked_at} on {model.platform.name} answers within {within}; the fastest takes "
+        f"{nearest.latency_ms:.1f} ms{_average(request)} ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
         f"{len(nearest.choices)} function(s) for ${nearest.cost_usd * 1e6:.2f} per million",
         where="--slo-ms",
-        try_=f"--slo-ms {math.ceil(nearest.latency_ms + 0.5)}"
+        try_=f"--slo-ms {math.ceil(asked(model, request, nearest.latency_ms) + 0.5)}"
         + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
     )
+
+
+def asked(model: SliceModel, request: Request, latency_ms: float) -> float:
+    """The bound to ask for, that a plan of so much latency keeps."""
+    if request.asked_ms is None or request.slo_ms is None or request.percentile is None:
+        return latency_ms
+    return request.asked_ms + (latency_ms - request.slo_ms) * stretch(model, request.percentile)
+
+
+def _average(request: Request) -> str:
+    """Said behind a latency that is held to a mean for the sake of a percentile."""
+    return "" if request.asked_ms is None else " on average"
 
 
 def unfit(model: SliceModel, first: int, last: int) -> str:

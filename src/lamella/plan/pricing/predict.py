@@ -163,9 +163,13 @@ class SliceModel:
         bare = self.without_shards()
         return any(self.coding(u).codec != bare.coding(u).codec for u in range(1, self.units))
 
+    def asking(self, request: Request) -> SliceModel:
+        """The same model for another request."""
+        return SliceModel(self.graph, self.profile, self.platform, request, self.lossy)
+
     def without_shards(self) -> SliceModel:
         """The same model where no stage may be divided, and any hop may be encoded."""
-        return SliceModel(self.graph, self.profile, self.platform, self.request._replace(shards=False), self.lossy)
+        return self.asking(self.request._replace(shards=False))
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -20,8 +21,8 @@ from lamella.plan.pricing.predict import SliceModel
 from lamella.profile.document import Variant
 from lamella.profile.hops import P95
 
-PREDICTION_ERROR = 0.02
-"""Of the mean latency of divided plans, as measured (docs/benchmarks-quality.md)."""
+PREDICTION_ERROR = 0.04
+"""Of the mean latency of plans, as measured (docs/benchmarks-quality.md)."""
 EXTREMES = 4.0
 """Standard deviations between the slowest and the fastest of some ten runs, more or less."""
 PHASE = 0.4
@@ -70,3 +71,8 @@ def common_spread(model: SliceModel) -> float:
     apart, more or less; and what predictions are off.
     """
     return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)
+
+
+def stretch(model: SliceModel, percentile: float) -> float:
+    """What a percentile makes of means by the deviation that all functions of a request share."""
+    return 1 + NormalDist().inv_cdf(percentile / 100) * common_spread(model)

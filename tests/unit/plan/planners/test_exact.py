@@ -33,7 +33,7 @@ RATES = st.sampled_from([1e-5, 1e-3, 0.1])
 """Per second."""
 Point = tuple[int, float, float, float]
 """Stages, mean latency (ms), cost (USD) and variance (ms squared)."""
-COMMON = 0.02
+COMMON = 0.04
 """Relative deviation that all functions share, where the known load took as long before as after."""
 DEVIATIONS = 1.6448536269514722
 """From the mean of a normal distribution to its 95th percentile."""
