@@ -16,10 +16,12 @@ its units' prices carry over, but answers and law 1 are held along the model's o
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
+from typing import TypeVar
 
 import msgspec
 import numpy as np
@@ -34,6 +36,8 @@ from lamella.plan.pricing.modes import Mode, channels, modes
 from lamella.plan.pricing.predict import Lossy, SliceModel
 from lamella.plan.pricing.sets import Crossing, Sets, sharing
 from lamella.profile.document import CutProfile, Profile, Saving, ShardProfile, Unit
+
+T = TypeVar("T")
 
 MOST_IDEALS = 400
 MOST_SLICES = 6000
@@ -60,13 +64,15 @@ def orders(space: Space, cost_usd: float, most_ms: float = math.inf) -> Orders |
     if found is None or not cost_usd:
         return None
     best = _planned(space, relaxed.order([(c.first, c.last) for c in found.choices]), most_ms)
+    saved = max(0.0, 1 - best / cost_usd) if best is not None else 0.0
+    bound = min(found.cost_usd, cost_usd, best or math.inf)  # sums in another order differ a little
     return Orders(
         one=False,
         units=len(units),
         left_out=int((~core).sum()),
-        bound_usd_per_million=min(found.cost_usd, cost_usd) * 1e6,
-        most_saves=max(0.0, 1 - found.cost_usd / cost_usd),
-        found_saves=max(0.0, 1 - best / cost_usd) if best is not None else 0.0,
+        bound_usd_per_million=bound * 1e6,
+        most_saves=max(saved, 1 - bound / cost_usd),
+        found_saves=saved,
     )
 
 
@@ -218,6 +224,7 @@ class _Bare(SliceModel):
     def of(cls, model: SliceModel) -> _Bare:
         return cls(model.graph, model.profile, model.platform, model.request, model.lossy)
 
+    @lru_cache(maxsize=1)  # noqa: B019 - as it is cached there
     def carrying_ms(self, unit: int) -> float:
         return 0.0
 
@@ -307,11 +314,13 @@ def in_order(model: SliceModel, order: Sequence[int]) -> SliceModel | None:
         )
     shards = tuple(moved for one in profile.shards if (moved := _moved(one, profile, order, units)))
     profile = msgspec.structs.replace(profile, units=units, cuts=tuple(cuts), shards=shards)
-    allowed, fitted, said = (
-        {unit: what for unit, what in known.items() if same[unit]}
-        for known in (model.lossy.allowed, model.lossy.fitted, model.lossy.said)
-    )
-    return SliceModel(graph, profile, model.platform, model.request, Lossy(allowed, fitted, said))
+    lossy = Lossy(_still(model.lossy.allowed, same), _still(model.lossy.fitted, same), _still(model.lossy.said, same))
+    return SliceModel(graph, profile, model.platform, model.request, lossy)
+
+
+def _still(known: Mapping[int, T], same: Sequence[bool]) -> dict[int, T]:
+    """What is known of borders that the order has, too."""
+    return {unit: what for unit, what in known.items() if same[unit]}
 
 
 def _nothing(profile: Profile) -> tuple[Saving, ...]:

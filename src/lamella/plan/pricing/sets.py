@@ -209,11 +209,12 @@ class Sets:
         lifetimes, more = beside + self._tensors(sets, 0) / MB, beside + self._tensors(sets, 1) / MB
         alone = _most(sets, live_mb)
         one = sets @ (live_mb + asked - alive)
+        several = more
         if not self.whole:
-            return np.where(sets.sum(axis=1) == 1, np.minimum(one, more), more)
-        near = alone + ends - FAR * lifetimes <= (FAR - 1) * held_mb
-        same = model.live_batch == model.batch
-        several = np.where(near & same, np.maximum(more, (alone + lifetimes) / 2), more)
+            one = np.minimum(one, more)
+        elif model.live_batch == model.batch:
+            near = alone + ends - FAR * lifetimes <= (FAR - 1) * held_mb
+            several = np.where(near, np.maximum(more, (alone + lifetimes) / 2), more)
         found: np.ndarray = np.where(sets.sum(axis=1) == 1, one, several)
         return found
 
