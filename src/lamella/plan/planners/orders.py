@@ -33,15 +33,20 @@ from lamella.plan.planners.space import Cells, Fixed, Space, State
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import sharded
 from lamella.plan.pricing.modes import Mode, channels, modes
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.pricing.predict import HopPrice, Lossy, SliceModel
 from lamella.plan.pricing.sets import Crossing, Sets, sharing
 from lamella.profile.document import CutProfile, Profile, Saving, ShardProfile, Unit
 
 T = TypeVar("T")
+Index = TypeVar("Index", int, np.ndarray)
+STATES = 3
+"""Of each ideal."""
 
 MOST_IDEALS = 400
-MOST_SLICES = 6000
+MOST_SLICES = 4000
 """Pairs of ideals, that is sets of units: so many are priced in a tenth of a second."""
+WORTH = 0.01
+"""Where no order can save this share of the cost, none is planned."""
 
 
 def orders(space: Space, cost_usd: float, most_ms: float = math.inf) -> Orders | None:
@@ -63,7 +68,9 @@ def orders(space: Space, cost_usd: float, most_ms: float = math.inf) -> Orders |
     found = relaxed.space.cheapest(most_ms).chosen
     if found is None or not cost_usd:
         return None
-    best = _planned(space, relaxed.order([(c.first, c.last) for c in found.choices]), most_ms)
+    order = relaxed.order([(c.first, c.last) for c in found.choices])
+    may = found.cost_usd < cost_usd * (1 - WORTH) and order != tuple(range(len(units)))
+    best = _planned(space, order, most_ms) if may else None
     saved = max(0.0, 1 - best / cost_usd) if best is not None else 0.0
     bound = min(found.cost_usd, cost_usd, best or math.inf)  # sums in another order differ a little
     return Orders(
@@ -147,8 +154,7 @@ class Relaxed:
             found.__dict__.pop(known, None)
         found._begun = {}
         found.modes = [(way,) if way else () for way in ways]
-        found.states = [State(number, 0, None) for number in range(len(ways))]
-        found.number = {state: number for number, state in enumerate(found.states)}
+        found.states = [State(number, 0, None) for number in range(len(ways)) for _ in range(STATES)][1:-1]
         sides = [way or _SHUT for way in ways]
         found.cells, found.stages = self._cells(space, sides), {}
         found.fixed = list(self._fixed(space, sides))
@@ -160,42 +166,61 @@ class Relaxed:
         table = table.at(np.flatnonzero(held & (table.shipped_mb <= space.model.platform.limits.package_mb.value)))
         share = np.tile(np.arange(len(space.sold)), len(table.first))
         table = table.at(np.repeat(np.arange(len(table.first)), len(space.sold)))
-        tail, head, nothing = self.low[table.first], self.high[table.first], np.zeros(len(share))
+        before, behind, nothing = self.low[table.first], self.high[table.first], np.zeros(len(share))
         giving, taking, wait, hop_ms, usd = (
             np.array(column)
             for column in zip(*((m.giving_ms, m.taking_ms, m.wait_ms, m.hop_ms, m.hop_usd) for m in sides), strict=True)
         )
         return Cells(
-            tail=tail,
-            head=head,
-            first=tail,
-            last=head,
+            tail=_plain(before),
+            head=_plain(behind),
+            first=before,
+            last=behind,
             layout=table.layout,
             share=share,
             peak_mb=table.peak_mb,
             floor_mb=table.floor_mb,
-            wait_ms=wait[tail] + wait[head],
+            wait_ms=wait[before] + wait[behind],
             join_ms=nothing,
             join_mb=nothing,
-            hop_ms=hop_ms[tail],
-            hop_usd=usd[tail],
-            work_ms=table.work_ms + self.model.hop_cost.call_ms + taking[tail] + giving[head],
+            hop_ms=hop_ms[before],
+            hop_usd=usd[before],
+            work_ms=table.work_ms + self.model.hop_cost.call_ms + taking[before] + giving[behind],
             init_ms=table.init_ms,
             variance=table.variance,
         )
 
     def _fixed(self, space: Space, sides: Sequence[Mode]) -> list[Fixed]:
-        """Stages of shards as they were measured, without what they carry and without joining their parts."""
+        """Stages of shards as they were measured, without what they carry and without joining their parts.
+
+        They take and give over the platform's own channel, as it is. So they lie between states of their own.
+        """
         bare, found = _Bare.of(self.model), []
+        own = [self.model.hop_of(plain(side.coding.plain_bytes)) for side in sides]
+        own[0] = own[-1] = HopPrice(0.0, 0.0, 0.0, 0.0)  # request and answer are no hops
         measured = {(s.first, s.last) for s in self.model.profile.shards} if space.request.shards else set()
+        ends: set[int] = set()
         for first, last in sorted(measured):
             inside = np.zeros(self.model.units, bool)
             inside[first:last] = True
             at = np.flatnonzero((self.sets == (inside & self.prices.core)).all(axis=1))
             for choice in sharded(bare, first, last) if len(at) else ():
-                for tail, head in zip(self.low[at].tolist(), self.high[at].tolist(), strict=True):
-                    usd, ms = sides[tail].hop_usd + choice.cost_usd, sides[tail].hop_ms + choice.run_ms
-                    found.append(Fixed(tail, head, usd, ms, 0.0, 1, replace(choice, first=tail, last=head)))
+                for low, high in zip(self.low[at].tolist(), self.high[at].tolist(), strict=True):
+                    usd, ms = own[low].usd + choice.cost_usd, own[low].ms + choice.run_ms
+                    varied = choice.deviation_ms**2 + bare.hop_cost.deviation_ms**2
+                    tail, head = _plain(low) + 1, _plain(high) - (high < len(sides) - 1)
+                    found.append(Fixed(tail, head, usd, ms, varied, 1, replace(choice, first=low, last=high)))
+                    ends |= {low, high}
+        for number in sorted(ends):
+            here, side, price = _plain(number), sides[number], own[number]
+            if number < len(sides) - 1:
+                found.append(Fixed(here, here + 1, 0.0, 0.0, 0.0, 0, None))
+            if 0 < number < len(sides) - 1:
+                usd, ms = max(0.0, price.usd - side.hop_usd), max(0.0, price.ms - side.hop_ms)
+                found += [
+                    Fixed(here - 1, here, usd, ms, 0.0, 0, None),
+                    Fixed(here - 1, here + 1, 0.0, 0.0, 0.0, 0, None),
+                ]
         return found
 
     def order(self, slices: Sequence[tuple[int, int]]) -> tuple[int, ...]:
@@ -215,6 +240,11 @@ class Relaxed:
         for unit, needed in enumerate(self.needed):
             one |= needed if one >> unit & 1 else 0
         return one
+
+
+def _plain(number: Index) -> Index:
+    """The state of an ideal; before it lies that behind a stage of shards, behind it that before one."""
+    return number * STATES
 
 
 class _Bare(SliceModel):
@@ -240,10 +270,9 @@ def _ways(space: Space, crossing: Crossing, done: np.ndarray) -> list[Mode | Non
     """The least that crossing the border behind each set takes; None where something may not cross."""
     over, model = crossing.over(done), space.model
     shut, sizes = (over & ~crossing.travels).any(axis=1), over @ crossing.bytes
-    ratio = max((c.plain_bytes / c.bytes for c in _codings(model) if c.bytes), default=1.0)
+    ratio = max([1.0, *(c.plain_bytes / c.bytes for c in _codings(model) if c.bytes)])
     found: list[Mode | None] = [
-        None if shut[number] else _least(model, int(sizes[number] / max(1.0, ratio)))
-        for number in range(1, len(done) - 1)
+        None if shut[number] else _least(model, int(sizes[number]), ratio) for number in range(1, len(done) - 1)
     ]
     return [modes(model, 0)[0], *found, modes(model, model.units)[0]]
 
@@ -258,9 +287,9 @@ def _codings(model: SliceModel) -> list[Coding]:
     ]
 
 
-def _least(model: SliceModel, size: int) -> Mode | None:
-    """Of so many bytes, by each measure that channel which takes least of it."""
-    sent = [plain(size)._replace(channel=channel) for channel in channels(model)]
+def _least(model: SliceModel, size: int, ratio: float) -> Mode | None:
+    """Of so many bytes, encoded at best to that share; by each measure that channel which takes least of it."""
+    sent = [plain(int(size / ratio))._replace(channel=channel) for channel in channels(model)]
     prices = [model.hop_of(one) for one in sent if model.may_travel(one)]
     if not prices:
         return None

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.pricing.predict import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
-from lamella.plan.pricing.slices import Slices, variances
+from lamella.plan.pricing.slices import Slices
+from lamella.plan.pricing.spread import variances
 from lamella.profile.document import Variant
 from lamella.runtime.function import Layout
 from lamella.units import MB

@@ -36,7 +36,7 @@ SAVED = st.sampled_from([0.0, 0.005, 2.0])
 def branched(units: tuple[Made, ...], reads: tuple[frozenset[int], ...], shared: bool = False) -> Graph:
     """Units of two operators each, the second of which reads what units before it made; all that nobody reads is given.
 
-    The inner tensor is thrice as large as what the unit gives. `shared`: the last unit holds the first one's weight too.
+    The inner tensor is thrice as large as what the unit gives. `shared`: the last unit holds the first one's weight.
     """
     tensors = {"x": Tensor("x", "float32", ("N", 1024))}
     weights, operators, offset = {}, [], 0
@@ -174,7 +174,9 @@ def test_ideals_are_what_orders_begin_with(reads: list[frozenset[int]]) -> None:
     every = list(every_order(needed))
     begins = {sum(1 << unit for unit in order[:k]) for order in every for k in range(len(order) + 1)}
     found = ideals(needed, range(len(units)), 100)
-    assert found is not None and set(found) == begins and len(found) == len(begins)
+    assert found is not None
+    assert set(found) == begins
+    assert len(found) == len(begins)
     assert [bin(one).count("1") for one in found] == sorted(bin(one).count("1") for one in found)
     assert ideals(needed, range(len(units)), len(begins) - 1) is None
     assert one_order(needed) == (len(every) == 1)
@@ -194,7 +196,8 @@ def test_an_order_that_reads_before_it_makes_is_refused() -> None:
 def test_a_chain_has_one_order() -> None:
     model = model_of((Made(),) * 3)
     found = orders(Space(model, model.request), 1.0)
-    assert found is not None and found.one and found.most_saves == 0.0
+    assert found is not None
+    assert (found.one, found.most_saves) == (True, 0.0)
     assert found.sentence == "one order only: each of the 3 units needs all before it"
 
 
@@ -213,7 +216,8 @@ def test_where_another_order_is_far_cheaper_the_bound_and_the_order_found_say_so
     chosen = space.cheapest().chosen
     assert chosen is not None
     found = orders(space, chosen.cost_usd)
-    assert found is not None and not found.one
+    assert found is not None
+    assert not found.one
     assert 0.3 < found.found_saves <= found.most_saves < 1
     assert "one was found that saves" in found.sentence
 
@@ -228,6 +232,7 @@ def test_so_many_orders_that_not_all_units_can_be_looked_at_leave_the_lightest_o
     whole = orders(space, chosen.cost_usd)
     monkeypatch.setattr(module, "MOST_IDEALS", 16)
     part = orders(space, chosen.cost_usd)
-    assert whole is not None and part is not None
+    assert whole is not None
+    assert part is not None
     assert (whole.left_out, part.left_out) == (0, 2)
     assert part.most_saves >= whole.most_saves >= whole.found_saves > 0
