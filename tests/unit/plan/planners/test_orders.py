@@ -17,9 +17,10 @@ from lamella.graph.divide import ShardSpan
 from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.graph.orders import ideals, needs, one_order, reordered
 from lamella.plan.planners import orders as module
-from lamella.plan.planners.orders import Relaxed, in_order, orders
+from lamella.plan.planners.orders import Relaxed, orders
 from lamella.plan.planners.space import Space
 from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.reorder import in_order
 from lamella.plan.pricing.sets import sharing
 from lamella.plan.request import Request
 from lamella.platforms import platform
