@@ -39,6 +39,8 @@ def show_explanation(said: Explanation) -> None:
     columns = ["constraint", "limit", "used", "slack", "unit ", "1 step more", "least that saves", "saves", "no limit"]
     out.print(table([*columns, "by "], [_price_row(p) for p in said.prices]))
     out.print("savings: $ per million requests, of the cheapest plan, one constraint at a time")
+    if said.orders:
+        out.print(f"of the cheapest plan's cost: {said.orders.sentence}", markup=False)
 
 
 def _price_row(p: Price) -> list[str]:

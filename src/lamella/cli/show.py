@@ -194,6 +194,8 @@ def show_plan(plan: Plan) -> None:
         f"${p.cost_usd_per_million:.3f} per million requests (predicted)"
     )
     out.print(f"why: {plan.why}", markup=False)
+    if plan.orders:
+        out.print(plan.orders.sentence, markup=False)
     for line in _starts(plan):
         out.print(line, markup=False)
     out.print(

@@ -133,6 +133,30 @@ class Loser(msgspec.Struct, frozen=True):
     why: str
 
 
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan whose units run in another order could save, within the same latency."""
+
+    one: bool
+    """Whether units have one order only, so that there is nothing to save."""
+    units: int
+    left_out: int = 0
+    """Units whose own work and weights the bound does not count, as there are too many orders of all."""
+    bound_usd_per_million: float | None = None
+    """No plan in any order costs less; none where there is one order only."""
+    most_saves: float = 0.0
+    """Share of the cheapest plan's cost that no other order saves more than,"""
+    found_saves: float = 0.0
+    """and that the best order found does save, by the profile; it is not packaged."""
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        if self.one:
+            return f"one order only: each of the {self.units} units needs all before it"
+        found = f"; one was found that saves {self.found_saves:.1%}" if self.found_saves >= 0.001 else ""
+        return f"no other order of operators can save more than {self.most_saves:.1%}{found}"
+
+
 class Slack(msgspec.Struct, frozen=True):
     """A constraint, what it allows and what the plan uses."""
 
@@ -230,6 +254,8 @@ class Plan(Document, frozen=True, kw_only=True):
     why: str
     cold: Cold | None = None
     """Where the platform's figures are known."""
+    orders: Orders | None = None
+    """Where the planner looked at all choices: what it did not look at."""
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()

@@ -18,11 +18,12 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, LamellaError
 from lamella.machine import Machine
-from lamella.plan.document import ModelRef, Plan, model_ref
+from lamella.plan.document import ModelRef, Orders, Plan, model_ref
 from lamella.plan.explanation.kinds import OfKind, of_stages, with_codecs, with_shards
 from lamella.plan.explanation.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners.exact import latency_cap
+from lamella.plan.planners.orders import orders
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.space import Chosen, Space
 from lamella.profile.scaling import at
@@ -103,6 +104,8 @@ class Explanation(Document, frozen=True, kw_only=True):
     others: tuple[Other, ...]
     prices: tuple[Price, ...]
     why: str
+    orders: Orders | None = None
+    """What plans in another order of units could save of the cheapest one's cost; none where nothing is known."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -185,6 +188,7 @@ def explain(
         others=tuple(found),
         prices=prices,
         why=_why(plan, chosen, outline(cheapest, plan.percentile), prices),
+        orders=orders(space, best.cost_usd, cap),
     )
 
 

@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass
 
 from lamella.errors import InfeasiblePlan
+from lamella.plan.planners.orders import orders
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
@@ -82,7 +83,14 @@ class Exact:
             losers.append(("cheapest at any latency", free))
         took = chosen.bounded(self.name)
         said = tuple((_mean(name, one), lost(one.bounded(name), took, Request(cap))) for name, one in losers)
-        return Decision(_mean(self.name, chosen), why, said, chosen.codings, space.request.percentile)
+        return Decision(
+            _mean(self.name, chosen),
+            why,
+            said,
+            chosen.codings,
+            space.request.percentile,
+            orders=orders(space, answer.chosen.cost_usd, cap) if answer.chosen else None,
+        )
 
 
 def _singles(space: Space) -> list[Chosen]:

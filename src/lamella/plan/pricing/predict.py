@@ -245,6 +245,15 @@ class SliceModel:
             for variant, (times, savings) in table.items()
         }
 
+    def knows(self, variant: Variant) -> bool:
+        """Whether the profile has it."""
+        return variant in self._prefix
+
+    def unit_ms(self, variant: Variant) -> tuple[np.ndarray, np.ndarray]:
+        """Of a variant that it knows the times of units, and what not cutting between two of them saves, ms."""
+        times, saved = self._prefix[variant]
+        return np.diff(times), np.diff(saved)
+
     def compute_ms(self, first: int, last: int, *, layout: Layout, threads: int) -> float:
         """Unthrottled time of the slice's operators, ms."""
         variant = Variant(self.batch, layout, threads)
