@@ -19,7 +19,7 @@ from lamella.errors import ConfigError
 from lamella.graph.model import Graph
 from lamella.objects import bucket
 from lamella.plan.pricing.batching import MOST_ROWS
-from lamella.plan.request import Request
+from lamella.plan.request import LEAST_VCPU, MOST_VCPU, Request
 from lamella.plan.validation.judge import Judge, unasked, validation
 from lamella.plan.validation.metrics import metric as metric_named
 from lamella.runtime.starts import Start
@@ -84,7 +84,6 @@ S3Endpoint = Annotated[str | None, Parameter(name="--s3-endpoint", help="Of an S
 S3Bucket = Annotated[str | None, Parameter(name="--s3-bucket", help="Where channel s3 keeps tensors for a request.")]
 
 
-LEAST_VCPU, MOST_VCPU = 0.01, 64.0
 LARGEST = 2.0**62
 DIGITS = 9
 

@@ -38,7 +38,7 @@ from lamella.profile.document import Profile
 from lamella.profile.scaling import at
 from lamella.runtime.function import Kind
 from lamella.runtime.lanes import makespan
-from lamella.units import MB
+from lamella.units import MB, digits
 
 BASELINES: dict[str, BaselineKind] = {"ort": "plain", "ort-default": "default"}
 
@@ -78,6 +78,7 @@ def make_plan(
         return SliceModel(graph, profile, platform, request, lossy)
 
     if base in BASELINES:
+        _alone(base, request)
         plan = held(model_of(NOTHING_LOST), request, lambda model, request: _baseline(model, base, given, request))
     elif request.judge and request.lossy and request.codec:
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
@@ -154,10 +155,16 @@ def _on_average(model: SliceModel, name: str, given: str, request: Request) -> P
     return best.plan
 
 
+def _alone(name: str, request: Request) -> None:
+    """ConfigError where rows are to share runs, which only `exact` decides."""
+    if request.max_batch > 1:
+        raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
+
+
 def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan:
     """The plan of the number of rows per run at which a row costs least."""
     if not isinstance(planner(name), Exact):
-        raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
+        _alone(name, request)
     made: dict[int, Plan] = {}
     failed: InfeasiblePlan | None = None
     most = max(v.threads for v in model.profile.variants)
@@ -172,7 +179,7 @@ def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan
         raise failed or InfeasiblePlan("payload: not one row fits a request", try_="another --platform")
     price = {batch: _row_usd(plan) for batch, plan in made.items()}
     best = min(price, key=lambda batch: (price[batch], batch))
-    others = ", ".join(f"{batch}: ${usd:.3f}" for batch, usd in price.items())
+    others = ", ".join(f"{batch}: ${digits(usd, 3)}" for batch, usd in price.items())
     why = f"{best} row(s) a run, of at most {request.max_batch}; per million rows {others}. {made[best].why}"
     return msgspec.structs.replace(made[best], why=why)
 

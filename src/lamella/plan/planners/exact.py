@@ -46,14 +46,20 @@ class Exact:
                 where="--slo-ms",
                 try_=f"--max-batch {model.batch - 1}",
             )
-        return self._within(space, request._replace(slo_ms=left_ms), left_ms)
+        return self._within(space, request._replace(slo_ms=left_ms), request.slo_ms)
 
-    def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
+    def _within(self, space: Space, request: Request, whole_ms: float) -> Decision:
+        """What `request` asks; `whole_ms` is the SLO with the wait of the first row for the others in it."""
+        slo_ms = request.slo_ms
+        assert slo_ms is not None
         answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
             raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
-        why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
+        waits = f", {whole_ms - slo_ms:.1f} of which the first row waits for the others" if slo_ms < whole_ms else ""
+        why = (
+            f"the cheapest of all plans within the SLO of {whole_ms:g} ms{_at(request)}{waits}: {_proof(answer, space)}"
+        )
         return self._decision(space, answer, answer.chosen, slo_ms, why)
 
     def _balanced(self, space: Space, request: Request) -> Decision:
