@@ -55,6 +55,13 @@ Percentile = Annotated[
         help="Of latency, that --slo-ms bounds; 50 for the middle.",
     ),
 ]
+Budget = Annotated[
+    float | None,
+    Parameter(
+        name="--budget-usd",
+        help="Of a million requests, in place of --slo-ms: the quickest plan within it, by planner exact.",
+    ),
+]
 Rate = Annotated[
     float | None,
     Parameter(
@@ -241,6 +248,7 @@ class Planning:
 
     platform: PlatformName
     slo_ms: Slo = None
+    budget_usd: Budget = None
     percentile: Percentile = 95.0
     rate_per_s: Rate = None
     architecture: ArchitectureName = "x86"
@@ -269,7 +277,9 @@ class Planning:
         if self.channel == "shared-memory" and not self.shared_memory:
             raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
-        positive(rate_per_s=self.rate_per_s, solver_s=self.solver_s)
+        if self.slo_ms is not None and self.budget_usd is not None:
+            raise ConfigError("--slo-ms is held at least cost, --budget-usd at least latency", try_="one of the two")
+        positive(budget_usd=self.budget_usd, rate_per_s=self.rate_per_s, solver_s=self.solver_s)
         if self.percentile is not None and not 50 <= self.percentile < 100:
             raise ConfigError(f"--percentile is {self.percentile:g}, it must be from 50 to below 100")
         if not 1 <= self.max_batch <= MOST_ROWS:
@@ -296,6 +306,7 @@ class Planning:
         """
         return Request(
             slo_ms=self.slo_ms,
+            budget_usd=self.budget_usd,
             percentile=self.percentile,
             rate_per_s=self.rate_per_s,
             architecture=self.architecture,

@@ -69,6 +69,8 @@ def _check(asked: Unplaced, platforms: str | None, front: bool, report: Path | N
         )
     if front and platforms is not None:
         raise ConfigError("--front is that of one platform", try_="--platform openfaas --front")
+    if asked.budget_usd is not None and platforms is not None:
+        raise ConfigError("--budget-usd is kept on one platform", try_="--platform openfaas --budget-usd 1")
     if report and not front and platforms is None:
         raise ConfigError("--report is a page of --front or of --platforms", try_="one of the two")
 

@@ -178,6 +178,11 @@ def _starts(plan: Plan) -> list[str]:
     return lines
 
 
+def _used(value: float, unit: str) -> str:
+    """What a constraint has been used for; money in its own digits."""
+    return digits(value, 3) if unit == "$" else f"{value:.1f}"
+
+
 def _span(seconds: float) -> str:
     """A time, in the unit that suits it."""
     for unit, size in (("days", 86400.0), ("h", 3600.0), ("min", 60.0)):
@@ -241,7 +246,10 @@ def show_plan(plan: Plan) -> None:
     out.print(
         table(
             ["constraint", "limit", "used", "slack", "unit "],
-            [[s.constraint, f"{s.limit:g}", f"{s.used:.1f}", f"{s.limit - s.used:.1f}", s.unit] for s in plan.slack],
+            [
+                [s.constraint, f"{s.limit:g}", _used(s.used, s.unit), _used(s.limit - s.used, s.unit), s.unit]
+                for s in plan.slack
+            ],
         )
     )
     if plan.losers:

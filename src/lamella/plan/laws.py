@@ -298,6 +298,10 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
             LawBroken(f"law 6: functions and hops take {least:.2f} ms, the plan says {plan.predicted.latency_ms:.2f}")
         )
     bounded = plan.bounded_ms
+    if plan.budget_usd is not None and plan.charged_usd > plan.budget_usd * (1 + TOLERANCE):
+        found.append(
+            LawBroken(f"the plan costs ${plan.charged_usd:.4g} per million, its budget is ${plan.budget_usd:g}")
+        )
     if plan.slo_ms is not None and bounded > plan.slo_ms * (1 + TOLERANCE):
         found.append(LawBroken(f"the plan takes {bounded:.1f} ms{plan.at}, its SLO is {plan.slo_ms:g} ms"))
     return found

@@ -63,6 +63,8 @@ class Request(NamedTuple):
     """Of the functions; `any` takes the one with the lower price."""
     max_batch: int = 1
     """Above 1 rows that come one by one may share a run, at most so many; how many is for `exact` to choose."""
+    budget_usd: float | None = None
+    """Of a million requests, in place of a latency bound: the quickest plan within it, which `exact` finds."""
     percentile: float | None = 95.0
     """Of latency, that the bound is on; None for the mean."""
     asked_ms: float | None = None
