@@ -12,7 +12,7 @@ from lamella.frameworks.attribute import is_attribute
 from lamella.graph.model import Graph
 from lamella.graph.requests import check_ranges
 from lamella.plan.laws import payloads
-from lamella.plan.make import BASELINES, for_exact
+from lamella.plan.make import BASELINES
 from lamella.plan.planners.registry import planner as planner_named
 from lamella.plan.request import Request, variant
 from lamella.platforms import Platform
@@ -70,7 +70,6 @@ def check_planners(names: Sequence[str], asked: Request) -> None:
         base, _ = variant(name, asked)
         if base not in BASELINES:
             planner_named(base)
-        for_exact(base, asked)
 
 
 def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[str] = ()) -> Profile:
