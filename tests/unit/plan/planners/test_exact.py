@@ -21,7 +21,7 @@ from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, joined, sharded
 from lamella.plan.pricing.predict import SliceModel, throttled_ms
-from lamella.plan.pricing.slices import deviation_ms
+from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
