@@ -237,6 +237,8 @@ class Plan(Document, frozen=True, kw_only=True):
     """Whose prices these are; times are those of the machine, whatever it says."""
     planner: str
     slo_ms: float | None
+    budget_usd: float | None = None
+    """Of a million requests, starts included, within which this is the quickest plan; none where cost was sought."""
     percentile: float | None = None
     """Of latency, that the SLO bounds; none: its mean."""
     batch: int
@@ -259,6 +261,21 @@ class Plan(Document, frozen=True, kw_only=True):
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()
+
+    def __post_init__(self) -> None:
+        """What no schema says, of the figures that others are reckoned from."""
+        if self.percentile is not None and not 50 <= self.percentile < 100:
+            raise ValueError(f"percentile is {self.percentile:g}, it must be from 50 to below 100")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}, it must be at least 1")
+        if self.cold and self.cold.rate_per_s is not None and not self.cold.rate_per_s > 0:
+            raise ValueError(f"cold.rate_per_s is {self.cold.rate_per_s:g}, it must be above zero")
+
+    @property
+    def charged_usd(self) -> float:
+        """What a budget bounds: the price of a million requests with their share of starts, where a rate is told."""
+        told = self.cold if self.cold and self.cold.rate_per_s is not None else None
+        return self.predicted.cost_usd_per_million + (told.share * told.usd_per_million_starts if told else 0.0)
 
     @property
     def bounded_ms(self) -> float:

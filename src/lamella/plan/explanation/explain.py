@@ -134,8 +134,6 @@ class Refusal(Document, frozen=True, kw_only=True):
 
 def outline(plan: Plan, percentile: float | None) -> Outline:
     """A plan in figures, its latency at a percentile beside its mean."""
-    cold, cost = plan.cold, plan.predicted.cost_usd_per_million
-    starts = cold.share * cold.usd_per_million_starts if cold and cold.rate_per_s is not None else 0.0
     return Outline(
         stages=plan.stages,
         functions=len(plan.functions),
@@ -144,7 +142,7 @@ def outline(plan: Plan, percentile: float | None) -> Outline:
         memory_mb=plan.predicted.memory_mb,
         latency_ms=plan.predicted.latency_ms,
         bounded_ms=msgspec.structs.replace(plan, percentile=percentile).bounded_ms,
-        cost_usd_per_million=cost + starts,
+        cost_usd_per_million=plan.charged_usd,
     )
 
 

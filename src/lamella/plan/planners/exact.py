@@ -22,6 +22,7 @@ from lamella.plan.pricing.batching import wait_ms
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
+from lamella.units import digits
 
 MANY = 200_000
 """Slices beyond which the cheapest plan at any latency is not looked for besides: it would take as long again."""
@@ -36,8 +37,13 @@ class Exact:
     codes: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
-        """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
+        """The cheapest plan within the SLO, or the quickest within the budget.
+
+        With neither the best balance within little more than one function's latency.
+        """
         space = Space(model, request)
+        if request.budget_usd is not None:
+            return self._afforded(space, request.budget_usd)
         if request.slo_ms is None:
             return self._balanced(space, request)
         left_ms = request.slo_ms - wait_ms(model.batch, request)
@@ -47,14 +53,20 @@ class Exact:
                 where="--slo-ms",
                 try_=f"--max-batch {model.batch - 1}",
             )
-        return self._within(space, request._replace(slo_ms=left_ms), left_ms)
+        return self._within(space, request._replace(slo_ms=left_ms), request.slo_ms)
 
-    def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
+    def _within(self, space: Space, request: Request, whole_ms: float) -> Decision:
+        """What `request` asks; `whole_ms` is the SLO with the wait of the first row for the others in it."""
+        slo_ms = request.slo_ms
+        assert slo_ms is not None
         answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
             raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
-        why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
+        waits = f", {whole_ms - slo_ms:.1f} of which the first row waits for the others" if slo_ms < whole_ms else ""
+        why = (
+            f"the cheapest of all plans within the SLO of {whole_ms:g} ms{_at(request)}{waits}: {_proof(answer, space)}"
+        )
         return self._decision(space, answer, answer.chosen, slo_ms, why)
 
     def _balanced(self, space: Space, request: Request) -> Decision:
@@ -74,6 +86,22 @@ class Exact:
         why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
         return self._decision(space, answer, chosen, cap, why)
 
+    def _afforded(self, space: Space, budget_usd: float) -> Decision:
+        """The quickest plan within a budget of a million requests: the first of the front that the budget leaves."""
+        front = space.front(most_usd=budget_usd / 1e6)
+        if not front:
+            raise _unaffordable(space, budget_usd)
+        chosen, request = front[0], space.request
+        why = (
+            f"the quickest of all plans within the budget of ${budget_usd:g} per million requests{_at(request)}, of "
+            f"at most {request.max_stages} stages over {space.model.units} units"
+        )
+        others = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
+        if len(front) > 1:
+            others.append(("cheapest at any latency", front[-1]))
+        said = tuple((_mean(name, one), _instead(one, chosen, budget_usd)) for name, one in others)
+        return Decision(_mean(self.name, chosen), why, said, chosen.codings, request.percentile)
+
     def _decision(self, space: Space, answer: Answer, chosen: Chosen, cap: float, why: str) -> Decision:
         """With one function, and the cheapest at any latency, as what was turned down."""
         losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
@@ -91,6 +119,28 @@ class Exact:
             space.request.percentile,
             orders=orders(space, answer.chosen.cost_usd, cap) if answer.chosen else None,
         )
+
+
+def _unaffordable(space: Space, budget_usd: float) -> InfeasiblePlan:
+    """That the cheapest plan there is costs more."""
+    cheapest = space.cheapest().chosen
+    if cheapest is None:
+        return infeasible(space.model, [], space.request)
+    usd = cheapest.cost_usd * 1e6
+    return InfeasiblePlan(
+        f"budget: no plan on {space.model.platform.name} costs at most ${budget_usd:g} per million requests; the "
+        f"cheapest costs ${digits(usd, 3)} (${digits(usd - budget_usd, 3)} more) and takes {cheapest.bounded_ms:.1f} "
+        "ms",
+        where="--budget-usd",
+        try_=f"--budget-usd {float(f'{usd * 1.01:.3g}'):g}",  # rounding takes less than is added
+    )
+
+
+def _instead(other: Chosen, chosen: Chosen, budget_usd: float) -> str:
+    """Why another plan is not the quickest within the budget."""
+    if (over := other.cost_usd * 1e6 - budget_usd) > budget_usd * 1e-9:
+        return f"${digits(over, 3)} over the budget"
+    return f"{other.bounded_ms - chosen.bounded_ms:.1f} ms slower"
 
 
 def _singles(space: Space) -> list[Chosen]:

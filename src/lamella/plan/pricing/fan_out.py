@@ -134,6 +134,13 @@ def behind(model: SliceModel, join: Join, choice: Choice) -> Choice | None:
     return replace(choice, memory_mb=size, vcpu=vcpu, peak_mb=peak, floor_mb=floor, run_ms=run, cost_usd=cost)
 
 
+def joined(model: SliceModel, choices: Sequence[Choice]) -> list[Choice]:
+    """Each as it runs in a plan: single functions with the joining of the parts before them."""
+    before = [None, *(c.join for c in choices)]
+    pairs = zip(before, choices, strict=False)
+    return [(join and not c.shards and behind(model, join, c)) or c for join, c in pairs]
+
+
 def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> Choice:
     """A function that only joins parts: nothing but the runtime, the parts and the whole.
 

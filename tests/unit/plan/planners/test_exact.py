@@ -8,7 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -19,8 +19,9 @@ from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
-from lamella.plan.pricing.fan_out import join_alone, sharded
+from lamella.plan.pricing.fan_out import join_alone, joined, sharded
 from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
@@ -263,6 +264,50 @@ def test_the_plan_document_says_what_was_chosen(where: str, ratio: float) -> Non
     assert plan.predicted.latency_ms == pytest.approx(decision.chosen.latency_ms)
     assert plan.predicted.cost_usd_per_million == pytest.approx(decision.chosen.cost_usd * 1e6)
     assert "no plan costs less" in plan.why
+
+
+@settings(max_examples=25, deadline=None)
+@given(CHAINS.map(lambda c: c[:3]), FEW, SHARDS, st.floats(0.0, 1.0))
+def test_the_quickest_plan_within_a_budget_is_that_of_all(
+    units: tuple[Made, ...], where: str, shards: list[ShardProfile], share: float
+) -> None:
+    model = sharded_model(units, [s for s in shards if s.last <= len(units)], where)
+    points = [
+        (ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * math.sqrt(v), usd * 1e6)
+        for stages, ms, usd, v in every(model)
+        if stages <= 3
+    ]
+    assume(points)
+    least, most = min(usd for _, usd in points), max(usd for _, usd in points)
+    budget = least + share * (most - least)
+    decision = Exact().decide(model, Request(budget_usd=budget, max_stages=3))
+    assert decision.chosen.cost_usd * 1e6 <= budget * (1 + 1e-8)
+    coded = model.with_codings(decision.codings or {})
+    deviation = deviation_ms(model, joined(coded, decision.chosen.choices))  # as the document has it
+    bounded = decision.chosen.latency_ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * deviation
+    assert bounded == pytest.approx(min(ms for ms, usd in points if usd <= budget * (1 + 1e-8)))
+    with pytest.raises(InfeasiblePlan, match="the cheapest costs") as refused:
+        Exact().decide(model, Request(budget_usd=least * 0.9, max_stages=3))
+    told = float(str(refused.value.try_).rpartition(" ")[2])
+    assert Exact().decide(model, Request(budget_usd=told, max_stages=3)).chosen.cost_usd * 1e6 <= told
+
+
+def test_the_plan_document_has_its_budget() -> None:
+    model = model_of((Made(60, 3.0, 42.0),) * 2)
+    request = Request(budget_usd=5.0, rate_per_s=0.001)
+    plan = make_plan(model.graph, model.profile, model.platform, "exact", given="made-up", request=request)
+    assert (plan.slo_ms, plan.budget_usd) == (None, 5.0)
+    assert (plan.slack[0].constraint, plan.slack[0].used) == ("budget", plan.charged_usd)
+    assert plan.charged_usd <= 5.0
+
+
+def test_others_keep_no_budget() -> None:
+    model = model_of((Made(60, 3.0, 42.0),) * 2)
+    for name in ("mopar", "ort"):
+        with pytest.raises(ConfigError, match=f"{name} keeps no budget"):
+            make_plan(
+                model.graph, model.profile, model.platform, name, given="made-up", request=Request(budget_usd=1.0)
+            )
 
 
 def test_a_slice_that_needs_more_memory_than_buys_every_core_gets_the_smallest_size_that_holds_it() -> None:
