@@ -36,7 +36,7 @@ class Exact:
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
-        space = Space(model, request)
+        space = Space.of(model, request)
         if request.slo_ms is None:
             return self._balanced(space, request)
         left_ms = request.slo_ms - wait_ms(model.batch, request)
@@ -52,7 +52,7 @@ class Exact:
         answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
-            raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
+            raise infeasible(space.options.model, [fastest.bounded("fastest")] if fastest else [], request)
         why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
         return self._decision(space, answer, answer.chosen, slo_ms, why)
 
@@ -61,7 +61,7 @@ class Exact:
         alone, cap = _alone(space), latency_cap(space)
         answer = space.cheapest(cap)
         if answer.chosen is None:
-            raise infeasible(space.model, [], request)
+            raise infeasible(space.options.model, [], request)
         said, proof = "any latency (no SLO given, and no single function holds the model)", _proof(answer, space)
         if alone:
             said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
@@ -77,7 +77,7 @@ class Exact:
         """With one function, and the cheapest at any latency, as what was turned down."""
         losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
         bound = math.isfinite(cap) and answer.proof.multiplier > 0  # else no latency was given up for cost
-        free = space.cheapest().chosen if bound and len(space.cells.tail) <= MANY else None
+        free = space.cheapest().chosen if bound and len(space.options.cells.tail) <= MANY else None
         if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
             losers.append(("cheapest at any latency", free))
         took = chosen.bounded(self.name)
@@ -87,12 +87,12 @@ class Exact:
 
 def _singles(space: Space) -> list[Chosen]:
     """One function in every size that is not beaten."""
-    found = []
-    for one in singles(space.model):
-        late = space.law.deviations * deviation_ms(space.model, one.choices)
-        more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
+    options, found = space.options, []
+    for one in singles(options.model):
+        late = options.law.deviations * deviation_ms(options.model, one.choices)
+        more = options.cold_share * starts_usd(options.model, one.choices) if options.starts_billed else 0.0
         found.append(
-            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * space.stretch + late, one.cost_usd + more, 1)
+            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * options.stretch + late, one.cost_usd + more, 1)
         )
     return found
 
@@ -121,10 +121,9 @@ def _at(request: Request) -> str:
 def _proof(answer: Answer, space: Space) -> str:
     """How much was looked at, and what is known of what was not."""
     assert answer.chosen
-    cost = answer.chosen.cost_usd
+    cost, units = answer.chosen.cost_usd, space.options.model.units
     gap = 1 - answer.proof.bound_usd / cost if cost else 0.0
     return (
-        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {space.model.units} units; no "
-        f"plan costs less than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at "
-        "the rest"
+        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {units} units; no plan costs less "
+        f"than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at the rest"
     )

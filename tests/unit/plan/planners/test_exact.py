@@ -161,7 +161,7 @@ def check(model: SliceModel, slo: float, most_stages: int, rate: float | None = 
         for stages, ms, usd, v in plans
         if stages <= most_stages
     ]
-    space = Space(model, Request(max_stages=most_stages, rate_per_s=rate))
+    space = Space.of(model, Request(max_stages=most_stages, rate_per_s=rate))
     check_front(space.front(), points, most_stages)
     answer = space.cheapest(slo)
     within = [usd for ms, usd in points if ms <= slo]
@@ -283,4 +283,4 @@ def test_so_many_units_that_the_search_would_take_gigabytes_are_refused() -> Non
     few = model_of((Made(),) * 2)
     many = replace(few.profile, units=few.profile.units[:1] * 10_000)
     with pytest.raises(ConfigError, match=r"has 10000 units, which are 150\.0 million"):
-        Space(SliceModel(few.graph, many, few.platform, few.request), few.request)
+        Space.of(SliceModel(few.graph, many, few.platform, few.request), few.request)
