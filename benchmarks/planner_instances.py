@@ -10,7 +10,8 @@ import numpy as np
 from lamella.graph.divide import ShardSpan
 from lamella.plan.planners.milp import Arcs
 from lamella.plan.planners.routes import Route, Routes, Sums
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.pricing.hops import Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import CodecResult, Profile, ShardPart, ShardProfile

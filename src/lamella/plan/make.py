@@ -26,8 +26,10 @@ from lamella.plan.planners.verdicts import asked, band, cheapest_of
 from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import stages
-from lamella.plan.pricing.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
+from lamella.plan.pricing.hops import NOTHING_LOST, Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import common_spread, deviation_ms
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform

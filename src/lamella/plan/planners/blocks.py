@@ -11,8 +11,8 @@ import numpy as np
 
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.routes import Sums
-from lamella.plan.pricing.predict import throttled
 from lamella.plan.pricing.spread import beside
+from lamella.plan.pricing.throttle import throttled
 
 BLOCKS = 4
 """What is left of a block of sizes is divided into so many."""

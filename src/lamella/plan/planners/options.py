@@ -178,7 +178,7 @@ class Options:
             join_mb=into[3][tail],
             hop_ms=into[4][tail],
             hop_usd=into[5][tail],
-            work_ms=found.work_ms + self.model.hop_cost.call_ms + into[0][tail] + out[0][head],
+            work_ms=found.work_ms + self.model.hops.cost.call_ms + into[0][tail] + out[0][head],
             init_ms=found.init_ms,
             variance=found.variance,
         )
@@ -238,7 +238,7 @@ class Options:
     def _fixed(self) -> list[Fixed]:
         """Stages of shards behind every state, and joins at the end."""
         model, arcs = self.model, []
-        alone = model.hop_cost.deviation_ms**2  # variance of a function that does nothing but join
+        alone = model.hops.cost.deviation_ms**2  # variance of a function that does nothing but join
         for state in self.states:
             if state.mode:
                 continue  # parts of what is encoded are not sent

@@ -9,7 +9,8 @@ import math
 
 import numpy as np
 
-from lamella.plan.pricing.predict import SliceModel, throttled
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled
 from lamella.platforms.platform import threads as threads_for
 
 

@@ -18,7 +18,8 @@ from lamella.plan.choice import Choice
 from lamella.plan.document import Cold
 from lamella.plan.pricing.cold import load_ms
 from lamella.plan.pricing.fan_out import join_alone
-from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.platforms import Platform
 from lamella.units import MB
 

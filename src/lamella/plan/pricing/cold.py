@@ -10,7 +10,8 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import NamedTuple
 
-from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.runtime.function import Layout
 
 
@@ -72,5 +73,5 @@ def cold_ms(model: SliceModel, first: int, last: int, *, layout: Layout, vcpu: f
 def load_ms(model: SliceModel, first: int, last: int, *, layout: Layout) -> float:
     """Opening the slice's session: an empty one once, what each unit adds, and reading what is copied."""
     empty = min(m.load_ms for unit in model.profile.units for m in unit.memory)
-    held = [model.memory_of(unit, layout) for unit in range(first, last)]
+    held = [model.memory.of_unit(unit, layout) for unit in range(first, last)]
     return empty + sum(m.load_ms - empty + m.read_ms for m in held)

@@ -20,7 +20,8 @@ from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, sharded
-from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
@@ -102,7 +103,7 @@ def crossings(model: SliceModel, unit: int) -> list[Coding]:
     rules = model.platform
     ways = ["", *rules.channels] if rules.hop.emulated else [""]
     sent = [c._replace(channel=way) for c in model.codings(unit) if c.lossless for way in ways]
-    return [c for c in sent if model.may_travel(c)]
+    return [c for c in sent if model.hops.may_travel(c)]
 
 
 def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
