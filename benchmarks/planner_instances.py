@@ -9,7 +9,8 @@ import numpy as np
 
 from lamella.graph.divide import ShardSpan
 from lamella.plan.planners.milp import Arcs
-from lamella.plan.planners.routes import Route, Routes, Sums
+from lamella.plan.planners.route import Route, Sums
+from lamella.plan.planners.routes import Routes
 from lamella.plan.pricing.hops import Lossy
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

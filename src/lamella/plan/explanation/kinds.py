@@ -15,7 +15,8 @@ import numpy as np
 
 from lamella.plan.planners.blocks import Arcs
 from lamella.plan.planners.options import Fixed, Options
-from lamella.plan.planners.routes import Route, Routes, Stairs, Sums
+from lamella.plan.planners.route import Route, Stairs, Sums
+from lamella.plan.planners.routes import Routes
 from lamella.plan.planners.space import Space
 
 

@@ -36,7 +36,8 @@ from lamella.plan.planners.milp import Arcs, Solved, cheapest, solver_name
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
-from lamella.plan.planners.routes import Routes, Sums
+from lamella.plan.planners.route import Sums
+from lamella.plan.planners.routes import Routes
 from lamella.plan.planners.verdicts import LATENCY_MARGIN, cheapest_of, infeasible, lost
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

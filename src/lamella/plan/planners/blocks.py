@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.planners.options import Options
-from lamella.plan.planners.routes import Sums
+from lamella.plan.planners.route import Sums
 from lamella.plan.pricing.spread import beside
 from lamella.plan.pricing.throttle import throttled
 

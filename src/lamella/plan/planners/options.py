@@ -16,7 +16,7 @@ import numpy as np
 
 from lamella.errors import ConfigError
 from lamella.plan.choice import Choice, Join
-from lamella.plan.planners.routes import Law
+from lamella.plan.planners.route import Law
 from lamella.plan.planners.search import Step
 from lamella.plan.planners.sold import Sold
 from lamella.plan.pricing.arrivals import Started, cold_share, start_usd, starts_usd

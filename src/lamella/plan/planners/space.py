@@ -23,7 +23,8 @@ from lamella.plan.choice import Choice
 from lamella.plan.planners.blocks import Arcs, Blocks, arcs_of, run_ms, sums_of, whole_cells
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.planner import Candidate
-from lamella.plan.planners.routes import Proof, Route, Routes, Stairs
+from lamella.plan.planners.route import Proof, Route, Stairs
+from lamella.plan.planners.routes import Routes
 from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request

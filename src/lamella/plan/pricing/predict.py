@@ -101,7 +101,7 @@ class SliceModel:
         """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
         return tuple(way for way in self.layouts if way != "blocked" or any(self.memory.blocked[first:last]))
 
-    # ----------------------------------------------------------------------------------------------------- choices
+    # --------------------------------------------------------------------------------------------------- choices
 
     def choices(self, first: int, last: int) -> list[Choice]:
         """Every sensible way to run the slice on the platform: none dominates another in cost and time."""
@@ -165,7 +165,7 @@ class SliceModel:
         peak, law = self.held_mb(first, last, layout=layout)
         return peak + (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB, law
 
-    # ---------------------------------------------------------------------------------------------------- parts
+    # ----------------------------------------------------------------------------------------------------- parts
 
     def compute_ms(self, first: int, last: int, *, layout: Layout, threads: int) -> float:
         """Unthrottled time of the slice's operators, ms."""
