@@ -16,8 +16,8 @@ from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.space import Answer, Chosen, Space
 from lamella.plan.planners.verdicts import BAND, LATENCY_MARGIN, WORTH, infeasible, lost
-from lamella.plan.pricing.arrivals import starts_usd
 from lamella.plan.pricing.batching import wait_ms
+from lamella.plan.pricing.cold import starts_usd
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request

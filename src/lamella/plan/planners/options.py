@@ -19,8 +19,9 @@ from lamella.plan.choice import Choice, Join
 from lamella.plan.planners.route import Law
 from lamella.plan.planners.search import Step
 from lamella.plan.planners.sold import Sold
-from lamella.plan.pricing.arrivals import Started, cold_share, start_usd, starts_usd
+from lamella.plan.pricing.arrivals import cold_share
 from lamella.plan.pricing.batching import runs_per_s
+from lamella.plan.pricing.cold import Started, start_usd, starts_usd
 from lamella.plan.pricing.fan_out import join_alone, sharded, step
 from lamella.plan.pricing.modes import modes
 from lamella.plan.pricing.predict import SliceModel
@@ -269,7 +270,7 @@ class Options:
         if join:
             alone = join_alone(self.model, join)
             imports_ms = self.model.profile.floor.start_ms
-            usd += start_usd(self.model.platform, Started(alone.memory_mb, alone.vcpu, imports_ms, 0.0))
+            usd += start_usd(self.model.platform, Started(alone.memory_mb, alone.vcpu, imports_ms, 0.0, 0.0))
         return self.cold_share * usd
 
 

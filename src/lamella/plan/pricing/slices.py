@@ -85,7 +85,7 @@ class _Units:
             np.array([getattr(part, name) for part in parts])
             for name in ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
-        self.empty_ms = min(m.load_ms for unit in model.profile.units for m in unit.memory)  # an empty session's
+        self.empty_ms = model.memory.empty_ms
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
         alive = [model.graph.live_bytes(u.first, u.last, model.memory.live_batch) for u in model.profile.units]
         self.code_mb = self.live_mb - np.array(alive) / MB
