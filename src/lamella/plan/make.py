@@ -162,10 +162,10 @@ def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan
         raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
     made: dict[int, Plan] = {}
     failed: InfeasiblePlan | None = None
-    most = max(v.threads for v in model.profile.variants)
     for batch in batches(model.graph, model.platform, request):
-        profile = at(model.profile, model.graph, batch=batch, threads=most)
-        here = SliceModel(model.graph, profile, model.platform, request._replace(batch=batch))
+        asked = request._replace(batch=batch)
+        profile = _completed(model.graph, model.profile, model.platform, asked)
+        here = SliceModel(model.graph, profile, model.platform, asked)
         try:
             made[batch] = document(here, planner(name).decide(here, here.request), name, given, here.request)
         except InfeasiblePlan as error:

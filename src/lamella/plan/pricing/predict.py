@@ -62,14 +62,20 @@ class SliceModel:
 
     def with_codings(self, chosen: Mapping[int, Coding]) -> SliceModel:
         """The same model where hops have those codecs, by the unit behind them, and others none."""
-        found = copy(self)
+        found = self._copy()
         found.hops = self.hops.with_codings(chosen)
         return found
 
     def with_size(self, size_mb: int) -> SliceModel:
         """The same model where no function is smaller than a size that is sold, MB, nor larger unless it must be."""
-        found = copy(self)
+        found = self._copy()
         found.platform, found.equal_mb = self.platform.from_mb(size_mb), size_mb
+        return found
+
+    def _copy(self) -> SliceModel:
+        """To be changed: what was priced here does not hold there."""
+        found = copy(self)
+        found.__dict__.pop("whole", None)
         return found
 
     def with_shards(self, kept: Collection[tuple[int, int, ShardSpan]]) -> SliceModel:
@@ -125,6 +131,11 @@ class SliceModel:
             if not kept or choice.cost_usd < kept[-1].cost_usd * (1 - 1e-12):
                 kept.append(choice)
         return kept
+
+    @cached_property
+    def whole(self) -> tuple[Choice, ...]:
+        """The model as one function: a candidate of most planners, and what every plan is held against."""
+        return tuple(self.choices(0, self.units))
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""
