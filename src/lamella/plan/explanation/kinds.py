@@ -1,7 +1,7 @@
 """The best plan of a kind: of just so many stages, with a sharded stage, with a codec on some hop.
 
 A limit on what there may be at most is another request. What there has to be is not: the cheapest plan of at most
-three stages may have one. So the graph of all choices (`planners.space`) is unrolled: every state once for each number
+three stages may have one. So the graph of choices (`planners.options`) is unrolled: every state once for each number
 of marked arcs before it, and a plan ends only where it has taken as many as the kind asks for. All else is the same
 search, and as exact.
 """

@@ -7,7 +7,7 @@ many to price. So an arc begins as one block of all sizes, as cheap as its small
 blocks are sizes.
 
 Optimal under the model's law: costs, mean latencies and variances of functions and hops add; below one vCPU a quota
-stretches them (`pricing.predict`); a percentile is that of a normal distribution (`planners.routes`). Shards were
+stretches them (`pricing.throttle`); a percentile is that of a normal distribution (`planners.route`). Shards were
 measured as stages, so that the slowest of them counts.
 """
 
