@@ -26,8 +26,10 @@ from lamella.plan.planners.verdicts import asked, band, cheapest_of
 from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import joined, stages
-from lamella.plan.pricing.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
+from lamella.plan.pricing.hops import NOTHING_LOST, Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import common_spread, deviation_ms
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform
@@ -169,10 +171,10 @@ def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan
     """The plan of the number of rows per run at which a row costs least."""
     made: dict[int, Plan] = {}
     failed: InfeasiblePlan | None = None
-    most = max(v.threads for v in model.profile.variants)
     for batch in batches(model.graph, model.platform, request):
-        profile = at(model.profile, model.graph, batch=batch, threads=most)
-        here = SliceModel(model.graph, profile, model.platform, request._replace(batch=batch))
+        asked = request._replace(batch=batch)
+        profile = _completed(model.graph, model.profile, model.platform, asked)
+        here = SliceModel(model.graph, profile, model.platform, asked)
         try:
             made[batch] = document(here, planner(name).decide(here, here.request), name, given, here.request)
         except InfeasiblePlan as error:

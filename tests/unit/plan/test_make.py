@@ -11,7 +11,7 @@ from lamella import documents
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.document import Plan, read_plan
 from lamella.plan.make import make_plan
-from lamella.plan.pricing.predict import GRAPH_MB
+from lamella.plan.pricing.memory import GRAPH_MB
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of

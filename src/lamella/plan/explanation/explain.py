@@ -19,7 +19,7 @@ from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, LamellaError
 from lamella.machine import Machine
 from lamella.plan.document import ModelRef, Orders, Plan, model_ref
-from lamella.plan.explanation.kinds import OfKind, of_stages, with_codecs, with_shards
+from lamella.plan.explanation.kinds import of_kind, of_stages, with_codecs, with_shards
 from lamella.plan.explanation.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners.exact import latency_cap
@@ -218,11 +218,11 @@ def laid_out(asked: Asked, chosen: Chosen, name: str) -> Plan:
 
 def _kinds(asked: Asked, space: Space, plan: Plan, move: Move) -> Iterator[Other]:
     chosen, cap = outline(plan, plan.percentile), asked.request.slo_ms
-    most = min(max(LEAST_STAGES, plan.stages + MORE_STAGES), asked.request.max_stages, space.model.units)
+    most = min(max(LEAST_STAGES, plan.stages + MORE_STAGES), asked.request.max_stages, space.options.model.units)
     kinds = [*(of_stages(k) for k in range(1, most + 1)), with_shards(), with_codecs()]
     for number, kind in enumerate(kinds):
         move(number / len(kinds), kind.name)
-        yield _compared(kind.name, _best(OfKind(space, kind), cap), asked, chosen)
+        yield _compared(kind.name, _best(of_kind(space.options, kind), cap), asked, chosen)
     for without, other in (
         ("without shards", asked.asking(shards=False)),
         ("without codecs", asked.asking(codec=False)),

@@ -17,8 +17,8 @@ from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.space import Answer, Chosen, Space
 from lamella.plan.planners.verdicts import BAND, LATENCY_MARGIN, WORTH, infeasible, lost
-from lamella.plan.pricing.arrivals import starts_usd
 from lamella.plan.pricing.batching import wait_ms
+from lamella.plan.pricing.cold import starts_usd
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
@@ -41,7 +41,7 @@ class Exact:
 
         With neither the best balance within little more than one function's latency.
         """
-        space = Space(model, request)
+        space = Space.of(model, request)
         if request.budget_usd is not None:
             return self._afforded(space, request.budget_usd)
         if request.slo_ms is None:
@@ -62,7 +62,7 @@ class Exact:
         answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
-            raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
+            raise infeasible(space.options.model, [fastest.bounded("fastest")] if fastest else [], request)
         waits = f", {whole_ms - slo_ms:.1f} of which the first row waits for the others" if slo_ms < whole_ms else ""
         why = (
             f"the cheapest of all plans within the SLO of {whole_ms:g} ms{_at(request)}{waits}: {_proof(answer, space)}"
@@ -74,7 +74,7 @@ class Exact:
         alone, cap = _alone(space), latency_cap(space)
         answer = space.cheapest(cap)
         if answer.chosen is None:
-            raise infeasible(space.model, [], request)
+            raise infeasible(space.options.model, [], request)
         said, proof = "any latency (no SLO given, and no single function holds the model)", _proof(answer, space)
         if alone:
             said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
@@ -94,7 +94,7 @@ class Exact:
         chosen, request = front[0], space.request
         why = (
             f"the quickest of all plans within the budget of ${budget_usd:g} per million requests{_at(request)}, of "
-            f"at most {request.max_stages} stages over {space.model.units} units"
+            f"at most {request.max_stages} stages over {space.options.model.units} units"
         )
         others = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
         if len(front) > 1:
@@ -106,7 +106,7 @@ class Exact:
         """With one function, and the cheapest at any latency, as what was turned down."""
         losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
         bound = math.isfinite(cap) and answer.proof.multiplier > 0  # else no latency was given up for cost
-        free = space.cheapest().chosen if bound and len(space.cells.tail) <= MANY else None
+        free = space.cheapest().chosen if bound and len(space.options.cells.tail) <= MANY else None
         if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
             losers.append(("cheapest at any latency", free))
         took = chosen.bounded(self.name)
@@ -125,12 +125,12 @@ def _unaffordable(space: Space, budget_usd: float) -> InfeasiblePlan:
     """That the cheapest plan there is costs more."""
     cheapest = space.cheapest().chosen
     if cheapest is None:
-        return infeasible(space.model, [], space.request)
+        return infeasible(space.options.model, [], space.request)
     usd = cheapest.cost_usd * 1e6
     return InfeasiblePlan(
-        f"budget: no plan on {space.model.platform.name} costs at most ${budget_usd:g} per million requests; the "
-        f"cheapest costs ${digits(usd, 3)} (${digits(usd - budget_usd, 3)} more) and takes {cheapest.bounded_ms:.1f} "
-        "ms",
+        f"budget: no plan on {space.options.model.platform.name} costs at most ${budget_usd:g} per million requests; "
+        f"the cheapest costs ${digits(usd, 3)} (${digits(usd - budget_usd, 3)} more) and takes "
+        f"{cheapest.bounded_ms:.1f} ms",
         where="--budget-usd",
         try_=f"--budget-usd {float(f'{usd * 1.01:.3g}'):g}",  # rounding takes less than is added
     )
@@ -145,12 +145,12 @@ def _instead(other: Chosen, chosen: Chosen, budget_usd: float) -> str:
 
 def _singles(space: Space) -> list[Chosen]:
     """One function in every size that is not beaten."""
-    found = []
-    for one in singles(space.model):
-        late = space.law.deviations * deviation_ms(space.model, one.choices)
-        more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
+    options, found = space.options, []
+    for one in singles(options.model):
+        late = options.law.deviations * deviation_ms(options.model, one.choices)
+        more = options.cold_share * starts_usd(options.model, one.choices) if options.starts_billed else 0.0
         found.append(
-            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * space.stretch + late, one.cost_usd + more, 1)
+            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * options.stretch + late, one.cost_usd + more, 1)
         )
     return found
 
@@ -179,10 +179,9 @@ def _at(request: Request) -> str:
 def _proof(answer: Answer, space: Space) -> str:
     """How much was looked at, and what is known of what was not."""
     assert answer.chosen
-    cost = answer.chosen.cost_usd
+    cost, units = answer.chosen.cost_usd, space.options.model.units
     gap = 1 - answer.proof.bound_usd / cost if cost else 0.0
     return (
-        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {space.model.units} units; no "
-        f"plan costs less than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at "
-        "the rest"
+        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {units} units; no plan costs less "
+        f"than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at the rest"
     )

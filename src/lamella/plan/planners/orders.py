@@ -26,13 +26,17 @@ import numpy as np
 
 from lamella.graph.orders import ideals, members, needs, one_order
 from lamella.plan.document import Orders
-from lamella.plan.planners.space import Cells, Fixed, Space, State
+from lamella.plan.planners.options import Cells, Fixed, Options, State
+from lamella.plan.planners.sold import Sold
+from lamella.plan.planners.space import Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import sharded
+from lamella.plan.pricing.hops import HopPrice, Hops
 from lamella.plan.pricing.modes import Mode, channels, modes
-from lamella.plan.pricing.predict import HopPrice, SliceModel
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.reorder import in_order
 from lamella.plan.pricing.sets import Crossing, Sets, sharing
+from lamella.plan.request import Request
 from lamella.profile.document import Unit
 
 Index = TypeVar("Index", int, np.ndarray)
@@ -54,11 +58,11 @@ def orders(space: Space, cost_usd: float, most_ms: float = math.inf) -> Orders |
         cost_usd: of the cheapest plan in it within the latency, per request.
         most_ms: latency that none exceeds.
     """
-    units = _spans(space.model.profile.units)
-    needed = needs(space.model.graph, units)
+    units = _spans(space.options.model.profile.units)
+    needed = needs(space.options.model.graph, units)
     if one_order(needed):
         return Orders(one=True, units=len(units))
-    core = _core(space.model, needed)
+    core = _core(space.options.model, needed)
     if core is None:
         return None
     relaxed = Relaxed(space, needed, core)
@@ -129,40 +133,38 @@ class Relaxed:
             needed: by each unit.
             core: units that are looked at.
         """
-        self.model, self.needed = space.model, needed
+        self.model, self.needed = space.options.model, needed
         kept = [int(unit) for unit in np.flatnonzero(core)]
         found = ideals(needed, kept, MOST_IDEALS)
         assert found is not None
         self.ideals = found
         self.done = members(found, len(core))
-        self.prices = Sets(space.model, core, space.most_threads)
+        self.prices = Sets(space.options.model, core, int(space.options.sold.threads.max()))
         ways = _ways(space, self.prices.crossing, self.done)
         open_ = np.array([way is not None for way in ways])
         low, high = _pairs(self.done)
         legal = open_[low] & open_[high]
         self.low, self.high = low[legal], high[legal]
         self.sets = self.done[self.high] & ~self.done[self.low]
-        self.space = self._space(space, ways)
+        self.space = Space(self._options(space.options, ways))
 
-    def _space(self, space: Space, ways: Sequence[Mode | None]) -> Space:
-        """The same search over other states."""
-        found = copy(space)
-        for known in ("whole", "fixed_sums"):
-            found.__dict__.pop(known, None)
-        found._begun = {}
+    def _options(self, options: Options, ways: Sequence[Mode | None]) -> Options:
+        """The same choices between other states."""
+        found = copy(options)
+        found.__dict__.pop("fixed_sums", None)
         found.modes = [(way,) if way else () for way in ways]
         found.states = [State(number, 0, None) for number in range(len(ways)) for _ in range(STATES)][1:-1]
         sides = [way or _SHUT for way in ways]
-        found.cells, found.stages = self._cells(space, sides), {}
-        found.fixed = list(self._fixed(space, sides))
+        found.cells, found.stages = self._cells(options.sold, sides), {}
+        found.fixed = list(self._fixed(options.request, sides))
         return found
 
-    def _cells(self, space: Space, sides: Sequence[Mode]) -> Cells:
+    def _cells(self, sold: Sold, sides: Sequence[Mode]) -> Cells:
         table = self.prices.priced(self.sets)
-        held = np.maximum(table.peak_mb, table.floor_mb) <= space.sizes.max()
-        table = table.at(np.flatnonzero(held & (table.shipped_mb <= space.model.platform.limits.package_mb.value)))
-        share = np.tile(np.arange(len(space.sold)), len(table.first))
-        table = table.at(np.repeat(np.arange(len(table.first)), len(space.sold)))
+        held = np.maximum(table.peak_mb, table.floor_mb) <= sold.mb.max()
+        table = table.at(np.flatnonzero(held & (table.shipped_mb <= self.model.platform.limits.package_mb.value)))
+        share = np.tile(np.arange(len(sold.by_share)), len(table.first))
+        table = table.at(np.repeat(np.arange(len(table.first)), len(sold.by_share)))
         before, behind, nothing = self.low[table.first], self.high[table.first], np.zeros(len(share))
         giving, taking, wait, hop_ms, usd = (
             np.array(column)
@@ -182,20 +184,20 @@ class Relaxed:
             join_mb=nothing,
             hop_ms=hop_ms[before],
             hop_usd=usd[before],
-            work_ms=table.work_ms + self.model.hop_cost.call_ms + taking[before] + giving[behind],
+            work_ms=table.work_ms + self.model.hops.cost.call_ms + taking[before] + giving[behind],
             init_ms=table.init_ms,
             variance=table.variance,
         )
 
-    def _fixed(self, space: Space, sides: Sequence[Mode]) -> list[Fixed]:
+    def _fixed(self, request: Request, sides: Sequence[Mode]) -> list[Fixed]:
         """Stages of shards as they were measured, without what they carry and without joining their parts.
 
         They take and give over the platform's own channel, as it is. So they lie between states of their own.
         """
-        bare, found = _Bare.of(self.model), []
-        own = [self.model.hop_of(plain(side.coding.plain_bytes)) for side in sides]
+        bare, found = _bare(self.model), []
+        own = [self.model.hops.hop_of(plain(side.coding.plain_bytes)) for side in sides]
         own[0] = own[-1] = HopPrice(0.0, 0.0, 0.0, 0.0)  # request and answer are no hops
-        measured = {(s.first, s.last) for s in self.model.profile.shards} if space.request.shards else set()
+        measured = {(s.first, s.last) for s in self.model.profile.shards} if request.shards else set()
         ends: set[int] = set()
         for first, last in sorted(measured):
             inside = np.zeros(self.model.units, bool)
@@ -204,7 +206,7 @@ class Relaxed:
             for choice in sharded(bare, first, last) if len(at) else ():
                 for low, high in zip(self.low[at].tolist(), self.high[at].tolist(), strict=True):
                     usd, ms = own[low].usd + choice.cost_usd, own[low].ms + choice.run_ms
-                    varied = choice.deviation_ms**2 + bare.hop_cost.deviation_ms**2
+                    varied = choice.deviation_ms**2 + bare.hops.cost.deviation_ms**2
                     tail, head = _plain(low) + 1, _plain(high) - (high < len(sides) - 1)
                     found.append(Fixed(tail, head, usd, ms, varied, 1, replace(choice, first=low, last=high)))
                     ends |= {low, high}
@@ -244,12 +246,8 @@ def _plain(number: Index) -> Index:
     return number * STATES
 
 
-class _Bare(SliceModel):
-    """A model whose borders carry nothing: what shards take at least."""
-
-    @classmethod
-    def of(cls, model: SliceModel) -> _Bare:
-        return cls(model.graph, model.profile, model.platform, model.request, model.lossy)
+class _Bare(Hops):
+    """Borders that carry nothing."""
 
     @lru_cache(maxsize=1)  # noqa: B019 - as it is cached there
     def carrying_ms(self, unit: int) -> float:
@@ -259,13 +257,20 @@ class _Bare(SliceModel):
         return 0.0
 
 
+def _bare(model: SliceModel) -> SliceModel:
+    """The model with such borders: what shards take at least."""
+    found = model.asking(model.request)
+    found.hops = _Bare(model.graph, model.profile, model.platform, model.request, model.lossy)
+    return found
+
+
 _SHUT = Mode(plain(0), 0.0, 0.0, 0.0, 0.0, 0.0)
 """A border that no plan has."""
 
 
 def _ways(space: Space, crossing: Crossing, done: np.ndarray) -> list[Mode | None]:
     """The least that crossing the border behind each set takes; None where something may not cross."""
-    over, model = crossing.over(done), space.model
+    over, model = crossing.over(done), space.options.model
     shut, sizes = (over & ~crossing.travels).any(axis=1), over @ crossing.bytes
     ratio = max([1.0, *(c.plain_bytes / c.bytes for c in _codings(model) if c.bytes)])
     found: list[Mode | None] = [
@@ -287,7 +292,7 @@ def _codings(model: SliceModel) -> list[Coding]:
 def _least(model: SliceModel, size: int, ratio: float) -> Mode | None:
     """Of so many bytes, encoded at best to that share; by each measure that channel which takes least of it."""
     sent = [plain(int(size / ratio))._replace(channel=channel) for channel in channels(model)]
-    prices = [model.hop_of(one) for one in sent if model.may_travel(one)]
+    prices = [model.hops.hop_of(one) for one in sent if model.hops.may_travel(one)]
     if not prices:
         return None
     carried = min(p.carried_ms for p in prices)
@@ -297,6 +302,6 @@ def _least(model: SliceModel, size: int, ratio: float) -> Mode | None:
 
 def _planned(space: Space, order: Sequence[int], most_ms: float) -> float | None:
     """What the cheapest plan along an order costs, USD; None where there is none."""
-    model = in_order(space.model, order)
-    found = Space(model, space.request).cheapest(most_ms).chosen if model else None
+    model = in_order(space.options.model, order)
+    found = Space.of(model, space.request).cheapest(most_ms).chosen if model else None
     return found.cost_usd if found else None

@@ -15,7 +15,8 @@ import numpy as np
 
 from lamella.graph.model import Graph
 from lamella.graph.orders import reordered
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.pricing.hops import Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.profile.document import CutProfile, Profile, Saving, ShardProfile, Unit
 
 T = TypeVar("T")

@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.plan.pricing.predict import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
+from lamella.plan.pricing.memory import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.slices import Slices
 from lamella.plan.pricing.spread import variances
 from lamella.profile.document import Variant
@@ -93,7 +94,7 @@ def crossing(model: SliceModel, core: np.ndarray) -> Crossing:
         np.array([name in outputs for name, _ in rows], bool),
         np.array([t.portable and not t.dynamic for t in tensors], bool),
         np.array([t.bytes_at(model.batch) for t in tensors], float),
-        np.array([t.bytes_at(model.live_batch) for t in tensors], float),
+        np.array([t.bytes_at(model.memory.live_batch) for t in tensors], float),
     )
 
 
@@ -113,7 +114,7 @@ class Sets:
         self.crossing = crossing(model, core)
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
         self.shared = _shared(model)
-        self.inner = [_inner_bytes(model, batch) for batch in (model.live_batch, model.batch)]
+        self.inner = [_inner_bytes(model, batch) for batch in (model.memory.live_batch, model.batch)]
 
     def priced(self, sets: np.ndarray) -> Slices:
         """Every set in every layout. `first` is its number, `last` means nothing. `sets` is [sets, units], bool."""
@@ -122,8 +123,8 @@ class Sets:
 
     def _in(self, sets: np.ndarray, number: int, layout: Layout) -> Slices:
         model, floor = self.model, self.model.profile.floor
-        parts = [model.memory_of(unit, layout) for unit in range(model.units)]
-        base = min(model.memory_of(unit, "plain").private_mb for unit in range(model.units))
+        parts = [model.memory.of_unit(unit, layout) for unit in range(model.units)]
+        base = min(model.memory.of_unit(unit, "plain").private_mb for unit in range(model.units))
         empty_ms = min(m.load_ms for unit in model.profile.units for m in unit.memory)
         weights_mb, live_mb, extra_mb, load_ms, read_ms = (
             np.array([getattr(part, name) for part in parts])
@@ -139,13 +140,13 @@ class Sets:
             floor.resident_mb + resident + private + least_live,
             floor.resident_mb + private + _most(sets, extra_mb),
         )
-        longest = sets @ model.unit_ms(Variant(model.batch, layout, 1))[0]
+        longest = sets @ model.times.unit_ms(Variant(model.batch, layout, 1))[0]
         longest = np.maximum(LEAST_MS, longest)
         if layout == "prepacked" and self.whole:
             start = floor.start_ms + sets @ np.where(read_ms > 0, load_ms + read_ms, 0.0) + longest
             peak = np.maximum(peak, self._load_mb(sets, private + full / MB, read_ms, start))
         work = np.array([self._work_ms(sets, layout, count + 1) for count in range(self.threads)])
-        apart_ms = longest + float(model.unit_ms(Variant(model.batch, layout, 1))[0][~self.core].sum())
+        apart_ms = longest + float(model.times.unit_ms(Variant(model.batch, layout, 1))[0][~self.core].sum())
         found = Slices(
             first=np.arange(len(sets)),
             last=np.zeros(len(sets), int),
@@ -157,7 +158,7 @@ class Sets:
             init_ms=floor.start_ms + empty_ms + sets @ (load_ms - empty_ms + read_ms),
             variance=sets @ variances(model, Variant(model.batch, layout, 1)) / apart_ms**2,
         )
-        may_block = np.array(model.blocked)
+        may_block = np.array(model.memory.blocked)
         if layout != "blocked" or may_block[~self.core].any():
             return found
         return found.at(np.flatnonzero((sets & may_block).any(axis=1)))
@@ -167,15 +168,15 @@ class Sets:
     def _work_ms(self, sets: np.ndarray, layout: Layout, threads: int) -> np.ndarray:
         """Of the operators, all that neighbours may save taken off."""
         model, asked = self.model, Variant(self.model.batch, layout, threads)
-        if model.knows(asked):
+        if model.times.knows(asked):
             return self._least_ms(sets, asked)
         one, many = (self._least_ms(sets, Variant(b, layout, t)) for b, t in ((model.batch, 1), (1, threads)))
-        known = model.unit_ms(Variant(1, layout, 1))[0]
+        known = model.times.unit_ms(Variant(1, layout, 1))[0]
         found: np.ndarray = one * many / np.maximum(LEAST_MS, sets @ known + float(known[~self.core].sum()))
         return found
 
     def _least_ms(self, sets: np.ndarray, variant: Variant) -> np.ndarray:
-        times, saved = self.model.unit_ms(variant)
+        times, saved = self.model.times.unit_ms(variant)
         left, right = self.core[:-1], self.core[1:]
         own = times.copy()
         own[:-1] -= np.where(left & ~right, saved, 0.0)  # a neighbour that is left out may be there
@@ -203,7 +204,7 @@ class Sets:
         model, units = self.model, self.model.profile.units
         sizes = self.crossing.measured_bytes
         ends = (self.crossing.into(sets) @ sizes + self.crossing.out(sets) @ sizes) / MB
-        alive = np.array([model.graph.live_bytes(u.first, u.last, model.live_batch) for u in units]) / MB
+        alive = np.array([model.graph.live_bytes(u.first, u.last, model.memory.live_batch) for u in units]) / MB
         asked = np.array([model.graph.live_bytes(u.first, u.last, model.batch) for u in units]) / MB
         code = np.minimum(-_most(sets, alive - live_mb), float((live_mb - alive)[~self.core].min(initial=np.inf)))
         beside = np.maximum(code, CODE_MB) + ends
@@ -213,7 +214,7 @@ class Sets:
         several = more
         if not self.whole:
             one = np.minimum(one, more)
-        elif model.live_batch == model.batch:
+        elif model.memory.live_batch == model.batch:
             near = alone + ends - FAR * lifetimes <= (FAR - 1) * held_mb
             several = np.where(near, np.maximum(more, (alone + lifetimes) / 2), more)
         found: np.ndarray = np.where(sets.sum(axis=1) == 1, one, several)
@@ -258,7 +259,7 @@ def _shared(model: SliceModel) -> list[tuple[int, np.ndarray, np.ndarray]]:
     for number, unit in enumerate(model.profile.units):
         for name in {w for op in model.graph.operators[unit.first : unit.last] for w in op.weights}:
             readers.setdefault(name, []).append(number)
-    blocked = np.array(model.blocked)
+    blocked = np.array(model.memory.blocked)
     return [
         (model.graph.weights[name].bytes, np.array(units), blocked[units])
         for name, units in readers.items()

@@ -43,7 +43,7 @@ def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarra
     """Variance of runs beside that of the operators, ms squared: serving's, and a quota's phase."""
     period_ms = model.platform.cpu.period_ms.value
     held_ms = np.where((vcpu < 1) & (run_ms > vcpu * period_ms), (1 - np.minimum(vcpu, 1.0)) * period_ms, 0.0)
-    found: np.ndarray = model.hop_cost.deviation_ms**2 + (PHASE * held_ms) ** 2
+    found: np.ndarray = model.hops.cost.deviation_ms**2 + (PHASE * held_ms) ** 2
     return found
 
 
@@ -60,7 +60,7 @@ def variance_ms2(model: SliceModel, choice: Choice) -> float:
 def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
     """Standard deviation of a plan's latency, ms, beside what its functions share."""
     joined = stages(choices) - len(choices)  # by functions of their own
-    total = joined * model.hop_cost.deviation_ms**2
+    total = joined * model.hops.cost.deviation_ms**2
     return math.sqrt(total + sum(variance_ms2(model, choice) for choice in choices if choice.first < choice.last))
 
 

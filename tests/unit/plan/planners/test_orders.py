@@ -126,7 +126,7 @@ def every_order(needed: tuple[int, ...], done: tuple[int, ...] = ()) -> Iterator
 def least(model: SliceModel, order: tuple[int, ...], slo: float, request: Request) -> float:
     other = in_order(model, order)
     assert other is not None
-    chosen = Space(other, request).cheapest(slo).chosen
+    chosen = Space.of(other, request).cheapest(slo).chosen
     return chosen.cost_usd if chosen else math.inf
 
 
@@ -154,7 +154,7 @@ def test_no_plan_in_any_order_is_cheaper_than_the_bound(
     core[0] |= not core.any()
     best = min(least(model, order, slo, request) for order in every_order(needed))
     for looked_at in (np.ones(model.units, bool), core):
-        found = Relaxed(Space(model, request), needed, looked_at).space.cheapest(slo).chosen
+        found = Relaxed(Space.of(model, request), needed, looked_at).space.cheapest(slo).chosen
         assert (found.cost_usd if found else math.inf) <= best * (1 + 1e-9)
 
 
@@ -163,7 +163,7 @@ def test_no_plan_in_any_order_is_cheaper_than_the_bound(
 def test_nor_with_any_codec(model: SliceModel, slo: float) -> None:
     needed = needs(model.graph, spans(model))
     best = min(least(model, order, slo, model.request) for order in every_order(needed))
-    found = Relaxed(Space(model, model.request), needed, np.ones(model.units, bool)).space.cheapest(slo).chosen
+    found = Relaxed(Space.of(model, model.request), needed, np.ones(model.units, bool)).space.cheapest(slo).chosen
     assert (found.cost_usd if found else math.inf) <= best * (1 + 1e-9)
 
 
@@ -196,7 +196,7 @@ def test_an_order_that_reads_before_it_makes_is_refused() -> None:
 
 def test_a_chain_has_one_order() -> None:
     model = model_of((Made(),) * 3)
-    found = orders(Space(model, model.request), 1.0)
+    found = orders(Space.of(model, model.request), 1.0)
     assert found is not None
     assert (found.one, found.most_saves) == (True, 0.0)
     assert found.sentence == "one order only: each of the 3 units needs all before it"
@@ -213,7 +213,7 @@ def interleaved(units: int) -> SliceModel:
 @pytest.mark.parametrize("units", [4, 8, 16])
 def test_where_another_order_is_far_cheaper_the_bound_and_the_order_found_say_so(units: int) -> None:
     model = interleaved(units)
-    space = Space(model, model.request)
+    space = Space.of(model, model.request)
     chosen = space.cheapest().chosen
     assert chosen is not None
     found = orders(space, chosen.cost_usd)
@@ -227,7 +227,7 @@ def test_so_many_orders_that_not_all_units_can_be_looked_at_leave_the_lightest_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = interleaved(6)
-    space = Space(model, model.request)
+    space = Space.of(model, model.request)
     chosen = space.cheapest().chosen
     assert chosen is not None
     whole = orders(space, chosen.cost_usd)
