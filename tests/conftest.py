@@ -1,10 +1,13 @@
-"""What all tests share: where built models are kept, where recorded traces lie, how Hypothesis behaves."""
+"""What all tests share: where built models are kept, where recorded traces lie, how Hypothesis behaves; and the net
+that ends a run which would not end by itself (`tests.leftovers`)."""
 
 import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.leftovers import Leftovers
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -17,6 +20,10 @@ settings.register_profile(
     "lamella", deadline=None, derandomize="CI" in os.environ, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("lamella")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(Leftovers(), "leftovers")
 
 
 @pytest.fixture(scope="session")

@@ -21,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lamella.cli.app import run
+from tests.processes import running
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "zoo:cnn-tiny"
@@ -60,7 +61,7 @@ assert session._model_path is None, "not from the store"
 @contextmanager
 def serving(words: list[str]) -> Iterator[None]:
     """A daemon of the store, until it ends by itself or the page does."""
-    with subprocess.Popen([*LAMELLA, *words], stdout=subprocess.PIPE) as daemon:
+    with running([*LAMELLA, *words], stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout
         assert daemon.stdout.readline().startswith(b"serving"), words
         yield
@@ -102,6 +103,6 @@ def test_every_command_of_a_page_runs(
             if words[:2] == ["store", "serve"]:
                 daemons.enter_context(serving([*words, "--root", str(tmp_path / "store")]))
             elif words[:3] == ["store", "exec", "python"]:
-                subprocess.run([*LAMELLA, *words[:2], sys.executable, *words[3:]], check=True)
+                subprocess.run([*LAMELLA, *words[:2], sys.executable, *words[3:]], check=True, timeout=120)
             elif words[0] not in NOT_RUN:
                 assert run(with_tiny_model(words)) == 0, (" ".join(words), capsys.readouterr().err)
