@@ -2,6 +2,7 @@
 that ends a run which would not end by itself (`tests.leftovers`)."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,24 @@ settings.load_profile("lamella")
 
 def pytest_configure(config: pytest.Config) -> None:
     config.pluginmanager.register(Leftovers(), "leftovers")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def short_profiles() -> Iterator[None]:
+    """Profiles are as short as can be, but for `make nightly`: what a user has measured took a third of the suite.
+
+    Those that nobody gave a budget, as behind `lamella plan`, have the least rounds, and shards come in pairs: each part
+    of a measurement of four or eight is a process. Tests that need more ask for it.
+    """
+    if "LAMELLA_EXAMPLES" in os.environ:
+        yield
+        return
+    from lamella.profile import measure, shards  # not before it is known that a test runs
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(measure.measure.__kwdefaults__, "budget_s", 0.1)
+        patch.setattr(shards, "FAN_OUTS", (2,))
+        yield
 
 
 @pytest.fixture(scope="session")

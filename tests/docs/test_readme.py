@@ -2,7 +2,7 @@
 
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
-requests, `calibrate` has a second. `store serve` and `store exec`, which stay or become another program, are processes
+requests, `profile` and `calibrate` have a second or less. `store serve` and `store exec`, which stay or become another program, are processes
 of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other
 programs, and errors shown on purpose.
 """
@@ -44,6 +44,8 @@ def with_tiny_model(words: list[str]) -> list[str]:
             changed[changed.index(option) + 1] = value
     if changed[0] == "calibrate":
         changed[changed.index("--budget-s") + 1] = "1"
+    if changed[0] == "profile" and "--budget-s" not in changed:
+        changed += ["--budget-s", "0.1"]
     if changed[0] == "compare" and "--requests" not in changed:
         changed += ["--requests", REQUESTS]
     return changed
