@@ -2,9 +2,9 @@
 
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
-requests, `profile` and `calibrate` have a second or less. `store serve` and `store exec`, which stay or become another program, are processes
-of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other
-programs, and errors shown on purpose.
+requests, `profile` and `calibrate` have a second or less. `store serve` and `store exec`, which stay or become another
+program, are processes of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run:
+other programs, and errors shown on purpose.
 """
 
 import re
