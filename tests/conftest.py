@@ -31,8 +31,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def short_profiles() -> Iterator[None]:
     """Profiles are as short as can be, but for `make nightly`: what a user has measured took a third of the suite.
 
-    Those that nobody gave a budget, as behind `lamella plan`, have the least rounds, as hops and single products do, and shards
-    come in pairs: each part of a measurement of four or eight is a process. Tests that need more ask for it.
+    Those that nobody gave a budget, as behind `lamella plan`, have the least rounds, as hops and single products do.
+    Shards come in pairs: each part of a measurement of four or eight is a process. Tests that need more ask for it.
     """
     if "LAMELLA_EXAMPLES" in os.environ:
         yield
@@ -40,8 +40,11 @@ def short_profiles() -> Iterator[None]:
     from lamella.profile import channels, hops, measure, products, shards  # not before it is known that a test runs
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(measure.measure.__kwdefaults__, "budget_s", 0.1)
-        patch.setitem(hops.in_turns.__kwdefaults__, "turns", 6)
+        for function, name, value in ((measure.measure, "budget_s", 0.1), (hops.in_turns, "turns", 6)):
+            defaults = function.__kwdefaults__
+            assert defaults
+            assert name in defaults
+            patch.setitem(defaults, name, value)
         patch.setattr(channels, "TURNS", 4)
         patch.setattr(products, "BUDGET_MS", 100.0)
         patch.setattr(products, "SESSIONS", 1)
