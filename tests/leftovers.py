@@ -48,9 +48,9 @@ class Leftovers:
         for key in (*(thread.ident or 0 for thread in stray_threads()), *children()):
             self._seen.setdefault(key, nodeid)
 
-    @pytest.hookimpl(tryfirst=True)
+    @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """All fixtures are torn down by now."""
+        """All fixtures are torn down by now, those of a run that was cut short too."""
         if os.getpid() != self._mine:  # a child of a test that got lost
             return
         eventually(lambda: not stray_threads() and not self._children())

@@ -49,6 +49,18 @@ def test_leaves_what_ends_and_what_holds_nothing_up():
     threading.Timer(0.2, lambda: None).start()
     subprocess.run(["true"])
 """
+CUT_SHORT = """
+import subprocess, pytest
+@pytest.fixture(scope="session")
+def server():
+    with subprocess.Popen(["sleep", "600"]) as process:
+        yield
+        process.kill()
+def test_fails(server):
+    assert False
+def test_never_runs(server):
+    pass
+"""
 
 
 def ran(directory: Path, test: str, *options: str, exit_s: float = 30) -> subprocess.CompletedProcess[str]:
@@ -106,4 +118,10 @@ def test_a_child_that_outlives_the_tests_fails_the_run_and_is_killed(tmp_path: P
 def test_what_ends_by_itself_or_holds_nothing_up_is_not_told(tmp_path: Path) -> None:
     done = ran(tmp_path, CLEAN)
     assert done.returncode == 0, done.stdout
+    assert "left behind" not in done.stdout
+
+
+def test_what_a_fixture_ends_when_a_run_is_cut_short_is_not_told(tmp_path: Path) -> None:
+    done = ran(tmp_path, CUT_SHORT, "-x")
+    assert "1 failed" in done.stdout
     assert "left behind" not in done.stdout
