@@ -39,7 +39,8 @@ def page(cases: Sequence[Case]) -> str:
             "## Cases",
             "",
             "Of the others what they cost over `exact`; `=` is the same plan, `late` a p95 beyond the SLO, `-` no "
-            "plan, for the reason that is said at the end.",
+            "plan, for the reason that is said at the end. `ort` and `single`, which people deploy late or not, are "
+            "planned without the SLO where they cannot keep it.",
             "",
         ]
     for rules, factor in _groups(cases):

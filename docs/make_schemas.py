@@ -12,7 +12,7 @@ from lamella.documents import Document
 from lamella.package import Manifest
 from lamella.plan.document import Plan
 from lamella.plan.explanation.diff import Difference
-from lamella.plan.explanation.explain import Explanation, Refusal
+from lamella.plan.explanation.document import Explanation, Refusal
 from lamella.plan.explanation.front import Front
 from lamella.plan.explanation.places import Places
 from lamella.predictor.document import Calibration

@@ -17,9 +17,10 @@ from lamella.frameworks.loading import named_for_later
 from lamella.graph.load import import_model
 from lamella.machine import this_machine
 from lamella.plan.document import Plan, read_plan
-from lamella.plan.explanation.explain import Explanation, Refusal, refused
+from lamella.plan.explanation.document import Explanation, Refusal
 from lamella.plan.explanation.explain import explain as explained
 from lamella.plan.explanation.loosen import Asked
+from lamella.plan.explanation.refusal import refused
 from lamella.plan.laws import check
 from lamella.plan.make import make_plan, on_channel
 from lamella.platforms import platform as platform_named

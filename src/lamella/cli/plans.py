@@ -5,7 +5,7 @@ from __future__ import annotations
 from rich.markup import escape
 
 from lamella.cli.show import console, table
-from lamella.plan.explanation.explain import Explanation, Outline, Price, Refusal, outline
+from lamella.plan.explanation.document import Explanation, Outline, Price, Refusal, outline
 from lamella.plan.explanation.front import Front, FrontPoint, shown
 from lamella.plan.explanation.places import Place, Places, held_back
 from lamella.units import digits

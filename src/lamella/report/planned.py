@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lamella.documents import replacing
-from lamella.plan.explanation.explain import Outline
+from lamella.plan.explanation.document import Outline
 from lamella.plan.explanation.front import Front
 from lamella.plan.explanation.places import Places, held_back
 from lamella.report.frontier import frontier

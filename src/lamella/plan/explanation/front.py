@@ -13,7 +13,8 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan
 from lamella.plan.document import Plan
-from lamella.plan.explanation.explain import Outline, answered, laid_out, outline
+from lamella.plan.explanation.asking import answered, laid_out
+from lamella.plan.explanation.document import Outline, outline
 from lamella.plan.explanation.loosen import Asked
 from lamella.plan.planners.space import Chosen
 

@@ -12,8 +12,9 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import ConfigError, InfeasiblePlan, LamellaError, PlatformLimit
 from lamella.plan.document import ModelRef, Plan, model_ref
-from lamella.plan.explanation.explain import Way, outline, refused
+from lamella.plan.explanation.document import Way, outline
 from lamella.plan.explanation.loosen import Asked
+from lamella.plan.explanation.refusal import refused
 from lamella.plan.laws import payloads
 from lamella.plan.make import make_plan, on_channel
 

@@ -24,7 +24,7 @@ class Sold:
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
         self.free = per_vcpu is None
         """Whether CPU has nothing to do with memory."""
-        shares = _shares(model.vcpu) if self.free else [model.vcpu]
+        shares = _shares(platform.vcpu(0, model.vcpu)) if self.free else [model.vcpu]
         self.by_share = [np.array(platform.sizes_mb(vcpu), float) for vcpu in shares]
         """Sizes by what is asked for of CPU, MB; below, all of them one after the other."""
         self.measured = np.array([max(1, int((sizes <= most).sum())) for sizes in self.by_share])

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from lamella.errors import InfeasiblePlan, PlatformLimit
 from lamella.plan.document import Plan
-from lamella.plan.explanation.explain import Explanation, explain, refused
+from lamella.plan.explanation.document import Explanation
+from lamella.plan.explanation.explain import explain
 from lamella.plan.explanation.loosen import LATENCY, Asked, constraints, used, with_memory
+from lamella.plan.explanation.refusal import refused
 from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
