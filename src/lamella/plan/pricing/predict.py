@@ -106,6 +106,8 @@ class Lossy:
     """Codecs that were fitted to what crosses there."""
     said: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     """What judging said of a codec."""
+    int8: frozenset[int] = frozenset()
+    """Units whose products may run on 8-bit integers."""
 
 
 NOTHING_LOST = Lossy()
@@ -173,23 +175,62 @@ class SliceModel:
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
-        """Those that the profile knows, plain first."""
-        return tuple(dict.fromkeys(v.layout for v in self.profile.variants))
+        """Those that the profile knows, plain first; int8 only where some unit may be."""
+        known = dict.fromkeys(v.layout for v in self.profile.variants)
+        return tuple(layout for layout in known if layout != "int8" or any(self.quantised))
 
     @cached_property
     def blocked(self) -> list[bool]:
         """Units that hold a product which the blocked layout runs blocked."""
         return [any(t.variant.layout == "blocked" and not t.shared for t in u.times) for u in self.profile.units]
 
+    @cached_property
+    def quantised(self) -> list[bool]:
+        """Units that run on 8-bit integers in a slice that does: those that may; the others are plain in it."""
+        return [bool(u.int8) and k in self.lossy.int8 for k, u in enumerate(self.profile.units)]
+
+    @cached_property
+    def own(self) -> dict[Layout, list[bool]]:
+        """Of layouts that are the plain one in some units: in which they are their own."""
+        return {"blocked": self.blocked, "int8": self.quantised}
+
+    def int8(self, first: int, last: int) -> tuple[str, ...]:
+        """What the products of a slice give that run on 8-bit integers where it does."""
+        units = zip(self.profile.units[first:last], self.quantised[first:last], strict=True)
+        return tuple(name for unit, chosen in units if chosen for name in unit.int8)
+
+    @cached_property
+    def spared_bytes(self) -> list[int]:
+        """What each unit's weights take less on 8-bit integers; nothing of what another unit reads, too."""
+        readers: dict[str, set[int]] = {}
+        for number, unit in enumerate(self.profile.units):
+            for name in {w for op in self.graph.operators[unit.first : unit.last] for w in op.weights}:
+                readers.setdefault(name, set()).add(number)
+        shared = [0] * self.units
+        for name, numbers in readers.items():
+            for number in numbers if len(numbers) > 1 else ():
+                shared[number] += self.graph.weights[name].bytes
+        return [self._spared(number, shared[number]) for number in range(self.units)]
+
+    def _spared(self, number: int, shared: int) -> int:
+        if not self.quantised[number]:
+            return 0
+        unit, memory = self.profile.units[number], self.memory_of(number, "int8")
+        held = unit.weight_bytes if memory.weight_bytes is None else memory.weight_bytes
+        return max(0, unit.weight_bytes - held - shared)
+
     def layouts_of(self, first: int, last: int) -> tuple[Layout, ...]:
-        """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
-        return tuple(way for way in self.layouts if way != "blocked" or any(self.blocked[first:last]))
+        """Those worth a look in a slice: one is the plain one where no product of the slice would lie otherwise."""
+        return tuple(way for way in self.layouts if way not in self.own or any(self.own[way][first:last]))
 
     def more_mb(self, first: int, last: int, layout: Layout) -> float:
         """What a package ships beyond a slice's weights: its graph, and again what is read blocked and plain.
 
         The graph for any CPU is not counted: `package.build` leaves it out where there is no room for it.
+        On 8-bit integers it is less, as weights are.
         """
+        if layout == "int8":
+            return GRAPH_MB - sum(self.spared_bytes[first:last]) / MB
         return (self.both_bytes(first, last) / MB if layout == "blocked" else 0.0) + GRAPH_MB
 
     @lru_cache(maxsize=65536)  # noqa: B019 - as below
@@ -233,13 +274,16 @@ class SliceModel:
                 savings = np.where(same_cuts, (savings + other[1]) / 2, savings)
             table[variant] = times, savings
         for k, variant in enumerate(self.profile.variants):
-            if variant.layout == "blocked":
+            if variant.layout in self.own:
                 plain_times, plain_savings = table[msgspec.structs.replace(variant, layout="plain")]
                 times, savings = table[variant]
                 units, cuts = self.profile.units, self.profile.cuts
-                times = np.where([u.times[k].shared for u in units], plain_times, times)
+                own = np.array([not u.times[k].shared for u in units])
+                chosen = own & np.array(self.quantised) if variant.layout == "int8" else own
+                times = np.where(chosen, times, plain_times)
                 savings = np.where(np.array([c.savings[k].shared for c in cuts], bool), plain_savings, savings)
-                table[variant] = times, savings
+                kept = (own & ~chosen)[:-1] | (own & ~chosen)[1:]  # measured with a neighbour that lies otherwise now
+                table[variant] = times, np.where(kept, np.minimum(savings, plain_savings), savings)
         return {
             variant: (np.concatenate([[0.0], np.cumsum(times)]), np.cumsum([0.0, *np.maximum(savings, 0.0)]))
             for variant, (times, savings) in table.items()
@@ -324,6 +368,8 @@ class SliceModel:
     def memory_of(self, unit: int, layout: Layout) -> UnitMemory:
         """What a unit was measured to hold in a layout, alive at the batch that is asked for."""
         found = self.profile.units[unit]
+        if layout == "int8" and not self.quantised[unit]:
+            layout = "plain"
         memory = next((m for m in found.memory if m.layout == layout), found.memory[0])
         live = next((live.live_mb for live in found.lives if live.batch == self.live_batch), memory.live_mb)
         return msgspec.structs.replace(memory, live_mb=live)
@@ -357,6 +403,8 @@ class SliceModel:
             floor + private + max(p.load_extra_mb for p in parts),
         )
         full = self.graph.weight_bytes(*span) / MB
+        if layout == "int8":
+            full -= sum(self.spared_bytes[first:last]) / MB
         if layout == "prepacked":
             peak = max(peak, self._load_mb(parts, private, full, first, last))
         peak += EDGE_MB

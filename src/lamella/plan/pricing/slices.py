@@ -88,6 +88,7 @@ class _Units:
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
         alive = [model.graph.live_bytes(u.first, u.last, model.live_batch) for u in model.profile.units]
         self.code_mb = self.live_mb - np.array(alive) / MB
+        self.spared_bytes = np.array(model.spared_bytes, float)
         self.read_both = _read_both(model) if layout == "blocked" else []
         self.variance = variances(model, Variant(model.batch, layout, 1))
 
@@ -95,7 +96,11 @@ class _Units:
         """Those that begin with a unit, by their ends."""
         model, floor = self.model, self.model.profile.floor
         last = np.arange(first + 1, model.units + 1)
-        full_mb, private = asked.weights / MB, self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb)
+        spared = np.cumsum(self.spared_bytes[first:]) if self.layout == "int8" else 0.0
+        full_mb, private = (
+            (asked.weights - spared) / MB,
+            self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb),
+        )
         twice = self._both_bytes(first)
         weights = self._weights_mb(first, asked.weights, twice)
         live = self._live_mb(first, measured, weights) + (asked.live - measured.live) / MB
@@ -115,7 +120,8 @@ class _Units:
             init_ms=floor.start_ms + self.empty_ms + np.cumsum((self.load_ms - self.empty_ms + self.read_ms)[first:]),
             variance=np.cumsum(self.variance[first:]) / work[0] ** 2,
         )
-        return found if self.layout != "blocked" else found.at(np.cumsum(model.blocked[first:]) > 0)
+        own = model.own.get(self.layout)
+        return found if own is None else found.at(np.cumsum(own[first:]) > 0)
 
     def _both_bytes(self, first: int) -> np.ndarray:
         """`SliceModel.both_bytes`: from where on both kinds of readers are in the slice."""

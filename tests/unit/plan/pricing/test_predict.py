@@ -13,7 +13,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.pricing.predict import EDGE_MB, GRAPH_MB, SliceModel, throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
-from lamella.runtime.function import LAYOUTS, Layout
+from lamella.runtime.function import LOSSLESS, Layout
 from lamella.units import MB
 from tests.unit.plan.synthetic import (
     CHAINS,
@@ -28,7 +28,7 @@ from tests.unit.plan.synthetic import (
     profile_of,
 )
 
-LAYOUT = st.sampled_from(LAYOUTS)
+LAYOUT = st.sampled_from(LOSSLESS)
 THREE = (
     Made(time_ms=4.0, saving_ms=0.5, packed_mb=10.0, packed_speedup=2.0),
     Made(time_ms=6.0, saving_ms=0.25, packed_mb=10.0, packed_speedup=2.0),
@@ -89,7 +89,7 @@ def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
 def test_more_cpu_never_makes_a_run_slower(units: tuple[Made, ...], where: str) -> None:
     model = model_of(units, where)
     shares = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
-    for layout in LAYOUTS:
+    for layout in LOSSLESS:
         runs = [model.run_ms(0, model.units, layout=layout, vcpu=v) for v in shares]
         # Under a quota whole microseconds are counted.
         assert all(later <= earlier + 1e-3 for earlier, later in pairwise(runs))
@@ -196,13 +196,28 @@ def test_a_weight_that_is_read_blocked_and_plain_is_in_memory_twice() -> None:
 def test_a_package_ships_a_weight_twice_that_is_read_blocked_and_plain() -> None:
     units = (Made(weights_mb=300.0), Made(weights_mb=300.0, blocked_speedup=9.0))
     model = model_of(units, "azure-consumption")
-    assert [model.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB] * 3
+    assert [model.more_mb(0, 2, way) for way in LOSSLESS] == [GRAPH_MB] * 3
     tied = replace(model.graph, operators=tuple(replace(op, weights=("w0",)) for op in model.graph.operators))
     twice = SliceModel(tied, model.profile, model.platform, model.request)
-    assert [twice.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB, GRAPH_MB, pytest.approx(300.0 + GRAPH_MB)]
+    assert [twice.more_mb(0, 2, way) for way in LOSSLESS] == [GRAPH_MB, GRAPH_MB, pytest.approx(300.0 + GRAPH_MB)]
 
 
 def test_a_package_has_to_fit_with_its_graph() -> None:
     where = "azure-consumption"
     assert model_of((Made(weights_mb=1022.5),), where).choices(0, 1)
     assert not model_of((Made(weights_mb=1023.5),), where).choices(0, 1)
+
+
+def test_on_integers_only_units_that_may_change() -> None:
+    """Time, memory and package of a slice by hand: three units, of which the last may not."""
+    made = Made(weights_mb=40.0, time_ms=8.0, int8_speedup=4.0, saving_ms=0.0)
+    model = model_of((made, replace(made, admitted=False), replace(made, int8_speedup=0.0)))
+    assert model.compute_ms(0, 3, layout="int8", threads=1) == pytest.approx(8.0 / 4 + 8.0 + 8.0)
+    assert model.int8(0, 3) == ("t0",)
+    assert model.more_mb(0, 3, "int8") == pytest.approx(GRAPH_MB - 30.0)
+    (peak, law), (plain_peak, plain_law) = (model.memory_mb(0, 3, layout=way) for way in ("int8", "plain"))
+    assert plain_peak - peak == pytest.approx(30.0)
+    assert plain_law - law == pytest.approx(30.0)
+    assert "int8" in model.layouts_of(0, 2)
+    assert "int8" not in model.layouts_of(1, 3)
+    assert "int8" not in SliceModel(model.graph, model.profile, model.platform).layouts
