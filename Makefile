@@ -41,7 +41,7 @@ test: $(VENV)/.dev ## run the tests, less than ten minutes of them
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 nightly: $(VENV)/.dev ## run all tests, those of models of a gigabyte too
-	LAMELLA_EXAMPLES=1000 $(BIN)/python -m pytest $(ARGS)
+	LAMELLA_EXAMPLES=1000 $(BIN)/python -m pytest --timeout 7200 -o faulthandler_timeout=7500 $(ARGS)
 
 test-frameworks: $(FRAMEWORKS)/.dev ## run the tests that need torch and Keras
 	$(FRAMEWORKS)/bin/python -m pytest tests/frameworks -W default $(ARGS)

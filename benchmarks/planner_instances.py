@@ -9,8 +9,10 @@ import numpy as np
 
 from lamella.graph.divide import ShardSpan
 from lamella.plan.planners.milp import Arcs
-from lamella.plan.planners.routes import Route, Routes, Sums
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.planners.route import Route, Sums
+from lamella.plan.planners.routes import Routes
+from lamella.plan.pricing.hops import Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import CodecResult, Profile, ShardPart, ShardProfile

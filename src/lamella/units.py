@@ -24,3 +24,13 @@ def dim_at(dim: Dim, batch: int) -> int:
         return dim
     factor, _, _ = dim.rpartition("*")
     return int(factor or 1) * batch
+
+
+def digits(value: float, decimals: int) -> str:
+    """A number with so many decimals; with two digits where those would leave fewer, and without dozens of them."""
+    if abs(value) >= 1e9:
+        return f"{value:.3g}"
+    if value and abs(value) < 10.0 ** (1 - decimals):
+        lead = int(f"{value:.1e}".partition("e")[2])
+        return f"{value:.{1 - lead}f}" if lead > -8 else f"{value:.2g}"
+    return f"{value:.{decimals}f}"

@@ -2,9 +2,9 @@
 
 Substitution: the model of each line, `zoo:NAME`, `nets:NAME` or `model.onnx`, is replaced by zoo:cnn-tiny, and its
 `--shape` by that model's; the commands, options and their order are the page's own. `compare` sends at most four
-requests, `calibrate` has a second. `store serve` and `store exec`, which stay or become another program, are processes
-of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run: other
-programs, and errors shown on purpose.
+requests, `profile` and `calibrate` have a second or less. `store serve` and `store exec`, which stay or become another
+program, are processes of their own, and the files net.onnx and app.py are there. Blocks fenced as `text` are not run:
+other programs, and errors shown on purpose.
 """
 
 import re
@@ -21,6 +21,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from lamella.cli.app import run
+from tests.processes import running
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = "zoo:cnn-tiny"
@@ -43,6 +44,8 @@ def with_tiny_model(words: list[str]) -> list[str]:
             changed[changed.index(option) + 1] = value
     if changed[0] == "calibrate":
         changed[changed.index("--budget-s") + 1] = "1"
+    if changed[0] == "profile" and "--budget-s" not in changed:
+        changed += ["--budget-s", "0.1"]
     if changed[0] == "compare" and "--requests" not in changed:
         changed += ["--requests", REQUESTS]
     return changed
@@ -60,7 +63,7 @@ assert session._model_path is None, "not from the store"
 @contextmanager
 def serving(words: list[str]) -> Iterator[None]:
     """A daemon of the store, until it ends by itself or the page does."""
-    with subprocess.Popen([*LAMELLA, *words], stdout=subprocess.PIPE) as daemon:
+    with running([*LAMELLA, *words], stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout
         assert daemon.stdout.readline().startswith(b"serving"), words
         yield
@@ -102,6 +105,6 @@ def test_every_command_of_a_page_runs(
             if words[:2] == ["store", "serve"]:
                 daemons.enter_context(serving([*words, "--root", str(tmp_path / "store")]))
             elif words[:3] == ["store", "exec", "python"]:
-                subprocess.run([*LAMELLA, *words[:2], sys.executable, *words[3:]], check=True)
+                subprocess.run([*LAMELLA, *words[:2], sys.executable, *words[3:]], check=True, timeout=120)
             elif words[0] not in NOT_RUN:
                 assert run(with_tiny_model(words)) == 0, (" ".join(words), capsys.readouterr().err)

@@ -26,6 +26,7 @@ from tests.faults import packages
 from tests.faults.s3 import KEYS, Server, bucket, server
 from tests.faults.test_lost_instances import killer
 from tests.faults.tls import behind_tls, certificates
+from tests.processes import beside
 
 __all__ = ["bucket", "server"]
 
@@ -234,15 +235,13 @@ def replies(*answers: bytes, hold: threading.Event | None = None) -> Iterator[in
                     with suppress(OSError):  # who has waited too long is gone
                         sock.sendall(left.pop(0) if len(left) > 1 else left[0])
 
-        thread = threading.Thread(target=serve)
-        thread.start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
+        def stop() -> None:
             if hold:
                 hold.set()
             listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
+
+        with beside(serve, stop=stop):
+            yield listener.getsockname()[1]
 
 
 def answer(body: bytes, status: str = "200 OK", length: int | None = None) -> bytes:

@@ -19,6 +19,7 @@ from lamella.graph.requests import request
 from lamella.limits import Limiter
 from lamella.runtime.instance import State
 from tests.faults import packages
+from tests.processes import beside
 
 CHANNELS: list[Channel] = ["shared-memory", "socket"]
 STAGES = ["stage-1", "stage-2", "stage-3"]
@@ -38,13 +39,8 @@ def killer(deployment: Deployment, name: str, times: int) -> Iterator[list[int]]
                 killed.append(instance.pid)
             over.wait(0.002)
 
-    thread = threading.Thread(target=hunt)
-    thread.start()
-    try:
+    with beside(hunt, stop=over.set):
         yield killed
-    finally:
-        over.set()
-        thread.join()
 
 
 def kill(deployment: Deployment, name: str) -> int:
@@ -232,14 +228,11 @@ def test_an_interrupt_in_the_middle_of_a_request_leaves_a_deployment_that_answer
             packages.eventually(lambda: deployment.instances["stage-2"].state is State.BUSY)
             signal.pthread_kill(main, signal.SIGINT)
 
-        thread = threading.Thread(target=interrupt)
         before = signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            thread.start()
-            with pytest.raises(KeyboardInterrupt):
+            with beside(interrupt), pytest.raises(KeyboardInterrupt):
                 deployment.infer(packages.slow_request(2000))
         finally:
-            thread.join()
             signal.signal(signal.SIGINT, before)
         x = packages.slow_request(1)
         packages.assert_same(deployment.infer(x).outputs, packages.whole(slow, x))

@@ -21,7 +21,7 @@ from slambuc.alg.chain.serial.ilp import chain_cfg_partitioning
 
 from benchmarks.planner_instances import routes
 from lamella.plan.planners.milp import Arcs
-from lamella.plan.planners.routes import Route
+from lamella.plan.planners.route import Route
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of pulp's own coming version
 NODES = st.lists(

@@ -27,6 +27,7 @@ from lamella.platforms import platform as platform_named
 DECIDED = (
     "platform",
     "slo_ms",
+    "budget_usd",
     "percentile",
     "rate_per_s",
     "batch",
@@ -53,6 +54,7 @@ def explain(
     Exit code 3 where no plan satisfies the request.
     """
     names = [name.strip() for name in planners.split(",") if name.strip()]
+    _priced(asked.budget_usd, plan)
     check_planners([*names, planner or "exact"], asked.request())
     stored = plan.endswith(".json")
     profiled = foretold if predicted else measured
@@ -76,6 +78,15 @@ def explain(
         raise InfeasiblePlan(said.error, where=plan, try_=_next(said))
 
 
+def _priced(budget_usd: float | None, model: str) -> None:
+    """ConfigError for what is the quickest within a budget: constraints are priced in what they save."""
+    if budget_usd is not None:
+        raise ConfigError(
+            "a plan within a budget is explained by the front, which says what the next millisecond costs",
+            try_=f"lamella plan {model} --platform NAME --budget-usd {budget_usd:g} --front",
+        )
+
+
 class _Question(NamedTuple):
     asked: Asked
     plan: Plan | None
@@ -91,6 +102,7 @@ def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str
             try_=f"lamella explain {path}, or a model in place of the plan",
         )
     read = read_plan(path)
+    _priced(read.budget_usd, read.model.given)
     graph, platform = import_model(read.model.given, read.model.shapes), platform_named(read.platform)
     check(read, graph, platform)
     vcpu = max(f.vcpu for f in read.functions)

@@ -19,7 +19,7 @@ from lamella.errors import ConfigError
 from lamella.graph.model import Graph
 from lamella.objects import bucket
 from lamella.plan.pricing.batching import MOST_ROWS
-from lamella.plan.request import Request
+from lamella.plan.request import LEAST_VCPU, MOST_VCPU, Request
 from lamella.plan.validation.judge import Judge, unasked, validation
 from lamella.plan.validation.metrics import metric as metric_named
 from lamella.profile.measure import Precision
@@ -56,6 +56,13 @@ Percentile = Annotated[
         help="Of latency, that --slo-ms bounds; 50 for the middle.",
     ),
 ]
+Budget = Annotated[
+    float | None,
+    Parameter(
+        name="--budget-usd",
+        help="Of a million requests, in place of --slo-ms: the quickest plan within it, by planner exact.",
+    ),
+]
 Rate = Annotated[
     float | None,
     Parameter(
@@ -85,7 +92,6 @@ S3Endpoint = Annotated[str | None, Parameter(name="--s3-endpoint", help="Of an S
 S3Bucket = Annotated[str | None, Parameter(name="--s3-bucket", help="Where channel s3 keeps tensors for a request.")]
 
 
-LEAST_VCPU, MOST_VCPU = 0.01, 64.0
 LARGEST = 2.0**62
 DIGITS = 9
 
@@ -264,6 +270,7 @@ class Planning:
 
     platform: PlatformName
     slo_ms: Slo = None
+    budget_usd: Budget = None
     percentile: Percentile = 95.0
     rate_per_s: Rate = None
     architecture: ArchitectureName = "x86"
@@ -293,7 +300,9 @@ class Planning:
         if self.channel == "shared-memory" and not self.shared_memory:
             raise ConfigError("--channel shared-memory and --no-shared-memory", try_="one of the two")
         positive(slo_ms=self.slo_ms, max_stages=self.max_stages, vcpu=self.vcpu, batch=self.batch, at_once=self.at_once)
-        positive(rate_per_s=self.rate_per_s, solver_s=self.solver_s)
+        if self.slo_ms is not None and self.budget_usd is not None:
+            raise ConfigError("--slo-ms is held at least cost, --budget-usd at least latency", try_="one of the two")
+        positive(budget_usd=self.budget_usd, rate_per_s=self.rate_per_s, solver_s=self.solver_s)
         if self.percentile is not None and not 50 <= self.percentile < 100:
             raise ConfigError(f"--percentile is {self.percentile:g}, it must be from 50 to below 100")
         if not 1 <= self.max_batch <= MOST_ROWS:
@@ -326,6 +335,7 @@ class Planning:
         """
         return Request(
             slo_ms=self.slo_ms,
+            budget_usd=self.budget_usd,
             percentile=self.percentile,
             rate_per_s=self.rate_per_s,
             architecture=self.architecture,

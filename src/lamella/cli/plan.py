@@ -19,7 +19,7 @@ from lamella.plan.document import Plan
 from lamella.plan.explanation.front import front as front_of
 from lamella.plan.explanation.loosen import Asked
 from lamella.plan.explanation.places import survey
-from lamella.plan.make import BASELINES, make_plan, on_channel
+from lamella.plan.make import BASELINES, for_exact, make_plan, on_channel
 from lamella.plan.request import variant
 
 
@@ -49,6 +49,7 @@ def plan(
     _check(asked, platforms, front, report)
     check_outputs(output, report)
     check_planners([planner], asked.request())
+    for_exact(variant(planner, asked.request())[0], asked.request())
     if predicted and variant(planner, asked.request())[0] in BASELINES:
         raise ConfigError(f"{planner} is measured whole, it is not predicted", try_="--planner single")
     profiled: Profiled = foretold if predicted else measured
@@ -69,6 +70,8 @@ def _check(asked: Unplaced, platforms: str | None, front: bool, report: Path | N
         )
     if front and platforms is not None:
         raise ConfigError("--front is that of one platform", try_="--platform openfaas --front")
+    if asked.budget_usd is not None and platforms is not None:
+        raise ConfigError("--budget-usd is kept on one platform", try_="--platform openfaas --budget-usd 1")
     if report and not front and platforms is None:
         raise ConfigError("--report is a page of --front or of --platforms", try_="one of the two")
 

@@ -8,6 +8,7 @@ from lamella.cli.show import console, table
 from lamella.plan.explanation.explain import Explanation, Outline, Price, Refusal, outline
 from lamella.plan.explanation.front import Front, FrontPoint, shown
 from lamella.plan.explanation.places import Place, Places, held_back
+from lamella.units import digits
 
 FIGURES = ["stages", "functions", "MB", "ms", "bounded ms", "$ per million"]
 POINTS = 12
@@ -24,7 +25,7 @@ def figures(plan: Outline | None) -> list[str]:
         f"{plan.memory_mb:.0f}",
         f"{plan.latency_ms:.1f}",
         f"{plan.bounded_ms:.1f}",
-        f"{plan.cost_usd_per_million:.3f}",
+        digits(plan.cost_usd_per_million, 3),
     ]
 
 
@@ -39,6 +40,8 @@ def show_explanation(said: Explanation) -> None:
     columns = ["constraint", "limit", "used", "slack", "unit ", "1 step more", "least that saves", "saves", "no limit"]
     out.print(table([*columns, "by "], [_price_row(p) for p in said.prices]))
     out.print("savings: $ per million requests, of the cheapest plan, one constraint at a time")
+    if said.orders:
+        out.print(f"of the cheapest plan's cost: {said.orders.sentence}", markup=False)
 
 
 def _price_row(p: Price) -> list[str]:
@@ -105,7 +108,7 @@ def _instead(place: Place) -> str:
     if not place.binding:
         return ""
     plan = place.binding.plan
-    return f"{plan.functions} function(s), ${plan.cost_usd_per_million:.3f}"
+    return f"{plan.functions} function(s), ${digits(plan.cost_usd_per_million, 3)}"
 
 
 def show_front(found: Front) -> None:
@@ -113,9 +116,11 @@ def show_front(found: Front) -> None:
     out, plan, p = console(), found.plan, found.chosen
     out.print(
         f"[bold]{escape(plan.model.name)} on {plan.platform} by {escape(plan.planner)}[/bold]: "
-        f"{p.bounded_ms:.1f} ms{plan.at}, ${p.cost_usd_per_million:.4f} per million requests (predicted)"
+        f"{p.bounded_ms:.1f} ms{plan.at}, ${digits(p.cost_usd_per_million, 4)} per million requests (predicted)"
     )
     where = "no plan beats it in both" if found.on_front else f"{found.dearer:.1%} dearer than one as quick"
+    if found.dearer < 0 and not found.on_front:  # codecs that lose are not on the front
+        where = f"{-found.dearer:.1%} cheaper than every plan without loss that is as quick"
     out.print(where if found.at is not None else "quicker than every plan without loss")
     rows, before = [], None
     for k in shown(found, POINTS):
@@ -123,7 +128,7 @@ def show_front(found: Front) -> None:
         rows.append(
             [
                 f"{at.bounded_ms:.2f}",
-                f"{at.cost_usd_per_million:.4f}",
+                digits(at.cost_usd_per_million, 4),
                 str(at.stages),
                 str(at.functions),
                 "" if before is None else _worth(before, at),

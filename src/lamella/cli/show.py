@@ -15,6 +15,7 @@ from lamella.compare.table import NODE_COLUMNS, Column, columns
 from lamella.plan.document import Plan
 from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile, Timing, Variant
+from lamella.units import digits
 
 
 def console() -> Console:
@@ -170,12 +171,18 @@ def _starts(plan: Plan) -> list[str]:
         adds = cold.share * cold.usd_per_million_starts
         lines.append(
             f"starts: with a request every {_span(1 / cold.rate_per_s)}, {cold.share:.1%} of them find {cold.starts} "
-            f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds ${adds:.3f} per million requests"
+            f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds "
+            f"${digits(adds, 3)} per million requests"
         )
     if cold.one_function_below_per_s:
         least = _span(1 / cold.one_function_below_per_s)
         lines.append(f"with fewer requests than one every {least} one function would be cheaper, for its fewer starts")
     return lines
+
+
+def _used(value: float, unit: str) -> str:
+    """What a constraint has been used for; money in its own digits."""
+    return digits(value, 3) if unit == "$" else f"{value:.1f}"
 
 
 def _span(seconds: float) -> str:
@@ -193,9 +200,11 @@ def show_plan(plan: Plan) -> None:
     out.print(
         f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {_parts(plan)}, "
         f"{p.latency_ms:.1f} ms{_bounded(plan)}, {p.memory_mb:.0f} MB in all, "
-        f"${p.cost_usd_per_million:.3f} per million requests (predicted)"
+        f"${digits(p.cost_usd_per_million, 3)} per million requests (predicted)"
     )
     out.print(f"why: {plan.why}", markup=False)
+    if plan.orders:
+        out.print(plan.orders.sentence, markup=False)
     for line in _starts(plan):
         out.print(line, markup=False)
     out.print(
@@ -243,7 +252,10 @@ def show_plan(plan: Plan) -> None:
     out.print(
         table(
             ["constraint", "limit", "used", "slack", "unit "],
-            [[s.constraint, f"{s.limit:g}", f"{s.used:.1f}", f"{s.limit - s.used:.1f}", s.unit] for s in plan.slack],
+            [
+                [s.constraint, f"{s.limit:g}", _used(s.used, s.unit), _used(s.limit - s.used, s.unit), s.unit]
+                for s in plan.slack
+            ],
         )
     )
     if plan.losers:
@@ -251,7 +263,7 @@ def show_plan(plan: Plan) -> None:
             table(
                 ["turned down", "stages", "ms", "$ per million", "because "],
                 [
-                    [x.candidate, str(x.stages), f"{x.latency_ms:.1f}", f"{x.cost_usd_per_million:.3f}", x.why]
+                    [x.candidate, str(x.stages), f"{x.latency_ms:.1f}", digits(x.cost_usd_per_million, 3), x.why]
                     for x in plan.losers
                 ],
             )

@@ -28,7 +28,7 @@ from lamella.machine import this_machine
 from lamella.package import verify
 from lamella.package.integrity import sha256
 from lamella.plan.document import FunctionPlan
-from lamella.plan.pricing.predict import LOAD_FACTOR
+from lamella.plan.pricing.memory import LOAD_FACTOR
 from lamella.platforms import Platform
 from lamella.runtime.function import Function
 from lamella.runtime.instance import Instance

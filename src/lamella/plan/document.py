@@ -135,6 +135,30 @@ class Loser(msgspec.Struct, frozen=True):
     why: str
 
 
+class Orders(msgspec.Struct, frozen=True, kw_only=True):
+    """What a plan whose units run in another order could save, within the same latency."""
+
+    one: bool
+    """Whether units have one order only, so that there is nothing to save."""
+    units: int
+    left_out: int = 0
+    """Units whose own work and weights the bound does not count, as there are too many orders of all."""
+    bound_usd_per_million: float | None = None
+    """No plan in any order costs less; none where there is one order only."""
+    most_saves: float = 0.0
+    """Share of the cheapest plan's cost that no other order saves more than,"""
+    found_saves: float = 0.0
+    """and that the best order found does save, by the profile; it is not packaged."""
+
+    @property
+    def sentence(self) -> str:
+        """In words."""
+        if self.one:
+            return f"one order only: each of the {self.units} units needs all before it"
+        found = f"; one was found that saves {self.found_saves:.1%}" if self.found_saves >= 0.001 else ""
+        return f"no other order of operators can save more than {self.most_saves:.1%}{found}"
+
+
 class Slack(msgspec.Struct, frozen=True):
     """A constraint, what it allows and what the plan uses."""
 
@@ -219,6 +243,8 @@ class Plan(Document, frozen=True, kw_only=True):
     """Whose prices these are; times are those of the machine, whatever it says."""
     planner: str
     slo_ms: float | None
+    budget_usd: float | None = None
+    """Of a million requests, starts included, within which this is the quickest plan; none where cost was sought."""
     percentile: float | None = None
     """Of latency, that the SLO bounds; none: its mean."""
     batch: int
@@ -236,9 +262,26 @@ class Plan(Document, frozen=True, kw_only=True):
     why: str
     cold: Cold | None = None
     """Where the platform's figures are known."""
+    orders: Orders | None = None
+    """Where the planner looked at all choices: what it did not look at."""
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()
+
+    def __post_init__(self) -> None:
+        """What no schema says, of the figures that others are reckoned from."""
+        if self.percentile is not None and not 50 <= self.percentile < 100:
+            raise ValueError(f"percentile is {self.percentile:g}, it must be from 50 to below 100")
+        if self.batch < 1:
+            raise ValueError(f"batch is {self.batch}, it must be at least 1")
+        if self.cold and self.cold.rate_per_s is not None and not self.cold.rate_per_s > 0:
+            raise ValueError(f"cold.rate_per_s is {self.cold.rate_per_s:g}, it must be above zero")
+
+    @property
+    def charged_usd(self) -> float:
+        """What a budget bounds: the price of a million requests with their share of starts, where a rate is told."""
+        told = self.cold if self.cold and self.cold.rate_per_s is not None else None
+        return self.predicted.cost_usd_per_million + (told.share * told.usd_per_million_starts if told else 0.0)
 
     @property
     def bounded_ms(self) -> float:

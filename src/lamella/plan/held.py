@@ -57,5 +57,5 @@ def _mean_ms(model: SliceModel, slo_ms: float, percentile: float) -> float:
     """The mean of a plan that just keeps the bound, if it spreads as little as the model's units do by themselves."""
     beyond = NormalDist().inv_cdf(percentile / 100)
     units = min(float(variances(model, Variant(model.batch, layout, 1)).sum()) for layout in model.layouts)
-    room = beyond * math.sqrt(units + model.hop_cost.deviation_ms**2)
+    room = beyond * math.sqrt(units + model.hops.cost.deviation_ms**2)
     return max(0.0, slo_ms - room) / stretch(model, percentile)

@@ -13,7 +13,7 @@ from lamella.plan.document import Plan
 from lamella.plan.layout import crossing
 from lamella.platforms import Platform
 from lamella.runtime.lanes import makespan
-from lamella.units import MB
+from lamella.units import MB, digits
 
 TOLERANCE = 1e-6
 LEAST_INT8 = 0.25
@@ -265,7 +265,7 @@ def _limits(plan: Plan, platform: Platform) -> list[LamellaError]:
         if payload > way.hop_limit_mb:
             found.append(
                 PlatformLimit(
-                    f"law 5: the hop at operator {hop.position} carries {payload:.1f} MB on the wire, "
+                    f"law 5: the hop at operator {hop.position} carries {digits(payload, 1)} MB on the wire, "
                     f"the limit of {platform.name} is {way.hop_limit_mb:g}"
                 )
             )
@@ -287,8 +287,8 @@ def payload(what: str, size: int, platform: Platform) -> list[LamellaError]:
         return []
     return [
         PlatformLimit(
-            f"law 5: {what} of {size / MB:.1f} MB is {on_wire:.1f} MB on the wire, the limit of {platform.name} is "
-            f"{limit:g} MB",
+            f"law 5: {what} of {digits(size / MB, 1)} MB is {digits(on_wire, 1)} MB on the wire, the "
+            f"limit of {platform.name} is {limit:g} MB",
             try_="a smaller --batch or --shape, or another --platform",
         )
     ]
@@ -319,6 +319,10 @@ def _sums(plan: Plan, platform: Platform) -> list[LamellaError]:
             LawBroken(f"law 6: functions and hops take {least:.2f} ms, the plan says {plan.predicted.latency_ms:.2f}")
         )
     bounded = plan.bounded_ms
+    if plan.budget_usd is not None and plan.charged_usd > plan.budget_usd * (1 + TOLERANCE):
+        found.append(
+            LawBroken(f"the plan costs ${plan.charged_usd:.4g} per million, its budget is ${plan.budget_usd:g}")
+        )
     if plan.slo_ms is not None and bounded > plan.slo_ms * (1 + TOLERANCE):
         found.append(LawBroken(f"the plan takes {bounded:.1f} ms{plan.at}, its SLO is {plan.slo_ms:g} ms"))
     return found

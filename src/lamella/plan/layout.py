@@ -13,7 +13,8 @@ from lamella.plan.choice import Choice
 from lamella.plan.document import FunctionPlan, Hop
 from lamella.plan.pricing.coding import coding_why, plain, quickest
 from lamella.plan.pricing.fan_out import behind, join_alone
-from lamella.plan.pricing.predict import GRAPH_MB, SliceModel
+from lamella.plan.pricing.memory import GRAPH_MB
+from lamella.plan.pricing.predict import SliceModel
 from lamella.units import MB
 
 
@@ -175,7 +176,7 @@ def _function(
         vcpu=choice.vcpu,
         threads=choice.threads,
         layout=choice.layout,
-        int8=model.int8(choice.first, choice.last) if choice.layout == "int8" else (),
+        int8=model.quantised.products(choice.first, choice.last) if choice.layout == "int8" else (),
         peak_mb=choice.peak_mb,
         floor_mb=choice.floor_mb,
         run_ms=choice.run_ms,
@@ -237,10 +238,10 @@ def _hop(model: SliceModel, graph: Graph, before: _Stage, stage: _Stage) -> Hop:
         unit = stage.choice.first
         coding = model.coding(unit)._replace(plain_bytes=size)
         said = model.lossy.said.get(unit, {})
-        reason = coding_why(coding, model.codings(unit), model.platform, model.share, said)
+        reason = coding_why(coding, model.codings(unit), model.platform, model.hops.share, said)
         if coding.codec == "none":
             coding = plain(size)._replace(channel=coding.channel)
-            if quickest(model.codings(unit), model.platform, model.share).codec != "none":
+            if quickest(model.codings(unit), model.platform, model.hops.share).codec != "none":
                 reason = "codec none: shards may begin or end here, and their parts go as they are"
     platform = model.platform.through(coding.channel)
     return Hop(

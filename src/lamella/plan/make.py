@@ -25,9 +25,11 @@ from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.verdicts import asked, band, cheapest_of
 from lamella.plan.pricing.arrivals import cold
 from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
-from lamella.plan.pricing.fan_out import stages
-from lamella.plan.pricing.predict import NOTHING_LOST, Lossy, SliceModel, throttled_ms
+from lamella.plan.pricing.fan_out import joined, stages
+from lamella.plan.pricing.hops import NOTHING_LOST, Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import common_spread, deviation_ms
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform
@@ -38,7 +40,7 @@ from lamella.profile.document import Profile
 from lamella.profile.scaling import at
 from lamella.runtime.function import Kind
 from lamella.runtime.lanes import makespan
-from lamella.units import MB
+from lamella.units import MB, digits
 
 BASELINES: dict[str, BaselineKind] = {"ort": "plain", "ort-default": "default"}
 
@@ -68,6 +70,7 @@ def make_plan(
         InputRefused: the model cannot take one of the user's requests.
     """
     base, request = variant(name, request)
+    for_exact(base, request)
     architecture = platform.cheapest_architecture if request.architecture == "any" else request.architecture
     platform = on_channel(platform, request).on(architecture)
     if base == AmpsInf().name and request.channel is None:
@@ -154,16 +157,24 @@ def _on_average(model: SliceModel, name: str, given: str, request: Request) -> P
     return best.plan
 
 
+def for_exact(name: str, request: Request) -> None:
+    """ConfigError where another planner is asked for what only `exact` decides."""
+    if name not in BASELINES and isinstance(planner(name), Exact):
+        return
+    if request.max_batch > 1:
+        raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
+    if request.budget_usd is not None:
+        raise ConfigError(f"--budget-usd: {name} keeps no budget", try_="--planner exact")
+
+
 def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan:
     """The plan of the number of rows per run at which a row costs least."""
-    if not isinstance(planner(name), Exact):
-        raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")
     made: dict[int, Plan] = {}
     failed: InfeasiblePlan | None = None
-    most = max(v.threads for v in model.profile.variants)
     for batch in batches(model.graph, model.platform, request):
-        profile = at(model.profile, model.graph, batch=batch, threads=most)
-        here = SliceModel(model.graph, profile, model.platform, request._replace(batch=batch))
+        asked = request._replace(batch=batch)
+        profile = _completed(model.graph, model.profile, model.platform, asked)
+        here = SliceModel(model.graph, profile, model.platform, asked)
         try:
             made[batch] = document(here, planner(name).decide(here, here.request), name, given, here.request)
         except InfeasiblePlan as error:
@@ -172,15 +183,14 @@ def _batched(model: SliceModel, name: str, given: str, request: Request) -> Plan
         raise failed or InfeasiblePlan("payload: not one row fits a request", try_="another --platform")
     price = {batch: _row_usd(plan) for batch, plan in made.items()}
     best = min(price, key=lambda batch: (price[batch], batch))
-    others = ", ".join(f"{batch}: ${usd:.3f}" for batch, usd in price.items())
+    others = ", ".join(f"{batch}: ${digits(usd, 3)}" for batch, usd in price.items())
     why = f"{best} row(s) a run, of at most {request.max_batch}; per million rows {others}. {made[best].why}"
     return msgspec.structs.replace(made[best], why=why)
 
 
 def _row_usd(plan: Plan) -> float:
     """Price of a million rows, their share of starts included."""
-    starts = plan.cold.share * plan.cold.usd_per_million_starts if plan.cold else 0.0
-    return (plan.predicted.cost_usd_per_million + starts) / plan.batch
+    return plan.charged_usd / plan.batch
 
 
 def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan | None:
@@ -217,6 +227,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         channel=model.platform.hop.channel,
         planner=name,
         slo_ms=request.asked_ms or request.slo_ms,
+        budget_usd=request.budget_usd,
         percentile=request.percentile if request.asked_ms else decision.percentile,
         batch=model.batch,
         wait_ms=wait_ms(model.batch, request),
@@ -231,16 +242,18 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
             for c, why in decision.losers
         ),
         why=decision.why + (f"; {model.profile.predicted.said}" if model.profile.predicted else ""),
+        orders=decision.orders,
     )
     widths = zip(plan.by_stage(), plan.at_once, strict=True)
     runs_ms = [makespan([f.run_ms for f in stage], many) for stage, many in widths]
     latency = model.entry_ms + sum(runs_ms) + laid.fan_out_ms + sum(h.time_ms for h in plan.hops)
     cost = sum(f.cost_usd for f in plan.functions) + sum(h.cost_usd for h in plan.hops)
     memory = float(sum(f.memory_mb for f in plan.functions))
-    deviation, common = deviation_ms(model, chosen.choices), common_spread(model)
+    deviation, common = deviation_ms(model, joined(model, chosen.choices)), common_spread(model)
     predicted = Predicted(latency, memory, cost * 1e6, deviation, common)
     plan = msgspec.structs.replace(plan, predicted=predicted)
-    return msgspec.structs.replace(plan, slack=_slack(model, plan), cold=_cold(model, chosen.choices, cost, request))
+    plan = msgspec.structs.replace(plan, cold=_cold(model, chosen.choices, cost, request))
+    return msgspec.structs.replace(plan, slack=_slack(model, plan))
 
 
 def _cold(model: SliceModel, choices: Sequence[Choice], cost_usd: float, request: Request) -> Cold | None:
@@ -261,6 +274,8 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
     platform, rows = model.platform, []
     if plan.slo_ms is not None:
         rows.append(Slack(f"latency SLO{plan.at}", plan.slo_ms, plan.bounded_ms, "ms"))
+    if plan.budget_usd is not None:
+        rows.append(Slack("budget", plan.budget_usd, plan.charged_usd, "$"))
     rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:

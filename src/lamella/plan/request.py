@@ -15,6 +15,8 @@ from lamella.objects import Bucket
 from lamella.plan.validation.judge import Judge
 from lamella.platforms.platform import Architecture
 
+LEAST_VCPU, MOST_VCPU = 0.01, 64.0
+"""What a function may be asked to have."""
 WITHOUT: dict[str, dict[str, bool | str]] = {
     "shards": {"shards": False},
     "codec": {"codec": False},
@@ -61,6 +63,8 @@ class Request(NamedTuple):
     """Of the functions; `any` takes the one with the lower price."""
     max_batch: int = 1
     """Above 1 rows that come one by one may share a run, at most so many; how many is for `exact` to choose."""
+    budget_usd: float | None = None
+    """Of a million requests, in place of a latency bound: the quickest plan within it, which `exact` finds."""
     percentile: float | None = 95.0
     """Of latency, that the bound is on; None for the mean."""
     asked_ms: float | None = None
@@ -80,7 +84,7 @@ def variant(name: str, request: Request) -> tuple[str, Request]:
     """The planner behind a contender's name, and what it is asked.
 
     Raises:
-        ConfigError: what follows `@` is no number of vCPU.
+        ConfigError: what follows `@` is no number of vCPU that a function may have.
     """
     name, at, vcpu = name.partition("@")
     if at:
@@ -88,8 +92,11 @@ def variant(name: str, request: Request) -> tuple[str, Request]:
             request = request._replace(vcpu=float(vcpu))
         except ValueError:
             request = request._replace(vcpu=0.0)
-        if not 0 < request.vcpu < float("inf"):
-            raise ConfigError(f"{name}@{vcpu}: behind @ stands a number of vCPU", try_=f"--planners {name}@2")
+        if not LEAST_VCPU <= request.vcpu <= MOST_VCPU:
+            raise ConfigError(
+                f"{name}@{vcpu}: behind @ stands a number of vCPU from {LEAST_VCPU:g} to {MOST_VCPU:g}",
+                try_=f"--planners {name}@2",
+            )
     for what, asked in WITHOUT.items():
         if name.endswith(f"-no-{what}"):
             return variant(name.removesuffix(f"-no-{what}"), Request(**{**request._asdict(), **asked}))

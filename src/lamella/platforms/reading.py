@@ -22,10 +22,12 @@ from typing import Any
 import msgspec
 
 from lamella.errors import ConfigError
-from lamella.platforms.figures import figures, named
-from lamella.platforms.platform import Platform
+from lamella.platforms.figures import Figure, figures, named
+from lamella.platforms.platform import Memory, Platform
 
 SUFFIX = ".toml"
+MOST_SIZES = 100_000
+"""That a platform may sell: each is looked at. Lambda sells 10,113."""
 
 
 def names() -> tuple[str, ...]:
@@ -128,14 +130,43 @@ def _check_source(path: str, source: str, date: str, what: str) -> None:
         raise ValueError(f"{path}: {date!r} is no date; as in 2026-11-22") from error
 
 
+def _check_sizes(memory: Memory) -> None:
+    """Sizes are whole megabytes, and so few that each can be looked at."""
+    for path, figure in figures(memory, "memory"):
+        if isinstance(figure, Figure) and figure.known and not figure.value.is_integer():
+            raise ValueError(f"{path} is {figure.value:g}: sizes are whole MB")
+    if memory.step_mb and all(f.known for f in (memory.min_mb, memory.max_mb, memory.step_mb)):
+        count = (memory.max_mb.value - memory.min_mb.value) / memory.step_mb.value
+        if count > MOST_SIZES:
+            raise ValueError(
+                f"memory is sold in {count:.3g} sizes, at most {MOST_SIZES:,} can be looked at: a larger step_mb"
+            )
+
+
+def _check_divisors(one: Platform) -> None:
+    """What something is divided by is above nought."""
+    divisors = {
+        "cpu.max_vcpu": one.cpu.max_vcpu,
+        "cpu.period_ms": one.cpu.period_ms,
+        "cpu.mb_per_vcpu": one.cpu.mb_per_vcpu,
+        "node.memory_mb": one.node.memory_mb if one.node else None,
+        "node.vcpu": one.node.vcpu if one.node else None,
+    }
+    for path, figure in divisors.items():
+        if figure and figure.known and not figure.value:
+            raise ValueError(f"{path} is 0, it must be above")
+
+
 def _check(one: Platform) -> None:
     """What a schema does not say."""
+    _check_divisors(one)
     if not one.name.strip():
         raise ValueError("a platform has a name")
     if bool(one.memory.step_mb) == bool(one.memory.only_mb):
         raise ValueError("memory is sold in steps (step_mb) or in a few sizes (only_mb): one of them")
     if one.memory.step_mb and one.memory.step_mb.known and one.memory.step_mb.value < 1:
         raise ValueError(f"memory.step_mb is {one.memory.step_mb.value:g}, at least 1 MB is needed")
+    _check_sizes(one.memory)
     if one.memory.min_mb.known and one.memory.max_mb.known and one.memory.min_mb.value > one.memory.max_mb.value:
         raise ValueError(f"memory.min_mb {one.memory.min_mb.value:g} is more than max_mb {one.memory.max_mb.value:g}")
     if (one.cpu.coupling == "memory") != (one.cpu.mb_per_vcpu is not None):

@@ -83,6 +83,10 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     int8: tuple[str, ...] = ()
     """What its products that can run on 8-bit integers give; measured where that was asked for."""
 
+    def memory_in(self, layout: Layout) -> UnitMemory:
+        """What it was measured to hold in a layout; plain where that is the same."""
+        return next((m for m in self.memory if m.layout == layout), self.memory[0])
+
 
 class Saving(msgspec.Struct, frozen=True):
     """What running the two units beside a cut in one session saves against two (reorders, fusions, call)."""

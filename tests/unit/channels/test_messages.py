@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from lamella.channels import messages as wire
 from lamella.channels.segments import Segment, create
 from lamella.errors import WireError
+from tests.processes import beside
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -150,10 +150,8 @@ def test_an_attach_without_its_descriptor_is_the_end(packets: Pair, closed: bool
 
 def test_megabytes_go_over_the_stream_in_pieces_and_arrive_whole(stream: Pair) -> None:
     parts = [os.urandom(5 << 20), b"", os.urandom(3), os.urandom(2 << 20)]
-    sender = threading.Thread(target=wire.send_bytes, args=(stream[0], [memoryview(p) for p in parts]))
-    sender.start()
-    received = [wire.receive_bytes(stream[1], len(p)) for p in parts]
-    sender.join()
+    with beside(lambda: wire.send_bytes(stream[0], [memoryview(p) for p in parts])):
+        received = [wire.receive_bytes(stream[1], len(p)) for p in parts]
     assert received == parts
 
 

@@ -37,6 +37,8 @@ def test_explain_holds_a_plan_against_every_other_kind(lamella: Lamella, plan_fi
     assert "uniform-3's plan" in table
     assert "best plan of a kind" in table
     assert "no plan could use more" in table
+    assert found["orders"]["one"]
+    assert "of the cheapest plan's cost: one order only: each of the" in table
 
 
 def test_explain_of_a_model_plans_first(lamella: Lamella, graph: Graph) -> None:

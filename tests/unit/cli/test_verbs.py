@@ -229,6 +229,7 @@ def test_plan_prints_each_function_with_its_reason(lamella: Lamella, graph: Grap
     assert "cnn-tiny on openfaas by exact: 1 function," in said
     assert "is the smallest size for" in said
     assert "latency SLO" in said
+    assert "one order only: each of the" in said
 
 
 def test_a_divided_plan_is_shown_with_its_hops_and_with_what_was_turned_down_and_why(

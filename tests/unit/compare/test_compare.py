@@ -50,6 +50,7 @@ from tests.unit.plan.pricing.test_coding import link
 
 PLANNERS = ("ort", "single", "uniform-2", "mopar")
 RULES = platform("openfaas")
+ALONE = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--no-shards"]
 
 
 @pytest.fixture(scope="module")
@@ -377,7 +378,7 @@ def test_the_command_prints_the_record_for_the_user_s_own_requests(
 ) -> None:
     rows = np.concatenate([request(graph, np.random.default_rng(k))["x"] for k in range(3)])
     np.savez(tmp_path / "requests.npz", x=rows)
-    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "2"]
+    argv = [*ALONE, "--requests", "2"]
     argv += ["--inputs", str(tmp_path / "requests.npz")]
     assert run([*argv, "--json", "-o", str(tmp_path / "record.json")]) == 0
     printed = json.loads(capsys.readouterr().out)
@@ -462,7 +463,7 @@ def test_a_broken_law_3_ends_the_command_with_code_4_after_table_and_file(
 ) -> None:
     monkeypatch.setattr(contenders, "OUTPUT_TOLERANCE", -1.0)  # no answer is good enough
     path = tmp_path / "deep" / "record.json"
-    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "1"]
+    argv = [*ALONE, "--requests", "1"]
     assert run([*argv, "-o", str(path)]) == 4
     out, err = capsys.readouterr()
     assert "BROKEN" in out
@@ -481,7 +482,7 @@ def test_the_file_is_whole_before_anything_is_printed(
         raise BrokenPipeError
 
     monkeypatch.setattr("lamella.cli.compare.show_comparison", full)
-    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "1"]
+    argv = [*ALONE, "--requests", "1"]
     assert run([*argv, "-o", str(path)]) == 1
     assert [p.planner for p in documents.read(path, Comparison, made_by="a test").plans] == ["single"]
 
@@ -491,7 +492,7 @@ def test_the_command_compares_at_the_batch_it_was_told(
     cache: Path, graph: Graph, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.savez(tmp_path / "requests.npz", **request(graph, np.random.default_rng(0), 6))  # type: ignore[arg-type]
-    argv = ["compare", "zoo:cnn-tiny", "--platform", "openfaas", "--planners", "single", "--requests", "2"]
+    argv = [*ALONE, "--requests", "2"]
     argv += ["--inputs", str(tmp_path / "requests.npz")]
     assert run([*argv, "--batch", "4"]) == 2
     assert "input 'x' has 6 rows, a request of batch 4 takes 4" in capsys.readouterr().err

@@ -10,6 +10,7 @@ import pytest
 
 from lamella.package import place
 from lamella.package.place import exchange, take_place
+from tests.processes import beside
 
 
 def directory(path: Path, text: str) -> Path:
@@ -89,10 +90,7 @@ def test_a_reader_always_finds_one(tmp_path: Path) -> None:
             if not os.path.exists(package / "file"):
                 missed.append(1)
 
-    reader = threading.Thread(target=read)
-    reader.start()
-    for _ in range(500):
-        take_place(tmp_path / "other", package)
-    done.set()
-    reader.join()
+    with beside(read, stop=done.set):
+        for _ in range(500):
+            take_place(tmp_path / "other", package)
     assert missed == []

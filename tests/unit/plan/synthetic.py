@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 
 from hypothesis import strategies as st
@@ -10,7 +11,8 @@ from hypothesis import strategies as st
 from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.machine import Machine
 from lamella.plan.choice import Choice
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.pricing.hops import Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import (
@@ -69,6 +71,12 @@ class Made:
 
 SERVING_MS = 0.3
 """Standard deviation of what serving takes."""
+THREE = (
+    Made(time_ms=4.0, saving_ms=0.5, packed_mb=10.0, packed_speedup=2.0),
+    Made(time_ms=6.0, saving_ms=0.25, packed_mb=10.0, packed_speedup=2.0),
+    Made(time_ms=8.0, packed_mb=10.0, packed_speedup=2.0),
+)
+"""Units of which packing doubles the speed."""
 
 
 def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
@@ -212,3 +220,8 @@ CODED_CHAINS = st.lists(CODED, min_size=1, max_size=6).map(tuple)
 CHAINS = st.lists(UNITS, min_size=1, max_size=6).map(tuple)
 PLATFORMS = st.sampled_from(["openfaas", "aws-lambda", "azure-consumption", "cloud-run"])
 VCPUS = st.sampled_from([0.5, 1.0, 1.7, 2.0])
+
+
+def spans(model: SliceModel) -> list[tuple[int, int]]:
+    """Every slice."""
+    return list(combinations(range(model.units + 1), 2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from lamella import documents
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.document import Plan, read_plan
 from lamella.plan.make import make_plan
-from lamella.plan.pricing.predict import GRAPH_MB
+from lamella.plan.pricing.memory import GRAPH_MB
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of
@@ -98,6 +99,20 @@ def test_a_profile_is_no_plan(tmp_path: Path) -> None:
     documents.write(tmp_path / "profile.json", profile_of(graph, UNITS))
     with pytest.raises(ConfigError, match="is not a plan document"):
         read_plan(tmp_path / "profile.json")
+
+
+@pytest.mark.parametrize(
+    ("edited", "said"),
+    [({"percentile": 100.0}, "percentile is 100"), ({"batch": 0}, "batch is 0"), ({"percentile": 0}, "is 0, it must")],
+)
+def test_a_plan_edited_to_what_nothing_can_be_reckoned_from_is_none(
+    tmp_path: Path, edited: dict[str, float], said: str
+) -> None:
+    documents.write(tmp_path / "plan.json", make())
+    text = json.loads((tmp_path / "plan.json").read_text())
+    (tmp_path / "plan.json").write_text(json.dumps(text | edited))
+    with pytest.raises(ConfigError, match=said):
+        read_plan(tmp_path / "plan.json")
 
 
 def test_losers_are_named_with_their_figures() -> None:

@@ -23,7 +23,9 @@ def test_names_ask(name: str, base: str, asked: Request) -> None:
     assert variant(name, Request(10.0)) == (base, asked)
 
 
-@pytest.mark.parametrize("name", ["single@", "single@two", "single@-1", "single@inf", "single@nan", "single@0"])
+@pytest.mark.parametrize(
+    "name", ["single@", "single@two", "single@-1", "single@inf", "single@nan", "single@0", "exact@1e9"]
+)
 def test_odd_shares_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="number of vCPU"):
         variant(name, Request())

@@ -47,6 +47,11 @@ def written(tmp_path: Path, content: str) -> Path:
         ("[node]", 'kind = "instance"\n[node]', "unknown field `kind`"),
         ('name = "openfaas"', 'name = "openfaas"\nkind = "instance"', "needs .node. with usd_per_hour"),
         ("step_mb = { value = 16", "step_mb = { value = 0", "at least 1 MB"),
+        ("step_mb = { value = 16", "step_mb = { value = 16.5", "memory.step_mb is 16.5: sizes are whole MB"),
+        ("max_mb = { value = 16384", "max_mb = { value = 1e12", "memory is sold in 6.25e.10 sizes"),
+        ("max_vcpu = { value = 4", "max_vcpu = { value = 0", "cpu.max_vcpu is 0, it must be above"),
+        ("period_ms = { value = 100", "period_ms = { value = 0", "cpu.period_ms is 0"),
+        ("vcpu = { value = 4", "vcpu = { value = 0", "is 0, it must be above"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_no_platform_is_refused_with_the_place(tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -5,7 +5,6 @@ import os
 import resource
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import pairwise
@@ -20,6 +19,7 @@ from lamella.graph.model import Graph
 from lamella.limits import Limiter
 from lamella.runtime.instance import NEXT, Instance, State
 from tests.faults import packages
+from tests.processes import beside
 
 ROW = np.ones((1, 3, 32, 32), np.float32)
 REQUEST = wire.Run(
@@ -284,9 +284,8 @@ def test_a_missing_interpreter_starts_nothing_and_leaves_nothing(
 
 def test_an_instance_outlives_the_thread_that_started_it(start: Start) -> None:
     made: list[Instance] = []
-    thread = threading.Thread(target=lambda: made.append(start()))
-    thread.start()
-    thread.join()
+    with beside(lambda: made.append(start())):
+        pass
     made[0].ready()
     assert ask(made[0]).shape == (1, 10)
 
@@ -298,7 +297,6 @@ def test_an_instance_that_is_ready_outlives_the_thread_that_started_it(start: St
         made.append(start())
         made[0].ready()
 
-    thread = threading.Thread(target=begin)
-    thread.start()
-    thread.join()
+    with beside(begin):
+        pass
     assert ask(made[0]).shape == (1, 10)

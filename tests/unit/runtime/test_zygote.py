@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -28,6 +29,7 @@ from lamella.runtime import orders
 from lamella.runtime.instance import Instance
 from lamella.runtime.starts import Descriptors, Forking, Start
 from tests.faults import packages
+from tests.processes import beside, running
 
 ROW = np.ones((1, 3, 32, 32), np.float32)
 REQUEST = wire.Run(
@@ -220,17 +222,12 @@ def test_workers_of_a_killed_zygote_answer_on_and_the_next_start_has_another(zyg
         except BaseException as error:  # noqa: BLE001 - told to the test
             failed.append(error)
 
-    under_load = [threading.Thread(target=load, args=(instance,)) for instance in instances]
-    for thread in under_load:
-        thread.start()
-    for _ in range(3):
-        first = zygote.pid
-        os.kill(first, signal.SIGKILL)
-        np.testing.assert_array_equal(ask(ready(begin(zygote))), expected)
-        assert zygote.pid != first
-    stop.set()
-    for thread in under_load:
-        thread.join()
+    with beside(*(partial(load, instance) for instance in instances), stop=stop.set):
+        for _ in range(3):
+            first = zygote.pid
+            os.kill(first, signal.SIGKILL)
+            np.testing.assert_array_equal(ask(ready(begin(zygote))), expected)
+            assert zygote.pid != first
     assert not failed
     instances[0].stop()
     os.kill(instances[1].pid, signal.SIGKILL)
@@ -306,7 +303,7 @@ def test_two_hundred_lives_leave_no_descriptor_no_zombie_and_no_group(
 def test_the_zygote_and_the_workers_of_a_killed_driver_die(cnn: Graph, tmp_path: Path, doing: str) -> None:
     package = packages.package(cnn, tmp_path / "package", [3])
     argv = [sys.executable, "-c", DRIVER, str(package), doing]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as driver:
+    with running(argv, stdout=subprocess.PIPE, text=True) as driver:
         assert driver.stdout
         pids = json.loads(driver.stdout.readline())
         assert len(pids) == 4  # two workers, their zygote twice
@@ -354,7 +351,7 @@ for number in range(2):
         os._exit(0)
     os.wait()
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     one, two = (line.split() for line in done.stdout.splitlines())
     assert one[0] != two[0]
     assert one[1] != two[1]

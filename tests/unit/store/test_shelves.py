@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from lamella.errors import (
 from lamella.store.backings import _Tmpfs
 from lamella.store.records import ModelRecord, SegmentRef, Settings
 from lamella.store.shelves import Shelves
+from tests.processes import beside
 from tests.unit.store.blobs import flip, open_files, read, record_of, ref, written
 
 A, B, C = (bytes([k]) * 4096 for k in b"abc")
@@ -76,11 +76,8 @@ def test_several_threads_run_one_load_once(opened: Open, tmp_path: Path) -> None
     loads = shelves.plan_load("one@1")
     assert shelves.plan_load("one@1") == loads
     before = open_files()
-    threads = [threading.Thread(target=load.run) for load in loads for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with beside(*(load.run for load in loads for _ in range(4))):
+        pass
     assert open_files() == before + len(loads)
     for load in [*loads, *loads]:
         shelves.commit(load)

@@ -92,9 +92,10 @@ class Running:
             (directory / "allow.toml").chmod(0o600)
             command.append(str(directory / "allow.toml"))
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE, env=environment())
-        assert self._process.stdout
-        assert self._process.stdout.readline() == b"serving\n"
         self.pid = self._process.pid
+        assert self._process.stdout
+        if self._process.stdout.readline() != b"serving\n":
+            raise AssertionError(f"the daemon did not start: exit code {self.end(signal.SIGKILL)}")
 
     def connect(self) -> Connection:
         return Connection(self.path)

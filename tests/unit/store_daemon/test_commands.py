@@ -15,6 +15,7 @@ import pytest
 
 from lamella.cli.app import run
 from lamella.store.client import Connection, session, status
+from tests.processes import running
 from tests.unit.store_daemon.conftest import SIDE, environment, make, write_whole
 
 
@@ -27,7 +28,7 @@ def socket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     path = tmp_path / "store.socket"
     monkeypatch.setenv("LAMELLA_STORE", str(path))
     words = command("--root", str(tmp_path / "root"), "--memory-mb", "64", "--policy", "lfu")
-    with subprocess.Popen(words, env={**environment(), "LAMELLA_STORE": str(path)}, stdout=subprocess.PIPE) as daemon:
+    with running(words, env={**environment(), "LAMELLA_STORE": str(path)}, stdout=subprocess.PIPE) as daemon:
         assert daemon.stdout
         assert daemon.stdout.readline().decode() == f"serving at {path}\n"
         yield path
@@ -79,7 +80,7 @@ def test_the_daemon_holds_nothing_of_the_command_line_nor_of_the_runtime(socket:
     assert not [name for name in libraries if name.startswith(("onnxruntime", "_multiarray", "libssl", "_obstore"))]
     (tmp_path / "msgspec.py").write_text("raise SystemExit('imported from the working directory')")
     daemon = command("--socket", str(tmp_path / "second.socket"), "--root", str(tmp_path / "second"))
-    with subprocess.Popen(daemon, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE) as second:
+    with running(daemon, env=environment(), cwd=tmp_path, stdout=subprocess.PIPE) as second:
         assert second.stdout
         assert second.stdout.readline().startswith(b"serving at")
         second.terminate()
@@ -96,7 +97,7 @@ def test_the_daemon_holds_nothing_of_the_command_line_nor_of_the_runtime(socket:
 )
 def test_a_daemon_that_cannot_start_says_why(options: list[str], code: int, what: str, tmp_path: Path) -> None:
     words = command("--socket", str(tmp_path / "s"), "--root", str(tmp_path / "root"), *options)
-    done = subprocess.run(words, env=environment(), capture_output=True, text=True)
+    done = subprocess.run(words, env=environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (code, "")
     assert what in done.stderr
     assert "Traceback" not in done.stderr

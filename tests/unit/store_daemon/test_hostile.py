@@ -27,6 +27,7 @@ from lamella.store.records import Settings
 from lamella.store.serving import listening
 from lamella.store.shelves import Shelves
 from tests.faults.fuse import FLUSH, unanswered
+from tests.processes import beside, running
 from tests.unit.store_daemon.conftest import SIDE, Running, environment, until
 
 
@@ -188,17 +189,15 @@ def test_clients_killed_under_load_leave_no_lease_and_no_descriptor(daemon: Runn
     session("m@1", daemon.path).close()
     until(lambda: daemon.leases() == 0)
     before = daemon.descriptors()
-    clients = [
-        subprocess.Popen([sys.executable, "-c", CLIENT, str(daemon.path)], stdout=subprocess.PIPE, env=environment())
-        for _ in range(2)
-    ]
-    for client in clients:
-        assert client.stdout
-        assert client.stdout.readline() == b"ready\n"
-    assert daemon.leases() == 6
-    for client in clients:
-        client.send_signal(signal.SIGKILL)
-        client.communicate()
+    argv = [sys.executable, "-c", CLIENT, str(daemon.path)]
+    with ExitStack() as stack:
+        clients = [stack.enter_context(running(argv, stdout=subprocess.PIPE, env=environment())) for _ in range(2)]
+        for client in clients:
+            assert client.stdout
+            assert client.stdout.readline() == b"ready\n"
+        assert daemon.leases() == 6
+        for client in clients:
+            client.send_signal(signal.SIGKILL)
     until(lambda: daemon.leases() == 0)
     until(lambda: daemon.descriptors() <= before)
 
@@ -233,12 +232,14 @@ def test_a_daemon_killed_under_load_leaves_every_client_with_right_answers(start
     with ThreadPoolExecutor(3) as pool:
         clients = [pool.submit(load) for _ in range(3)]
         daemon = first
-        for _ in range(2):
-            seen = len(answers)
-            until(lambda: len(answers) > seen + 20)  # noqa: B023 - called at once
-            daemon.end(signal.SIGKILL)
-            daemon = start()
-        stop.set()
+        try:
+            for _ in range(2):
+                seen = len(answers)
+                until(lambda: len(answers) > seen + 20)  # noqa: B023 - called at once
+                daemon.end(signal.SIGKILL)
+                daemon = start()
+        finally:
+            stop.set()  # else the pool would wait for ever
         for client in clients:
             client.result(10)
     assert max(answers) < 1e-4
@@ -268,18 +269,19 @@ def test_who_says_nothing_is_left_after_a_while(tmp_path: Path) -> None:
         daemon = Daemon(
             Shelves(Settings(root=tmp_path / "r")), listener, Access(), tmp_path / "r", clock=lambda: now[0]
         )
-        thread = threading.Thread(target=daemon.serve)
-        thread.start()
-        with Connection(path) as good, socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent:
-            silent.settimeout(10)
-            silent.connect(str(path))
-            assert good.status().users[0].connections == 2
-            now[0] += GREETING_S + 1
-            assert silent.recv(1) == b""
-            report = good.status()
-            assert (report.users[0].connections, report.refused) == (1, 1)
-            good.stop()
-        thread.join(10)
-        daemon.close()
-    assert not thread.is_alive()
+        try:
+            with (
+                beside(daemon.serve, stop=lambda: os.write(daemon.wakeup, b"0")),
+                Connection(path) as good,
+                socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as silent,
+            ):
+                silent.settimeout(10)
+                silent.connect(str(path))
+                until(lambda: good.status().users[0].connections == 2)  # connected is not yet accepted
+                now[0] += GREETING_S + 1
+                assert silent.recv(1) == b""
+                report = good.status()
+                assert (report.users[0].connections, report.refused) == (1, 1)
+        finally:
+            daemon.close()
     assert not path.exists()

@@ -203,6 +203,8 @@ def _machine(plan: Plan) -> str:
 
 
 def _slo(plan: Plan) -> str:
+    if plan.budget_usd is not None:
+        return f"none, a budget of ${plan.budget_usd:g} per million"
     return "none" if plan.slo_ms is None else f"{plan.slo_ms:g} ms{plan.at}"
 
 

@@ -18,11 +18,12 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import InfeasiblePlan, LamellaError
 from lamella.machine import Machine
-from lamella.plan.document import ModelRef, Plan, model_ref
-from lamella.plan.explanation.kinds import OfKind, of_stages, with_codecs, with_shards
+from lamella.plan.document import ModelRef, Orders, Plan, model_ref
+from lamella.plan.explanation.kinds import of_kind, of_stages, with_codecs, with_shards
 from lamella.plan.explanation.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.make import document, make_plan
 from lamella.plan.planners.exact import latency_cap
+from lamella.plan.planners.orders import orders
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.space import Chosen, Space
 from lamella.profile.scaling import at
@@ -103,6 +104,8 @@ class Explanation(Document, frozen=True, kw_only=True):
     others: tuple[Other, ...]
     prices: tuple[Price, ...]
     why: str
+    orders: Orders | None = None
+    """What plans in another order of units could save of the cheapest one's cost; none where nothing is known."""
 
 
 class Way(msgspec.Struct, frozen=True):
@@ -131,8 +134,6 @@ class Refusal(Document, frozen=True, kw_only=True):
 
 def outline(plan: Plan, percentile: float | None) -> Outline:
     """A plan in figures, its latency at a percentile beside its mean."""
-    cold, cost = plan.cold, plan.predicted.cost_usd_per_million
-    starts = cold.share * cold.usd_per_million_starts if cold and cold.rate_per_s is not None else 0.0
     return Outline(
         stages=plan.stages,
         functions=len(plan.functions),
@@ -141,7 +142,7 @@ def outline(plan: Plan, percentile: float | None) -> Outline:
         memory_mb=plan.predicted.memory_mb,
         latency_ms=plan.predicted.latency_ms,
         bounded_ms=msgspec.structs.replace(plan, percentile=percentile).bounded_ms,
-        cost_usd_per_million=cost + starts,
+        cost_usd_per_million=plan.charged_usd,
     )
 
 
@@ -185,6 +186,7 @@ def explain(
         others=tuple(found),
         prices=prices,
         why=_why(plan, chosen, outline(cheapest, plan.percentile), prices),
+        orders=orders(space, best.cost_usd, cap),
     )
 
 
@@ -216,11 +218,11 @@ def laid_out(asked: Asked, chosen: Chosen, name: str) -> Plan:
 
 def _kinds(asked: Asked, space: Space, plan: Plan, move: Move) -> Iterator[Other]:
     chosen, cap = outline(plan, plan.percentile), asked.request.slo_ms
-    most = min(max(LEAST_STAGES, plan.stages + MORE_STAGES), asked.request.max_stages, space.model.units)
+    most = min(max(LEAST_STAGES, plan.stages + MORE_STAGES), asked.request.max_stages, space.options.model.units)
     kinds = [*(of_stages(k) for k in range(1, most + 1)), with_shards(), with_codecs()]
     for number, kind in enumerate(kinds):
         move(number / len(kinds), kind.name)
-        yield _compared(kind.name, _best(OfKind(space, kind), cap), asked, chosen)
+        yield _compared(kind.name, _best(of_kind(space.options, kind), cap), asked, chosen)
     for without, other in (
         ("without shards", asked.asking(shards=False)),
         ("without codecs", asked.asking(codec=False)),

@@ -1,7 +1,7 @@
 """The best plan of a kind: of just so many stages, with a sharded stage, with a codec on some hop.
 
 A limit on what there may be at most is another request. What there has to be is not: the cheapest plan of at most
-three stages may have one. So the graph of all choices (`planners.space`) is unrolled: every state once for each number
+three stages may have one. So the graph of choices (`planners.options`) is unrolled: every state once for each number
 of marked arcs before it, and a plan ends only where it has taken as many as the kind asks for. All else is the same
 search, and as exact.
 """
@@ -13,8 +13,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.plan.planners.routes import Route, Routes, Stairs, Sums
-from lamella.plan.planners.space import Fixed, Space
+from lamella.plan.planners.blocks import Arcs
+from lamella.plan.planners.options import Fixed, Options
+from lamella.plan.planners.route import Route, Stairs, Sums
+from lamella.plan.planners.routes import Routes
+from lamella.plan.planners.space import Space
 
 
 class Kind(NamedTuple):
@@ -23,7 +26,7 @@ class Kind(NamedTuple):
     name: str
     least: int
     just: bool
-    slices: Callable[[Space], np.ndarray]
+    slices: Callable[[Options], np.ndarray]
     """Marks of cells, [cells],"""
     fixed: Callable[[Fixed], int]
     """and of a stage of shards or a join alone."""
@@ -32,12 +35,12 @@ class Kind(NamedTuple):
 def of_stages(count: int) -> Kind:
     """Just so many stages; what joins shards by itself is one."""
     name = "one function" if count == 1 else f"{count} stages"
-    return Kind(name, count, True, lambda space: np.ones(len(space.cells.tail), int), lambda arc: arc.stages)
+    return Kind(name, count, True, lambda options: np.ones(len(options.cells.tail), int), lambda arc: arc.stages)
 
 
 def with_shards() -> Kind:
     """A stage of shards at least."""
-    return Kind("with shards", 1, False, lambda space: np.zeros(len(space.cells.tail), int), _sharded)
+    return Kind("with shards", 1, False, lambda options: np.zeros(len(options.cells.tail), int), _sharded)
 
 
 def with_codecs() -> Kind:
@@ -49,67 +52,51 @@ def _sharded(arc: Fixed) -> int:
     return int(arc.choice is not None)
 
 
-def _encoded(space: Space) -> np.ndarray:
+def _encoded(options: Options) -> np.ndarray:
     """Slices that take something encoded: every hop is taken by one."""
-    coded = [space.modes[state.unit][state.mode].coding.codec != "none" for state in space.states]
-    tails: np.ndarray = np.array(coded, int)[space.cells.tail]
+    coded = [options.modes[state.unit][state.mode].coding.codec != "none" for state in options.states]
+    tails: np.ndarray = np.array(coded, int)[options.cells.tail]
     return tails
 
 
-class OfKind(Space):
-    """The plans of a space that are of a kind."""
+def of_kind(options: Options, kind: Kind) -> Space:
+    """The plans of a kind."""
+    slices, fixed = kind.slices(options), np.array([kind.fixed(arc) for arc in options.fixed], int)
 
-    def __init__(self, space: Space, kind: Kind) -> None:
-        """Share what `space` has priced, and mark it."""
-        self.__dict__.update(space.__dict__)
-        self.kind, self._begun = kind, {}
-        self._marks = kind.slices(space), np.array([kind.fixed(arc) for arc in space.fixed], int)
+    def unrolled(options: Options, arcs: Arcs, most_stages: int | None) -> Routes:
+        return Marked(options, arcs, np.concatenate([slices[arcs.cell], fixed]), kind, most_stages)
 
-    def _graph(
-        self,
-        cell: np.ndarray,
-        tail: np.ndarray,
-        head: np.ndarray,
-        sums: Sums,
-        stages: np.ndarray,
-        most_stages: int | None,
-    ) -> Routes:
-        marks = np.concatenate([self._marks[0][cell], self._marks[1]])
-        arcs = Arcs(tail, head, sums, stages, marks)
-        plain = super()._graph(cell, tail, head, sums, stages, most_stages)
-        return Marked(plain, arcs, self.kind, most_stages)
-
-
-class Arcs(NamedTuple):
-    """Of a graph of choices: where each arc leads, what it adds, and how often it counts for a kind."""
-
-    tail: np.ndarray
-    head: np.ndarray
-    sums: Sums
-    stages: np.ndarray
-    marks: np.ndarray
+    return Space(options, unrolled)
 
 
 class Marked(Routes):
     """Routes that take as many marks as a kind asks for. Arcs are told by the numbers they were given by."""
 
-    def __init__(self, plain: Routes, arcs: Arcs, kind: Kind, most_stages: int | None) -> None:
-        """Unroll: a state stands there once for each number of marks before it, `least` of them or more in the last."""
+    def __init__(self, options: Options, arcs: Arcs, marks: np.ndarray, kind: Kind, most_stages: int | None) -> None:
+        """Unroll: a state stands there once for each number of marks before it, `least` of them or more in the last.
+
+        Args:
+            options: what can be chosen.
+            arcs: of it.
+            marks: how often each arc counts.
+            kind: what is asked for.
+            most_stages: a route may have.
+        """
         width = kind.least + 1
         count = len(arcs.tail)
         self.arcs, self.of = count, np.repeat(np.arange(count), width)
         before = np.tile(np.arange(width), count)
-        after = before + arcs.marks[self.of]
+        after = before + marks[self.of]
         if kind.just:
             fits = after < width
             self.of, before, after = self.of[fits], before[fits], after[fits]
         super().__init__(
-            plain.states * width,
+            len(options.states) * width,
             arcs.tail[self.of] * width + before,
             arcs.head[self.of] * width + np.minimum(after, kind.least),
             Sums(*(s[self.of] for s in arcs.sums)),
-            law=plain.law,
-            begin_ms=plain.begin_ms,
+            law=options.law,
+            begin_ms=options.begin_ms,
             stages=arcs.stages[self.of],
             most_stages=most_stages,
         )

@@ -45,7 +45,7 @@ class Asked(NamedTuple):
 
     def space(self) -> Space:
         """All its plans."""
-        return Space(self.model(), self.request)
+        return Space.of(self.model(), self.request)
 
     def cheapest(self) -> Chosen | None:
         """The cheapest plan within the SLO; None where there is none."""

@@ -33,10 +33,11 @@ import numpy as np
 from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice
 from lamella.plan.planners.milp import Arcs, Solved, cheapest, solver_name
+from lamella.plan.planners.options import Options
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
-from lamella.plan.planners.routes import Routes, Sums
-from lamella.plan.planners.space import Space
+from lamella.plan.planners.route import Sums
+from lamella.plan.planners.routes import Routes
 from lamella.plan.planners.verdicts import LATENCY_MARGIN, cheapest_of, infeasible, lost
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
@@ -119,8 +120,8 @@ class Program:
         """
         channel = model.platform.hop.channel  # hops have no choice of another
         self.request = request._replace(codec=False, shards=False, channel=channel)
-        self.model = SliceModel(model.graph, model.profile, model.platform, self.request)
-        self.space = Space(self.model, self.request)
+        self.model = SliceModel(model.graph, model.profile, model.platform, self.request, model.lossy)
+        self.options = Options(self.model, self.request)
 
     # ------------------------------------------------------------------------------------------------- questions
 
@@ -156,7 +157,7 @@ class Program:
         if disk is None:
             return None
         roomy = msgspec.structs.replace(platform, limits=msgspec.structs.replace(platform.limits, disk_mb=None))
-        model = SliceModel(self.model.graph, self.model.profile, roomy, self.request)
+        model = SliceModel(self.model.graph, self.model.profile, roomy, self.request, self.model.lossy)
         program = Program(model, self.request)
         chosen = program.quickest()
         if not chosen:
@@ -184,7 +185,7 @@ class Program:
     def said(self, solved: Solved) -> str:
         """How it was solved, and what its hops are."""
         platform = self.model.platform
-        apart = "" if self.space.free else f" at least {BLOCK_MB} MB apart"
+        apart = "" if self.options.sold.free else f" at least {BLOCK_MB} MB apart"
         said = [
             f"of {len(self.arcs.tail)} partitions with a size ({len(self.sizes)} sizes{apart}) bounds left "
             f"{solved.considered}; {solver_name()} took {solved.seconds:.2f} s, gap {solved.gap:.2%}"
@@ -210,32 +211,32 @@ class Program:
     @cached_property
     def arcs(self) -> Arcs:
         """Each partition from the unit it begins with to the one after it."""
-        kept, cells = self.partitions, self.space.cells
+        kept, cells = self.partitions, self.options.cells
         first, last = cells.first[kept.cell], cells.last[kept.cell]
         return Arcs(self.model.units + 1, first, last, kept.usd, kept.ms)
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Blocks of memory, as indices into the space's sizes.
+        """Blocks of memory, as indices into the sizes that are sold.
 
         Where memory buys no CPU all that are sold: of them a partition has the smallest that holds it, for no other is
         quicker.
         """
-        if self.space.free:
-            return np.arange(len(self.space.sizes) - len(self.space.sold[-1]), len(self.space.sizes))
+        if self.options.sold.free:
+            return np.arange(len(self.options.sold.mb) - len(self.options.sold.by_share[-1]), len(self.options.sold.mb))
         kept = [0]
-        for k, size in enumerate(self.space.sizes.tolist()):
-            if size >= self.space.sizes[kept[-1]] + BLOCK_MB:
+        for k, size in enumerate(self.options.sold.mb.tolist()):
+            if size >= self.options.sold.mb[kept[-1]] + BLOCK_MB:
                 kept.append(k)
         return np.array(kept)
 
     @cached_property
     def partitions(self) -> _Partitions:
-        """Within memory, temporary storage and timeout; package and payload are the space's to heed."""
-        cells, sizes = self.space.cells, self.space.sizes[self.sizes]
+        """Within memory, temporary storage and timeout; package and payload are heeded by the options."""
+        cells, sizes = self.options.cells, self.options.sold.mb[self.sizes]
         mine = np.flatnonzero(cells.share == cells.share.max(initial=0))  # of CPU what is asked for, and no less
         need = np.maximum(cells.peak_mb, cells.floor_mb)[mine]
-        if self.space.free:
+        if self.options.sold.free:
             least = np.searchsorted(sizes, need - 1e-9)
             row = np.flatnonzero(least < len(sizes))
             at = least[row]
@@ -244,13 +245,13 @@ class Program:
         cell, size = mine[row], self.sizes[at]
         hops = self.hops
         first, last = cells.first[cell], cells.last[cell]
-        run = self.space.run_ms(cells.work_ms[:, cell], size)
+        run = self.options.sold.run_ms(cells.work_ms[:, cell], size)
         billed = run + cells.wait_ms[cell]
         limits, ok = self.model.platform.limits, np.ones(len(cell), bool)
         ok &= billed / 1000 <= limits.timeout_s.value
         if limits.disk_mb:
             ok &= hops.mb[first] + hops.mb[last] <= limits.disk_mb.value
-        usd = self.space.cost_usd(size, billed) + hops.usd[first]
+        usd = self.options.sold.cost_usd(size, billed) + hops.usd[first]
         found = _Partitions(*(x[ok] for x in (cell, size, usd, billed + hops.ms[first])))
         return _Partitions(*(x[_kept(first[ok], last[ok], found)] for x in found))
 
@@ -263,7 +264,7 @@ class Program:
 
     def _choice(self, arc: int) -> Choice:
         """A partition as a choice."""
-        return self.space.choice(int(self.partitions.cell[arc]), int(self.partitions.size[arc]))
+        return self.options.choice(int(self.partitions.cell[arc]), int(self.partitions.size[arc]))
 
 
 def _kept(first: np.ndarray, last: np.ndarray, found: _Partitions) -> np.ndarray:

@@ -11,16 +11,18 @@ import math
 from dataclasses import dataclass
 
 from lamella.errors import InfeasiblePlan
+from lamella.plan.planners.orders import orders
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.space import Answer, Chosen, Space
 from lamella.plan.planners.verdicts import BAND, LATENCY_MARGIN, WORTH, infeasible, lost
-from lamella.plan.pricing.arrivals import starts_usd
 from lamella.plan.pricing.batching import wait_ms
+from lamella.plan.pricing.cold import starts_usd
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import deviation_ms
 from lamella.plan.request import Request
+from lamella.units import digits
 
 MANY = 200_000
 """Slices beyond which the cheapest plan at any latency is not looked for besides: it would take as long again."""
@@ -35,8 +37,13 @@ class Exact:
     codes: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
-        """The cheapest plan within the SLO; without one the best balance within little more than one function's."""
-        space = Space(model, request)
+        """The cheapest plan within the SLO, or the quickest within the budget.
+
+        With neither the best balance within little more than one function's latency.
+        """
+        space = Space.of(model, request)
+        if request.budget_usd is not None:
+            return self._afforded(space, request.budget_usd)
         if request.slo_ms is None:
             return self._balanced(space, request)
         left_ms = request.slo_ms - wait_ms(model.batch, request)
@@ -46,14 +53,20 @@ class Exact:
                 where="--slo-ms",
                 try_=f"--max-batch {model.batch - 1}",
             )
-        return self._within(space, request._replace(slo_ms=left_ms), left_ms)
+        return self._within(space, request._replace(slo_ms=left_ms), request.slo_ms)
 
-    def _within(self, space: Space, request: Request, slo_ms: float) -> Decision:
+    def _within(self, space: Space, request: Request, whole_ms: float) -> Decision:
+        """What `request` asks; `whole_ms` is the SLO with the wait of the first row for the others in it."""
+        slo_ms = request.slo_ms
+        assert slo_ms is not None
         answer = space.cheapest(slo_ms)
         if answer.chosen is None:
             fastest = space.quickest()
-            raise infeasible(space.model, [fastest.bounded("fastest")] if fastest else [], request)
-        why = f"the cheapest of all plans within the SLO of {slo_ms:g} ms{_at(request)}: {_proof(answer, space)}"
+            raise infeasible(space.options.model, [fastest.bounded("fastest")] if fastest else [], request)
+        waits = f", {whole_ms - slo_ms:.1f} of which the first row waits for the others" if slo_ms < whole_ms else ""
+        why = (
+            f"the cheapest of all plans within the SLO of {whole_ms:g} ms{_at(request)}{waits}: {_proof(answer, space)}"
+        )
         return self._decision(space, answer, answer.chosen, slo_ms, why)
 
     def _balanced(self, space: Space, request: Request) -> Decision:
@@ -61,7 +74,7 @@ class Exact:
         alone, cap = _alone(space), latency_cap(space)
         answer = space.cheapest(cap)
         if answer.chosen is None:
-            raise infeasible(space.model, [], request)
+            raise infeasible(space.options.model, [], request)
         said, proof = "any latency (no SLO given, and no single function holds the model)", _proof(answer, space)
         if alone:
             said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
@@ -73,26 +86,71 @@ class Exact:
         why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
         return self._decision(space, answer, chosen, cap, why)
 
+    def _afforded(self, space: Space, budget_usd: float) -> Decision:
+        """The quickest plan within a budget of a million requests: the first of the front that the budget leaves."""
+        front = space.front(most_usd=budget_usd / 1e6)
+        if not front:
+            raise _unaffordable(space, budget_usd)
+        chosen, request = front[0], space.request
+        why = (
+            f"the quickest of all plans within the budget of ${budget_usd:g} per million requests{_at(request)}, of "
+            f"at most {request.max_stages} stages over {space.options.model.units} units"
+        )
+        others = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
+        if len(front) > 1:
+            others.append(("cheapest at any latency", front[-1]))
+        said = tuple((_mean(name, one), _instead(one, chosen, budget_usd)) for name, one in others)
+        return Decision(_mean(self.name, chosen), why, said, chosen.codings, request.percentile)
+
     def _decision(self, space: Space, answer: Answer, chosen: Chosen, cap: float, why: str) -> Decision:
         """With one function, and the cheapest at any latency, as what was turned down."""
         losers = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
         bound = math.isfinite(cap) and answer.proof.multiplier > 0  # else no latency was given up for cost
-        free = space.cheapest().chosen if bound and len(space.cells.tail) <= MANY else None
+        free = space.cheapest().chosen if bound and len(space.options.cells.tail) <= MANY else None
         if free and free.cost_usd < chosen.cost_usd * (1 - 1e-6):
             losers.append(("cheapest at any latency", free))
         took = chosen.bounded(self.name)
         said = tuple((_mean(name, one), lost(one.bounded(name), took, Request(cap))) for name, one in losers)
-        return Decision(_mean(self.name, chosen), why, said, chosen.codings, space.request.percentile)
+        return Decision(
+            _mean(self.name, chosen),
+            why,
+            said,
+            chosen.codings,
+            space.request.percentile,
+            orders=orders(space, answer.chosen.cost_usd, cap) if answer.chosen else None,
+        )
+
+
+def _unaffordable(space: Space, budget_usd: float) -> InfeasiblePlan:
+    """That the cheapest plan there is costs more."""
+    cheapest = space.cheapest().chosen
+    if cheapest is None:
+        return infeasible(space.options.model, [], space.request)
+    usd = cheapest.cost_usd * 1e6
+    return InfeasiblePlan(
+        f"budget: no plan on {space.options.model.platform.name} costs at most ${budget_usd:g} per million requests; "
+        f"the cheapest costs ${digits(usd, 3)} (${digits(usd - budget_usd, 3)} more) and takes "
+        f"{cheapest.bounded_ms:.1f} ms",
+        where="--budget-usd",
+        try_=f"--budget-usd {float(f'{usd * 1.01:.3g}'):g}",  # rounding takes less than is added
+    )
+
+
+def _instead(other: Chosen, chosen: Chosen, budget_usd: float) -> str:
+    """Why another plan is not the quickest within the budget."""
+    if (over := other.cost_usd * 1e6 - budget_usd) > budget_usd * 1e-9:
+        return f"${digits(over, 3)} over the budget"
+    return f"{other.bounded_ms - chosen.bounded_ms:.1f} ms slower"
 
 
 def _singles(space: Space) -> list[Chosen]:
     """One function in every size that is not beaten."""
-    found = []
-    for one in singles(space.model):
-        late = space.law.deviations * deviation_ms(space.model, one.choices)
-        more = space.cold_share * starts_usd(space.model, one.choices) if space.starts_billed else 0.0
+    options, found = space.options, []
+    for one in singles(options.model):
+        late = options.law.deviations * deviation_ms(options.model, one.choices)
+        more = options.cold_share * starts_usd(options.model, one.choices) if options.starts_billed else 0.0
         found.append(
-            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * space.stretch + late, one.cost_usd + more, 1)
+            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * options.stretch + late, one.cost_usd + more, 1)
         )
     return found
 
@@ -121,10 +179,9 @@ def _at(request: Request) -> str:
 def _proof(answer: Answer, space: Space) -> str:
     """How much was looked at, and what is known of what was not."""
     assert answer.chosen
-    cost = answer.chosen.cost_usd
+    cost, units = answer.chosen.cost_usd, space.options.model.units
     gap = 1 - answer.proof.bound_usd / cost if cost else 0.0
     return (
-        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {space.model.units} units; no "
-        f"plan costs less than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at "
-        "the rest"
+        f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {units} units; no plan costs less "
+        f"than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at the rest"
     )

@@ -18,7 +18,7 @@ from lamella.plan.request import Request
 
 def singles(model: SliceModel) -> list[Candidate]:
     """The model as one function, every size that is not dominated; empty where none fits."""
-    return [Candidate("single", (c,), model.entry_ms + c.run_ms, c.cost_usd) for c in model.choices(0, model.units)]
+    return [Candidate("single", (c,), model.entry_ms + c.run_ms, c.cost_usd) for c in model.whole]
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 from lamella.plan.choice import Choice
+from lamella.plan.document import Orders
 from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
@@ -32,6 +33,8 @@ class Decision(NamedTuple):
     """Of latency, that was held to the bound; none: its mean."""
     size_mb: int | None = None
     """Of every function, where they are all of one size."""
+    orders: Orders | None = None
+    """What plans in another order of units could save, where the planner says it."""
 
 
 class Planner(Protocol):

@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 import numpy as np
 
 from lamella.plan.choice import Choice, Join
+from lamella.plan.planners.pareto import undominated
 
 NEAR = 0.01
 """Plans within this share of the least cost count as equally cheap."""
@@ -117,20 +118,9 @@ class _State(NamedTuple):
         counts = [len(x) for x in self.latency_ms]
         source = np.repeat(np.arange(len(counts)), counts)
         before = np.concatenate([np.arange(n) for n in counts])
-        kept = pareto(latency, cost)
+        kept = undominated(cost, latency)
         kept = kept[(latency[kept] <= cap_ms) & (cost[kept] <= cap_usd)]
         return Front(latency[kept], cost[kept], source[kept], before[kept], self.sources) if len(kept) else None
-
-
-def pareto(latency_ms: np.ndarray, cost_usd: np.ndarray) -> np.ndarray:
-    """Indices of the points that no other is at least as good as in both, of equal ones the first; by latency."""
-    order = np.lexsort((cost_usd, latency_ms))
-    costs = cost_usd[order]
-    least = np.minimum.accumulate(costs)
-    better = np.ones(len(order), bool)
-    better[1:] = costs[1:] < least[:-1]
-    kept: np.ndarray = order[better]
-    return kept
 
 
 def divide(

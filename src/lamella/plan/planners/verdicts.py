@@ -13,7 +13,7 @@ from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import stretch
 from lamella.plan.request import Request
-from lamella.units import MB
+from lamella.units import MB, digits
 
 LATENCY_MARGIN = 1.025
 """Without an SLO a divided plan may take this much of the single function's predicted latency."""
@@ -48,7 +48,7 @@ def lost(candidate: Candidate, chosen: Candidate, request: Request) -> str:
     if request.slo_ms is not None and candidate.latency_ms > request.slo_ms:
         cap = f"{request.slo_ms:.1f} ms{_average(request)}"
         return f"{candidate.latency_ms - request.slo_ms:.1f} ms over the latency cap of {cap}"
-    more = candidate.cost_usd / chosen.cost_usd - 1
+    more = candidate.cost_usd / chosen.cost_usd - 1 if chosen.cost_usd else 0.0
     if more > 0.0005:
         return f"{more:.1%} dearer"
     slower = candidate.latency_ms - chosen.latency_ms
@@ -82,15 +82,15 @@ def infeasible(
         if model.platform.allocation_mb(max(peak, law)):
             if whole > package:
                 return InfeasiblePlan(
-                    f"package: {model.graph.name} ships {whole:.0f} MB of weights as one function and "
-                    f"{max(shipped):.0f} MB for its largest unit; the limit of {model.platform.name} is "
-                    f"{package:.0f} MB",
+                    f"package: {model.graph.name} ships {digits(whole, 0)} MB of weights as one function and "
+                    f"{digits(max(shipped), 0)} MB for its largest unit; the limit of {model.platform.name} is "
+                    f"{package:g} MB",
                     try_=hint,
                 )
             vcpu = model.platform.vcpu(most, model.vcpu)
             run = min(model.run_ms(0, model.units, layout=way, vcpu=vcpu) for way in model.layouts)
             return InfeasiblePlan(
-                f"timeout: {model.graph.name} runs {run / 1000:.0f} s at best as one function, the timeout of "
+                f"timeout: {model.graph.name} runs {digits(run / 1000, 0)} s at best as one function, the timeout of "
                 f"{model.platform.name} is {model.platform.limits.timeout_s.value:g} s, and no division keeps it",
                 try_="another --platform" + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
             )
@@ -106,7 +106,7 @@ def infeasible(
     return InfeasiblePlan(
         f"latency: {looked_at} on {model.platform.name} answers within {within}; the fastest takes "
         f"{nearest.latency_ms:.1f} ms{_average(request)} ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
-        f"{len(nearest.choices)} function(s) for ${nearest.cost_usd * 1e6:.2f} per million",
+        f"{len(nearest.choices)} function(s) for ${digits(nearest.cost_usd * 1e6, 2)} per million",
         where="--slo-ms",
         try_=f"--slo-ms {math.ceil(asked(model, request, nearest.latency_ms) + 0.5)}"
         + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
@@ -134,7 +134,7 @@ def unfit(model: SliceModel, first: int, last: int) -> str:
             f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
         )
     shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
-    if shipped + model.more_mb(first, last, "plain") > limits.package_mb.value:
+    if shipped + min(model.more_mb(first, last, way) for way in model.layouts) > limits.package_mb.value:
         package = limits.package_mb.value
         return f"package: a slice ships {shipped:.0f} MB of weights, the limit of {platform.name} is {package:.0f} MB"
     return f"timeout: a slice runs beyond the timeout of {platform.name}, {limits.timeout_s.value:g} s"

@@ -14,7 +14,9 @@ import msgspec
 
 from lamella.plan.choice import Choice, Join, Shard
 from lamella.plan.planners.search import Step
-from lamella.plan.pricing.predict import CODE_MB, EDGE_MB, GRAPH_MB, SliceModel, throttled_ms
+from lamella.plan.pricing.memory import CODE_MB, EDGE_MB, GRAPH_MB
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardPart, ShardProfile
 from lamella.runtime.lanes import makespan
@@ -26,14 +28,14 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
     found = []
     for way, fork_join_ms in _ways(model, first, last):
         # every shard takes all that crosses, and gives its part
-        carried = model.carrying_ms(first) + model.carrying_ms(last) / len(way.parts)
-        waiting = model.waiting_ms(first) + model.waiting_ms(last)
+        carried = model.hops.carrying_ms(first) + model.hops.carrying_ms(last) / len(way.parts)
+        waiting = model.hops.waiting_ms(first) + model.hops.waiting_ms(last)
         shards = [s for part in way.parts if (s := _shard(model, part, carried, waiting))]
         if len(shards) < len(way.parts):
             continue
         largest = max(shards, key=lambda s: s.memory_mb)
         # quotas stretch the runs; the rest of the stage's time, its hops, is as measured
-        fan_out = max(0.0, fork_join_ms - model.hop_cost.fixed_ms)
+        fan_out = max(0.0, fork_join_ms - model.hops.cost.fixed_ms)
         # every shard is sent the stage's input and sends its part: one more message each
         messages_usd = (len(shards) - 1) * model.platform.hop.usd.value
         run_ms = makespan([s.run_ms for s in shards], way.at_once) + fan_out
@@ -134,6 +136,13 @@ def behind(model: SliceModel, join: Join, choice: Choice) -> Choice | None:
     return replace(choice, memory_mb=size, vcpu=vcpu, peak_mb=peak, floor_mb=floor, run_ms=run, cost_usd=cost)
 
 
+def joined(model: SliceModel, choices: Sequence[Choice]) -> list[Choice]:
+    """Each as it runs in a plan: single functions with the joining of the parts before them."""
+    before = [None, *(c.join for c in choices)]
+    pairs = zip(before, choices, strict=False)
+    return [(join and not c.shards and behind(model, join, c)) or c for join, c in pairs]
+
+
 def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> Choice:
     """A function that only joins parts: nothing but the runtime, the parts and the whole.
 
@@ -149,8 +158,8 @@ def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> C
     size = model.platform.allocation_mb(peak) or int(model.platform.most_mb())
     vcpu = model.platform.vcpu(size, model.vcpu)
     # the parts and the whole are carried
-    run = (model.hop_cost.call_ms + join.ms + 2 * model.carrying_ms(join.unit)) / min(1.0, vcpu)
-    run += 2 * model.waiting_ms(join.unit)
+    run = (model.hops.cost.call_ms + join.ms + 2 * model.hops.carrying_ms(join.unit)) / min(1.0, vcpu)
+    run += 2 * model.hops.waiting_ms(join.unit)
     cost = model.platform.cost_usd(size, run, vcpu)
     return Choice(join.unit, join.unit, size, vcpu, 1, "plain", peak, floor, run, cost)
 

@@ -28,13 +28,13 @@ def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
     At the model's own ends there is one: request and answer are not ours to encode.
     """
     if unit in (0, model.units):
-        carried = model.carrying_ms(unit)
+        carried = model.hops.carrying_ms(unit)
         return (Mode(model.coding(unit), 0.0, 0.0, carried, carried, 0.0),)
     allowed = model.lossy.allowed.get(unit, frozenset())
     found: list[Mode] = []
-    for coding, channel in product(model.codings(unit), _channels(model)):
+    for coding, channel in product(model.codings(unit), channels(model)):
         sent = coding._replace(channel=channel)
-        if not (coding.lossless or coding.codec in allowed) or not model.may_travel(sent):
+        if not (coding.lossless or coding.codec in allowed) or not model.hops.may_travel(sent):
             continue
         hop = model.hop_of(sent)
         giving, taking = coding.encode_ms + hop.carried_ms, coding.decode_ms + hop.carried_ms
@@ -44,7 +44,7 @@ def modes(model: SliceModel, unit: int) -> tuple[Mode, ...]:
     return tuple(found)
 
 
-def _channels(model: SliceModel) -> list[str]:
+def channels(model: SliceModel) -> list[str]:
     """Those that a hop may go by: the platform's own first, then where that is emulated others whose figures are known.
 
     One that was asked for is the platform's own.

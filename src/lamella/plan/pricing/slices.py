@@ -1,6 +1,6 @@
 """Every slice of a model in every layout, priced but for its size, all at once: `SliceModel` for half a million.
 
-The law is that of `SliceModel.held_mb` and `SliceModel.compute_ms`, which price one slice and are the reference in the
+The law is that of `Memory.held_mb` and `Times.compute_ms`, which price one slice and are the reference in the
 tests; here it is written on arrays of all the ends that one begin has.
 """
 
@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.plan.pricing.predict import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES, SliceModel
+from lamella.plan.pricing.memory import CODE_MB, EDGE_MB, FAR, GRAPH_MB, LOAD_FACTOR, PASSES
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spans import Spans, spans
 from lamella.plan.pricing.spread import variances
 from lamella.profile.document import Variant
@@ -60,9 +61,9 @@ def _at_both_batches(model: SliceModel) -> Iterator[tuple[Spans, Spans]]:
     """At the batch whose memory was measured, and at the one that is asked for."""
     units = [(unit.first, unit.last) for unit in model.profile.units]
     asked = spans(model.graph, units, model.batch)
-    if model.live_batch == model.batch:
+    if model.memory.live_batch == model.batch:
         return ((here, here) for here in asked)
-    return zip(spans(model.graph, units, model.live_batch), asked, strict=True)
+    return zip(spans(model.graph, units, model.memory.live_batch), asked, strict=True)
 
 
 class _Units:
@@ -78,17 +79,17 @@ class _Units:
             threads: at most.
         """
         self.model, self.number, self.layout, self.threads = model, number, layout, threads
-        parts = [model.memory_of(u, layout) for u in range(model.units)]
-        self.base_mb = min(model.memory_of(u, "plain").private_mb for u in range(model.units))
+        parts = [model.memory.of_unit(u, layout) for u in range(model.units)]
+        self.base_mb = min(model.memory.of_unit(u, "plain").private_mb for u in range(model.units))
         self.weights_mb, self.private_mb, self.live_mb, self.load_extra_mb, self.load_ms, self.read_ms = (
             np.array([getattr(part, name) for part in parts])
             for name in ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
-        self.empty_ms = min(m.load_ms for unit in model.profile.units for m in unit.memory)  # an empty session's
+        self.empty_ms = model.memory.empty_ms
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
-        alive = [model.graph.live_bytes(u.first, u.last, model.live_batch) for u in model.profile.units]
+        alive = [model.graph.live_bytes(u.first, u.last, model.memory.live_batch) for u in model.profile.units]
         self.code_mb = self.live_mb - np.array(alive) / MB
-        self.spared_bytes = np.array(model.spared_bytes, float)
+        self.spared_bytes = np.array(model.quantised.spared_bytes if layout == "int8" else [0] * model.units, float)
         self.read_both = _read_both(model) if layout == "blocked" else []
         self.variance = variances(model, Variant(model.batch, layout, 1))
 
@@ -96,17 +97,14 @@ class _Units:
         """Those that begin with a unit, by their ends."""
         model, floor = self.model, self.model.profile.floor
         last = np.arange(first + 1, model.units + 1)
-        spared = np.cumsum(self.spared_bytes[first:]) if self.layout == "int8" else 0.0
-        full_mb, private = (
-            (asked.weights - spared) / MB,
-            self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb),
-        )
+        full_mb = (asked.weights - np.cumsum(self.spared_bytes[first:])) / MB
+        private = self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb)
         twice = self._both_bytes(first)
         weights = self._weights_mb(first, asked.weights, twice)
         live = self._live_mb(first, measured, weights) + (asked.live - measured.live) / MB
         loading = floor.resident_mb + private + np.maximum.accumulate(self.load_extra_mb[first:])
         peak = np.maximum(floor.resident_mb + weights + private + live, loading)
-        work = np.array([model.compute_all_ms(first, self.layout, t + 1) for t in range(self.threads)])
+        work = np.array([model.times.compute_all_ms(first, self.layout, t + 1) for t in range(self.threads)])
         if self.layout == "prepacked":
             peak = np.maximum(peak, self._load_mb(first, private, full_mb, work[0]))
         found = Slices(
@@ -124,7 +122,7 @@ class _Units:
         return found if own is None else found.at(np.cumsum(own[first:]) > 0)
 
     def _both_bytes(self, first: int) -> np.ndarray:
-        """`SliceModel.both_bytes`: from where on both kinds of readers are in the slice."""
+        """`Memory.both_bytes`: from where on both kinds of readers are in the slice."""
         found = np.zeros(self.model.units - first)
         for size, kinds in self.read_both:
             nearest = [next((u for u in units if u >= first), None) for units in kinds]
@@ -133,14 +131,14 @@ class _Units:
         return found
 
     def _weights_mb(self, first: int, distinct: np.ndarray, twice: np.ndarray) -> np.ndarray:
-        """`SliceModel.weights_mb`: what several units hold is in memory once."""
+        """`Memory._weights_mb`: what several units hold is in memory once."""
         resident, apart = np.cumsum(self.weights_mb[first:]), np.cumsum(self.weight_bytes[first:])
         share = np.minimum(1.0, (distinct + twice) / np.maximum(apart, 1.0))
         found: np.ndarray = np.where(distinct == apart, resident, resident * share)
         return found
 
     def _live_mb(self, first: int, spans: Spans, weights: np.ndarray) -> np.ndarray:
-        """`SliceModel.live_mb`: between what units take alone and what the lifetimes of tensors say."""
+        """`Memory._live_mb`: between what units take alone and what the lifetimes of tensors say."""
         into, out, live = spans.into / MB, spans.out / MB, self.live_mb[first:]
         alone = np.maximum(live[0] + out, live + into)
         alone[0] = live[0]
@@ -156,7 +154,7 @@ class _Units:
         return found
 
     def _load_mb(self, first: int, private: np.ndarray, full_mb: np.ndarray, work_ms: np.ndarray) -> np.ndarray:
-        """`SliceModel.load_mb`: where a prepacking load is quick enough; 0 where nothing is packed."""
+        """`Memory._load_mb`: where a prepacking load is quick enough; 0 where nothing is packed."""
         packed, floor = self.read_ms[first:] > 0, self.model.profile.floor
         read_ms, read_mb, loading = (
             np.cumsum(np.where(packed, what[first:], 0.0))
@@ -172,7 +170,7 @@ class _Units:
 def _read_both(model: SliceModel) -> list[tuple[int, tuple[list[int], list[int]]]]:
     """Weights that some unit reads blocked and another as they are: bytes, and both kinds of units."""
     readers: dict[str, tuple[list[int], list[int]]] = {}
-    for number, (unit, blocked) in enumerate(zip(model.profile.units, model.blocked, strict=True)):
+    for number, (unit, blocked) in enumerate(zip(model.profile.units, model.memory.blocked, strict=True)):
         for name in {w for op in model.graph.operators[unit.first : unit.last] for w in op.weights}:
             readers.setdefault(name, ([], []))[blocked].append(number)
     return [(model.graph.weights[name].bytes, kinds) for name, kinds in readers.items() if all(kinds)]

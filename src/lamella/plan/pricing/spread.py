@@ -37,7 +37,7 @@ def variances(model: SliceModel, variant: Variant) -> np.ndarray:
     except ValueError:
         return np.zeros(model.units)
     plainly = model.profile.variants.index(msgspec.structs.replace(variant, layout="plain"))
-    held = model.quantised if variant.layout == "int8" else [True] * model.units
+    held = model.quantised.units if variant.layout == "int8" else [True] * model.units
     times = [unit.times[at if own else plainly] for unit, own in zip(model.profile.units, held, strict=True)]
     return np.array([(max(0.0, t.p95_ms - t.median_ms) / P95) ** 2 for t in times])
 
@@ -46,7 +46,7 @@ def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarra
     """Variance of runs beside that of the operators, ms squared: serving's, and a quota's phase."""
     period_ms = model.platform.cpu.period_ms.value
     held_ms = np.where((vcpu < 1) & (run_ms > vcpu * period_ms), (1 - np.minimum(vcpu, 1.0)) * period_ms, 0.0)
-    found: np.ndarray = model.hop_cost.deviation_ms**2 + (PHASE * held_ms) ** 2
+    found: np.ndarray = model.hops.cost.deviation_ms**2 + (PHASE * held_ms) ** 2
     return found
 
 
@@ -63,7 +63,7 @@ def variance_ms2(model: SliceModel, choice: Choice) -> float:
 def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
     """Standard deviation of a plan's latency, ms, beside what its functions share."""
     joined = stages(choices) - len(choices)  # by functions of their own
-    total = joined * model.hop_cost.deviation_ms**2
+    total = joined * model.hops.cost.deviation_ms**2
     return math.sqrt(total + sum(variance_ms2(model, choice) for choice in choices if choice.first < choice.last))
 
 

@@ -22,7 +22,8 @@ from lamella.codecs import is_fitted, lossless
 from lamella.codecs.linear import Linear
 from lamella.plan.document import FittedCodec, Hop, Loss, Plan, Tried, Validation
 from lamella.plan.pricing.coding import Coding, channel_ms, coding_of
-from lamella.plan.pricing.predict import Lossy, SliceModel
+from lamella.plan.pricing.hops import Lossy
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.validation.judge import Coded, Judge, Span, Trial, Verdict
 from lamella.plan.validation.precision import admitted, chosen_units, spans_of, worst
 from lamella.profile.codecs import codec_result
@@ -187,7 +188,7 @@ def _options(model: SliceModel, unit: int) -> list[Option]:
     allowed = model.lossy.allowed.get(unit, frozenset())
 
     def time(coding: Coding) -> float:
-        return channel_ms(coding, model.platform, model.share)
+        return channel_ms(coding, model.platform, model.hops.share)
 
     if lossless(model.coding(unit).codec):
         return []

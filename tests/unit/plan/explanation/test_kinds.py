@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamella.plan.explanation.kinds import Kind, OfKind, of_stages, with_codecs, with_shards
+from lamella.plan.explanation.kinds import Kind, of_kind, of_stages, with_codecs, with_shards
+from lamella.plan.planners.options import Options
 from lamella.plan.planners.space import Space
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
@@ -25,7 +26,7 @@ MOST = 6
 
 def check(model: SliceModel, kind: Kind, points: Iterable[Point], slo: float) -> None:
     """The cheapest, and the front, of a kind are those of its points."""
-    space = OfKind(Space(model, Request(max_stages=MOST)), kind)
+    space = of_kind(Options(model, Request(max_stages=MOST)), kind)
     chosen = space.cheapest(slo).chosen
     kept = [(bounded(p), p[2]) for p in points if p[0] <= MOST]
     least = min((usd for ms, usd in kept if ms <= slo * (1 + 1e-8)), default=math.inf)
@@ -74,10 +75,10 @@ def test_the_best_with_codecs_and_the_best_without_are_the_best_of_all(
     units: tuple[Made, ...], where: str, slo: float
 ) -> None:
     model = sharded_model(units, [], where)
-    coded = OfKind(Space(model, Request()), with_codecs()).cheapest(slo).chosen
+    coded = of_kind(Options(model, Request()), with_codecs()).cheapest(slo).chosen
     plain = SliceModel(model.graph, model.profile, model.platform, Request(codec=False))
-    costs = [c.cost_usd for c in (coded, Space(plain, Request()).cheapest(slo).chosen) if c]
-    best = Space(model, Request()).cheapest(slo).chosen
+    costs = [c.cost_usd for c in (coded, Space.of(plain, Request()).cheapest(slo).chosen) if c]
+    best = Space.of(model, Request()).cheapest(slo).chosen
     assert bool(costs) == bool(best)
     assert best is None or best.cost_usd == pytest.approx(min(costs))
     if coded:
@@ -88,9 +89,9 @@ def test_the_best_with_codecs_and_the_best_without_are_the_best_of_all(
 @given(CODED_CHAINS, st.integers(1, 7))
 def test_a_plan_of_so_many_stages_has_as_many(units: tuple[Made, ...], count: int) -> None:
     model = sharded_model(units, [], "azure-consumption")
-    chosen = OfKind(Space(model, Request()), of_stages(count)).cheapest().chosen
+    chosen = of_kind(Options(model, Request()), of_stages(count)).cheapest().chosen
     if chosen:
         assert (chosen.stages, len(chosen.choices)) == (count, count)
-    coded = OfKind(Space(model, Request()), with_codecs()).cheapest().chosen
+    coded = of_kind(Options(model, Request()), with_codecs()).cheapest().chosen
     if coded:
         assert any(coding.codec != "none" for coding in coded.codings.values())

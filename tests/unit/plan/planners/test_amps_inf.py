@@ -87,7 +87,9 @@ def partition(model: SliceModel, first: int, last: int) -> list[tuple[float, flo
             vcpu = where.vcpu(size, model.vcpu)
             run = waiting_ms(model, first) + waiting_ms(model, last)
             run += (
-                model.run_ms(first, last, layout=layout, vcpu=vcpu) - model.waiting_ms(first) - model.waiting_ms(last)
+                model.run_ms(first, last, layout=layout, vcpu=vcpu)
+                - model.hops.waiting_ms(first)
+                - model.hops.waiting_ms(last)
             )
             if run / 1000 <= where.limits.timeout_s.value:
                 found.append((run + get_ms, where.cost_usd(size, run, vcpu) + get_usd))

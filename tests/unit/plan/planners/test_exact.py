@@ -8,7 +8,7 @@ from itertools import pairwise, product
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -19,8 +19,10 @@ from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
-from lamella.plan.pricing.fan_out import join_alone, sharded
-from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.fan_out import join_alone, joined, sharded
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.spread import deviation_ms
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
@@ -105,7 +107,7 @@ def crossings(model: SliceModel, unit: int) -> list[Coding]:
     rules = model.platform
     ways = ["", *rules.channels] if rules.hop.emulated else [""]
     sent = [c._replace(channel=way) for c in model.codings(unit) if c.lossless for way in ways]
-    return [c for c in sent if model.may_travel(c)]
+    return [c for c in sent if model.hops.may_travel(c)]
 
 
 def every(model: SliceModel, stopped: float = 0.0) -> list[Point]:
@@ -164,7 +166,7 @@ def check(model: SliceModel, slo: float, most_stages: int, rate: float | None = 
         for stages, ms, usd, v in plans
         if stages <= most_stages
     ]
-    space = Space(model, Request(max_stages=most_stages, rate_per_s=rate))
+    space = Space.of(model, Request(max_stages=most_stages, rate_per_s=rate))
     check_front(space.front(), points, most_stages)
     answer = space.cheapest(slo)
     within = [usd for ms, usd in points if ms <= slo]
@@ -268,6 +270,50 @@ def test_the_plan_document_says_what_was_chosen(where: str, ratio: float) -> Non
     assert "no plan costs less" in plan.why
 
 
+@settings(max_examples=25, deadline=None)
+@given(CHAINS.map(lambda c: c[:3]), FEW, SHARDS, st.floats(0.0, 1.0))
+def test_the_quickest_plan_within_a_budget_is_that_of_all(
+    units: tuple[Made, ...], where: str, shards: list[ShardProfile], share: float
+) -> None:
+    model = sharded_model(units, [s for s in shards if s.last <= len(units)], where)
+    points = [
+        (ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * math.sqrt(v), usd * 1e6)
+        for stages, ms, usd, v in every(model)
+        if stages <= 3
+    ]
+    assume(points)
+    least, most = min(usd for _, usd in points), max(usd for _, usd in points)
+    budget = least + share * (most - least)
+    decision = Exact().decide(model, Request(budget_usd=budget, max_stages=3))
+    assert decision.chosen.cost_usd * 1e6 <= budget * (1 + 1e-8)
+    coded = model.with_codings(decision.codings or {})
+    deviation = deviation_ms(model, joined(coded, decision.chosen.choices))  # as the document has it
+    bounded = decision.chosen.latency_ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * deviation
+    assert bounded == pytest.approx(min(ms for ms, usd in points if usd <= budget * (1 + 1e-8)))
+    with pytest.raises(InfeasiblePlan, match="the cheapest costs") as refused:
+        Exact().decide(model, Request(budget_usd=least * 0.9, max_stages=3))
+    told = float(str(refused.value.try_).rpartition(" ")[2])
+    assert Exact().decide(model, Request(budget_usd=told, max_stages=3)).chosen.cost_usd * 1e6 <= told
+
+
+def test_the_plan_document_has_its_budget() -> None:
+    model = model_of((Made(60, 3.0, 42.0),) * 2)
+    request = Request(budget_usd=5.0, rate_per_s=0.001)
+    plan = make_plan(model.graph, model.profile, model.platform, "exact", given="made-up", request=request)
+    assert (plan.slo_ms, plan.budget_usd) == (None, 5.0)
+    assert (plan.slack[0].constraint, plan.slack[0].used) == ("budget", plan.charged_usd)
+    assert plan.charged_usd <= 5.0
+
+
+def test_others_keep_no_budget() -> None:
+    model = model_of((Made(60, 3.0, 42.0),) * 2)
+    for name in ("mopar", "ort"):
+        with pytest.raises(ConfigError, match=f"{name} keeps no budget"):
+            make_plan(
+                model.graph, model.profile, model.platform, name, given="made-up", request=Request(budget_usd=1.0)
+            )
+
+
 def test_a_slice_that_needs_more_memory_than_buys_every_core_gets_the_smallest_size_that_holds_it() -> None:
     """4,000 MB on Lambda buy 2.3 vCPU, and the profile's machine has two."""
     model = model_of((Made(weights_mb=4000.0), Made(time_ms=50.0)), "aws-lambda")
@@ -278,7 +324,7 @@ def test_a_slice_that_needs_more_memory_than_buys_every_core_gets_the_smallest_s
 
 def test_a_request_that_cannot_be_met_names_the_bound_and_the_nearest_plan() -> None:
     model = model_of((Made(time_ms=50.0),) * 3)
-    with pytest.raises(InfeasiblePlan, match=r"answers within 10 ms; the fastest takes 15\d"):
+    with pytest.raises(InfeasiblePlan, match=r"answers within 10 ms; the fastest takes 161"):
         Exact().decide(model, Request(10.0))
 
 
@@ -286,4 +332,4 @@ def test_so_many_units_that_the_search_would_take_gigabytes_are_refused() -> Non
     few = model_of((Made(),) * 2)
     many = replace(few.profile, units=few.profile.units[:1] * 10_000)
     with pytest.raises(ConfigError, match=r"has 10000 units, which are 150\.0 million"):
-        Space(SliceModel(few.graph, many, few.platform, few.request), few.request)
+        Space.of(SliceModel(few.graph, many, few.platform, few.request), few.request)

@@ -14,6 +14,7 @@ from msgspec.structs import replace
 from benchmarks.planner_instances import chain, profiled, routes
 from lamella.errors import MissingExtra
 from lamella.plan.planners.milp import Arcs, cheapest
+from lamella.plan.planners.options import Options
 from lamella.plan.planners.space import Space
 from lamella.plan.pricing.predict import SliceModel
 
@@ -68,18 +69,18 @@ def test_without_the_solver_the_next_command_is_told(monkeypatch: pytest.MonkeyP
     assert caught.value.try_ == "pip install 'lamella[milp]'"
 
 
-def everything(space: Space) -> Arcs:
+def everything(options: Options) -> Arcs:
     """Every slice with every size that holds it, and every stage of shards, as arcs: nothing is left out, no blocks."""
-    cells = space.cells
+    cells = options.cells
     need = np.maximum(cells.peak_mb, cells.floor_mb)
-    cell, size = np.nonzero(space.sizes >= need[:, None] - 1e-9)
-    run = space.run_ms(cells.work_ms[:, cell], size) + cells.wait_ms[cell]
-    usd = space.cost_usd(size, run) + cells.hop_usd[cell]
-    tail = [*cells.tail[cell].tolist(), *(f.tail for f in space.fixed)]
-    head = [*cells.head[cell].tolist(), *(f.head for f in space.fixed)]
-    usd_of = [*usd.tolist(), *(f.usd for f in space.fixed)]
-    ms_of = [*(run + cells.hop_ms[cell]).tolist(), *(f.ms for f in space.fixed)]
-    return Arcs(len(space.states), *(np.array(x) for x in (tail, head, usd_of, ms_of)))
+    cell, size = np.nonzero(options.sold.mb >= need[:, None] - 1e-9)
+    run = options.sold.run_ms(cells.work_ms[:, cell], size) + cells.wait_ms[cell]
+    usd = options.sold.cost_usd(size, run) + cells.hop_usd[cell]
+    tail = [*cells.tail[cell].tolist(), *(f.tail for f in options.fixed)]
+    head = [*cells.head[cell].tolist(), *(f.head for f in options.fixed)]
+    usd_of = [*usd.tolist(), *(f.usd for f in options.fixed)]
+    ms_of = [*(run + cells.hop_ms[cell]).tolist(), *(f.ms for f in options.fixed)]
+    return Arcs(len(options.states), *(np.array(x) for x in (tail, head, usd_of, ms_of)))
 
 
 @settings(max_examples=8, deadline=None)
@@ -98,14 +99,14 @@ def test_exact_s_answer_with_codecs_shards_and_every_size_is_the_solver_s(
     )
     asked = asked._replace(percentile=None, max_stages=99)
     model = SliceModel(made.graph, made.profile, near, asked, made.lossy)
-    space = Space(model, asked)
+    space = Space.of(model, asked)
     quick, cheap = space.quickest(), space.cheapest().chosen
     if not quick or not cheap:
-        assert cheapest(everything(space)) is None
+        assert cheapest(everything(space.options)) is None
         return
     slo = (quick.latency_ms + share * (cheap.latency_ms - quick.latency_ms)) * (1 + 1e-7)
     chosen = space.cheapest(slo).chosen
-    solved = cheapest(everything(space), slo - model.entry_ms)
+    solved = cheapest(everything(space.options), slo - model.entry_ms)
     assert chosen
     assert solved
     assert solved.proven

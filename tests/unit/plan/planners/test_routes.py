@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lamella.plan.planners.routes import Law, Route, Routes, Sums
+from lamella.plan.planners.route import Law, Route, Sums
+from lamella.plan.planners.routes import Routes
 
 PRICES = st.sampled_from([0.0, 0.5, 1.0, 1.0, 1.5, 2.0, 3.25, 7.0])
 
@@ -32,20 +33,20 @@ def graphs(draw: st.DrawFn) -> Routes:
 def every(routes: Routes) -> list[Route]:
     """All routes of as many stages as there may be, in sums of their own."""
     arcs_from: dict[int, list[int]] = {}
-    for arc, tail in enumerate(routes._tail.tolist()):
+    for arc, tail in enumerate(routes.ways.tail.tolist()):
         arcs_from.setdefault(tail, []).append(arc)
     found: list[Route] = []
     open_: list[tuple[int, tuple[int, ...]]] = [(0, ())]
     while open_:
         state, arcs = open_.pop()
-        if routes._stages[list(arcs)].sum() > routes._most:
+        if routes.ways.stages[list(arcs)].sum() > routes.ways.most:
             continue
         if state == routes.states - 1:
             usd, ms, variance = (math.fsum(s[list(arcs)]) for s in routes._sums)
             mean = ms + routes.begin_ms
             latency = mean + routes.law.deviations * math.sqrt(variance)
-            found.append(Route(tuple(routes._order[list(arcs)].tolist()), usd, mean, variance, latency))
-        open_ += [(int(routes._head[a]), (*arcs, a)) for a in arcs_from.get(state, ())]
+            found.append(Route(tuple(routes.ways.order[list(arcs)].tolist()), usd, mean, variance, latency))
+        open_ += [(int(routes.ways.head[a]), (*arcs, a)) for a in arcs_from.get(state, ())]
     return found
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lamella.plan.choice import Choice, Join
+from lamella.plan.planners.pareto import undominated
 from lamella.plan.planners.search import NEAR, Front, Step, cheapest, divide
-from lamella.plan.planners.search import pareto as frontier
 from tests.unit.plan.synthetic import choice
 
 Point = tuple[float, float]
@@ -167,7 +167,7 @@ POINTS = st.lists(st.tuples(st.integers(0, 8).map(float), st.integers(0, 8).map(
 @given(POINTS)
 def test_of_all_points_exactly_those_are_kept_that_no_other_beats(points: list[Point]) -> None:
     array = np.array(points, float).reshape(-1, 2)
-    assert [points[k] for k in frontier(array[:, 0], array[:, 1])] == pareto(points)
+    assert [points[k] for k in undominated(array[:, 1], array[:, 0])] == pareto(points)
 
 
 class Priced(NamedTuple):

@@ -11,7 +11,8 @@ from lamella.errors import ConfigError
 from lamella.plan.make import make_plan
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.plain import singles
-from lamella.plan.pricing.arrivals import cold_share, starts, starts_usd
+from lamella.plan.pricing.arrivals import cold_share
+from lamella.plan.pricing.cold import starts, starts_usd
 from lamella.plan.pricing.fan_out import sharded
 from lamella.plan.request import Request
 from lamella.platforms import platform

@@ -59,6 +59,7 @@ def test_rows_share_a_run_where_they_come_often_enough() -> None:
     assert "4 row(s) a run, of at most 4; per million rows 1: $" in often.why
     assert often.wait_ms == pytest.approx(wait_ms(4, Request(rate_per_s=1000.0, max_batch=4)))
     assert often.bounded_ms <= 400.0
+    assert f"within the SLO of 400 ms at percentile 95, {often.wait_ms:.1f} of which the first row waits" in often.why
     assert often.predicted.cost_usd_per_million / 4 < rare.predicted.cost_usd_per_million
 
 
@@ -68,8 +69,9 @@ def test_the_wait_is_within_the_bound() -> None:
     assert plan_at(1000.0, tight * 0.8).batch < 4
 
 
-def test_a_planner_that_does_not_choose_batches_says_so() -> None:
+@pytest.mark.parametrize("name", ["mopar", "ort", "ort-default"])
+def test_a_planner_that_does_not_choose_batches_says_so(name: str) -> None:
     graph = graph_of(UNITS)
     request = Request(slo_ms=100.0, rate_per_s=1.0, max_batch=4)
-    with pytest.raises(ConfigError, match="mopar does not choose batches"):
-        make_plan(graph, profile_of(graph, UNITS), platform("openfaas"), "mopar", given="made-up", request=request)
+    with pytest.raises(ConfigError, match=f"{name} does not choose batches"):
+        make_plan(graph, profile_of(graph, UNITS), platform("openfaas"), name, given="made-up", request=request)

@@ -82,7 +82,7 @@ def test_plans_over_measured_channels_keep_the_laws_and_are_never_quicker_than_i
     model = SliceModel(graph, profile, where, Request(vcpu=vcpu))
     for hop in plan.hops:
         codings = [c for c in model.codings(hop.position) if c.lossless]
-        took = {c.codec: where.transfer_ms(c.bytes) + (c.encode_ms + c.decode_ms) / model.share for c in codings}
+        took = {c.codec: where.transfer_ms(c.bytes) + (c.encode_ms + c.decode_ms) / model.hops.share for c in codings}
         assert took[hop.codec] == min(took.values())
 
 

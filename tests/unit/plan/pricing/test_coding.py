@@ -15,7 +15,8 @@ from lamella.plan.laws import broken_laws
 from lamella.plan.layout import lay_out
 from lamella.plan.make import make_plan
 from lamella.plan.pricing.coding import codings, plain, quickest
-from lamella.plan.pricing.predict import SliceModel, throttled_ms
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request
 from lamella.platforms import Platform, platform
 from lamella.profile.document import CodecResult, CutProfile, ShardPart, ShardProfile
@@ -161,7 +162,7 @@ def test_plans_over_links_keep_the_laws(units: tuple[Made, ...], mbit_per_s: flo
     model = SliceModel(graph, profile_of(graph, units), where, Request(vcpu=vcpu))
     for hop in plan.hops:
         assert hop.codec == model.coding(hop.position).codec
-        assert hop.codec == "none" or hop.time_ms < where.hop_ms(hop.bytes) + model.hop_cost.fixed_ms
+        assert hop.codec == "none" or hop.time_ms < where.hop_ms(hop.bytes) + model.hops.cost.fixed_ms
 
 
 def test_a_hop_may_be_encoded_once_it_is_known_that_no_shards_begin_or_end_there() -> None:

@@ -17,7 +17,8 @@ from lamella.plan.choice import Choice
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.simplify import merge_similar
 from lamella.plan.pricing.fan_out import sharded, stages
-from lamella.plan.pricing.predict import CODE_MB, SliceModel
+from lamella.plan.pricing.memory import CODE_MB
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import ShardPart, ShardProfile
@@ -126,7 +127,7 @@ def priced(model: SliceModel, chosen: Sequence[Choice]) -> tuple[int, tuple[floa
         weights = model.graph.weight_bytes(open_.first, tail) / 2**20
         size = model.platform.allocation_mb(model.profile.floor.resident_mb + open_.mb + weights + CODE_MB) or 10240
         vcpu = model.platform.vcpu(size, model.vcpu)
-        run = (model.hop_cost.call_ms + open_.ms + 2 * model.carrying_ms(open_.unit)) / min(1.0, vcpu)
+        run = (model.hops.cost.call_ms + open_.ms + 2 * model.hops.carrying_ms(open_.unit)) / min(1.0, vcpu)
         ms, usd, _ = model.hop(open_.unit)
         stages, latency = stages + 1, latency + run + ms
         cost += usd + model.platform.cost_usd(size, run, vcpu)
@@ -141,7 +142,7 @@ def test_shards_are_taken_where_they_are_cheaper_and_not_where_they_are_forbidde
     chosen = Mopar().decide(model, Request(1000.0)).chosen
     (stage,) = [c for c in chosen.choices if c.shards]
     assert (stage.first, stage.last, len(stage.shards), stage.at_once) == (1, 2, 4, 2)
-    assert stage.run_ms == pytest.approx(11.0 - model.hop_cost.fixed_ms)
+    assert stage.run_ms == pytest.approx(11.0 - model.hops.cost.fixed_ms)
     assert stage.cost_usd == pytest.approx(4 * model.platform.cost_usd(208, 5.0, 1.0))
     without = Mopar().decide(model, Request(1000.0, shards=False)).chosen
     assert not any(c.shards for c in without.choices)
@@ -163,7 +164,7 @@ def test_more_at_once_than_cores_is_made_of_runs_apart_and_the_measured_fork_and
     wide = SliceModel(plain.graph, plain.profile, plain.platform, Request(at_once=8))
     found = {c.at_once: c for c in sharded(wide, 1, 2)}
     assert sorted(found) == [4]  # as cheap as one after the other, and quicker than both
-    assert found[4].run_ms == pytest.approx(5.0 + (17.0 - 2 * 8.0) - wide.hop_cost.fixed_ms)
+    assert found[4].run_ms == pytest.approx(5.0 + (17.0 - 2 * 8.0) - wide.hops.cost.fixed_ms)
     assert found[4].cost_usd == pytest.approx(4 * wide.platform.cost_usd(208, 5.0, 1.0))
     one = SliceModel(plain.graph, plain.profile, plain.platform, Request(at_once=1))
     assert [c.at_once for c in sharded(one, 1, 2)] == [1]

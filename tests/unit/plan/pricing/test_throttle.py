@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.plan.pricing.predict import throttled_ms
+from lamella.plan.pricing.throttle import throttled_ms
 
 HUNDREDTHS = st.integers(3, 99)
 CPU_US = st.one_of(st.integers(1, 400_000), st.integers(1, 400).map(lambda ms: ms * 1000))

@@ -1,0 +1,105 @@
+"""A plan as a route through a graph of choices: what its arcs add up to, the law of its latency, and what is proven."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+from lamella.plan.planners.pareto import undominated
+
+CLOSE = 1e-9
+"""Relative: sums in another order differ by less."""
+
+
+class Law(NamedTuple):
+    """How the latency of a plan follows from mean and variance: `mean + deviations * sqrt(variance)`.
+
+    Means and variances of functions and hops add: they are taken as independent. The percentile is that of a normal
+    distribution; 0 deviations ask for the mean, 1.645 for the 95th percentile.
+    """
+
+    deviations: float = 0.0
+
+    @classmethod
+    def at(cls, percentile: float | None) -> Law:
+        """That of a percentile from 50 to below 100; of the mean where there is none."""
+        return cls(max(0.0, NormalDist().inv_cdf(percentile / 100)) if percentile else 0.0)
+
+    def latency_ms(self, mean_ms: np.ndarray, variance: np.ndarray) -> np.ndarray:
+        """Of sums."""
+        return mean_ms + self.deviations * np.sqrt(variance) if self.deviations else mean_ms
+
+
+class Sums(NamedTuple):
+    """A cost (USD), a mean (ms) and a variance (ms squared) each."""
+
+    usd: np.ndarray
+    ms: np.ndarray
+    variance: np.ndarray
+
+
+class Route(NamedTuple):
+    """A plan: its arcs in order, and their sums."""
+
+    arcs: tuple[int, ...]
+    usd: float
+    mean_ms: float
+    variance: float
+    latency_ms: float
+
+
+class Proof(NamedTuple):
+    """Why there is nothing cheaper: the bound, and how much was looked at."""
+
+    bound_usd: float
+    """No plan within the latency bound costs less, by the multipliers alone; labels prove the rest."""
+    multiplier: float
+    """What a ms is worth at the bound, USD: loosening it by one saves about so much."""
+    arcs: int
+    left: int
+    """Arcs that the bounds did not rule out."""
+    labels: int
+
+
+class Bounds(NamedTuple):
+    """Of what the cheapest route within a latency costs: some route costs `upper_usd`, and no one below `lower_usd`."""
+
+    lower_usd: float
+    upper_usd: float
+    multiplier: float
+
+
+class Found(NamedTuple):
+    """The routes that are best, by latency, and the proof."""
+
+    routes: tuple[Route, ...]
+    proof: Proof
+
+
+class Stairs(NamedTuple):
+    """Cost and latency of plans that there are, none of which beats another: by latency, so that costs fall."""
+
+    ms: np.ndarray
+    usd: np.ndarray
+
+    @classmethod
+    def of(cls, routes: Sequence[Route]) -> Stairs:
+        """Of routes, those left out that others beat."""
+        ms, usd = (np.array(x, float) for x in ([r.latency_ms for r in routes], [r.usd for r in routes]))
+        kept = undominated(usd, ms)
+        return cls(ms[kept], usd[kept])
+
+    def corners(self) -> tuple[np.ndarray, np.ndarray]:
+        """The dearest and slowest (USD, ms) that are not beaten: whatever is not is below and before one of them."""
+        return np.r_[math.inf, self.usd], np.r_[self.ms, math.inf]
+
+    def beats(self, usd: np.ndarray, ms: np.ndarray) -> np.ndarray:
+        """Whether some step is cheaper and quicker, by more than rounding."""
+        if not len(self.ms):
+            return np.zeros(len(usd), bool)
+        at = np.searchsorted(self.ms, ms * (1 - CLOSE), side="right") - 1
+        return (at >= 0) & (self.usd[np.maximum(at, 0)] < usd * (1 - CLOSE))

@@ -1,0 +1,62 @@
+"""What a function can be given on a platform: every size that is sold, its CPU and its price, as arrays.
+
+`SliceModel` and `Platform` price one run; here many are priced at once, by the same rules.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import throttled
+from lamella.platforms.platform import threads as threads_for
+
+
+class Sold:
+    """Sizes by what is asked for of CPU, one after the other: an index into them is a size with its vCPU."""
+
+    def __init__(self, model: SliceModel) -> None:
+        """Read the platform, for functions of a model."""
+        platform = self.platform = model.platform
+        per_vcpu = platform.cpu.mb_per_vcpu
+        most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
+        self.free = per_vcpu is None
+        """Whether CPU has nothing to do with memory."""
+        shares = _shares(model.vcpu) if self.free else [model.vcpu]
+        self.by_share = [np.array(platform.sizes_mb(vcpu), float) for vcpu in shares]
+        """Sizes by what is asked for of CPU, MB; below, all of them one after the other."""
+        self.measured = np.array([max(1, int((sizes <= most).sum())) for sizes in self.by_share])
+        """How many of them buy no more CPU than was measured: beyond, a slice gets the smallest that holds it."""
+        self.mb = np.concatenate(self.by_share)
+        self.vcpu = np.array(
+            [platform.vcpu(size, v) for sizes, v in zip(self.by_share, shares, strict=True) for size in sizes]
+        )
+        self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
+        self.usd_per_ms = np.array(
+            [platform.usd_per_ms(mb, vcpu) for mb, vcpu in zip(self.mb.tolist(), self.vcpu.tolist(), strict=True)]
+        )
+
+    def run_ms(self, work_ms: np.ndarray, size: np.ndarray) -> np.ndarray:
+        """Of work [threads, any] at sizes (indices): `SliceModel.run_ms`, many at once."""
+        one, vcpu = work_ms[0], self.vcpu[size]
+        many = work_ms[self.threads[size] - 1, np.arange(len(size))]
+        slow = throttled(one, vcpu, self.platform.cpu.period_ms.value)
+        shared = np.maximum(many, np.where(vcpu < self.threads[size], one / np.maximum(vcpu, 1.0), 0.0))
+        return np.where(vcpu < 1, slow, np.minimum(one, shared))
+
+    def cost_usd(self, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
+        """Of runs at sizes (indices): `Platform.cost_usd`, many at once."""
+        billing = self.platform.billing
+        step_ms = billing.granularity_ms.value
+        billed = np.ceil(run_ms / step_ms - 1e-9) * step_ms if step_ms else run_ms
+        if billing.min_ms:
+            billed = np.maximum(billed, billing.min_ms.value)
+        cost: np.ndarray = billed * self.usd_per_ms[size] + billing.usd_per_request.value
+        return cost
+
+
+def _shares(most: float) -> list[float]:
+    """How much CPU a function may have where that is free: what is asked for, and whole ones below it."""
+    return [*(float(v) for v in range(1, math.ceil(most))), most]

@@ -1,0 +1,46 @@
+"""Time of operators, by hand."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lamella.runtime.function import LOSSLESS, Layout
+from tests.unit.plan.synthetic import CHAINS, SPEEDUP, THREE, Made, graph_of, model_of, profile_of, spans
+
+LAYOUT = st.sampled_from(LOSSLESS)
+
+
+def test_a_slice_takes_its_units_less_the_savings_at_inner_cuts() -> None:
+    model = model_of(THREE)
+    assert model.compute_ms(0, 3, layout="plain", threads=1) == pytest.approx(4 + 6 + 8 - 0.5 - 0.25)
+    assert model.compute_ms(0, 2, layout="plain", threads=1) == pytest.approx(4 + 6 - 0.5)
+    assert model.compute_ms(1, 2, layout="plain", threads=1) == pytest.approx(6)
+    assert model.compute_ms(1, 3, layout="prepacked", threads=1) == pytest.approx(3 + 4 - 0.25)
+    assert model.compute_ms(1, 3, layout="prepacked", threads=2) == pytest.approx((3 + 4) / SPEEDUP[2] - 0.25)
+
+
+@given(CHAINS, LAYOUT, st.sampled_from([1, 2]))
+def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], layout: Layout, threads: int) -> None:
+    model = model_of(units)
+    times = []
+    for unit in units:
+        off, on = unit.time_ms / SPEEDUP[threads], unit.time_ms / SPEEDUP[threads] / unit.packed_speedup
+        if unit.packed_mb == 0:  # the same thing measured twice: its mean
+            off = on = (off + on) / 2
+        blocked = unit.time_ms / SPEEDUP[threads] / unit.blocked_speedup if unit.blocked_speedup else off
+        times.append({"plain": off, "prepacked": on, "blocked": blocked}[layout])
+    for first, last in spans(model):
+        saved = sum(max(0.0, u.saving_ms) for u in units[first : last - 1])
+        want = max(0.001, sum(times[first:last]) - saved)
+        assert model.compute_ms(first, last, layout=layout, threads=threads) == pytest.approx(want)
+
+
+def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
+    graph = graph_of(THREE)
+    profile = profile_of(graph, THREE)
+    assert all(v.batch == 1 for v in profile.variants)
+    model = model_of(THREE)
+    half = model.compute_ms(0, 1, layout="plain", threads=2) / model.compute_ms(0, 1, layout="plain", threads=1)
+    assert half == pytest.approx(1 / SPEEDUP[2])
