@@ -319,7 +319,7 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
             f"latency: {name} takes {fastest.latency_ms:.1f} ms at best on {platform.name}, which is beyond "
             f"{request.bound}",
             where="--slo-ms",
-            try_=f"--slo-ms {math.ceil(asked(model, request, fastest.latency_ms) + 0.5)}",
+            try_=f"--slo-ms {math.ceil(asked(model, request, fastest) + 0.5)}",
         )
     chosen = cheapest_of(feasible)
     why = "what people deploy today: the file as it is in one plain session, size tuned by measurement"

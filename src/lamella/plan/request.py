@@ -77,7 +77,7 @@ class Request(NamedTuple):
             return "no SLO"
         if self.asked_ms is None:
             return f"the SLO of {self.slo_ms:g} ms"
-        return f"{self.slo_ms:.1f} ms on average, for the SLO of {self.asked_ms:g} ms at percentile {self.percentile:g}"
+        return f"{self.slo_ms:.4g} ms on average, for the SLO of {self.asked_ms:g} ms at percentile {self.percentile:g}"
 
 
 def variant(name: str, request: Request) -> tuple[str, Request]:

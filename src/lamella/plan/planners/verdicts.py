@@ -6,12 +6,13 @@ Without an SLO cost is weighed against latency, by three shares (decision 7).
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 
 from lamella.errors import InfeasiblePlan
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.spread import stretch
+from lamella.plan.pricing.spread import deviation_ms, stretch
 from lamella.plan.request import Request
 from lamella.units import MB, digits
 
@@ -108,16 +109,17 @@ def infeasible(
         f"{nearest.latency_ms:.1f} ms{_average(request)} ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
         f"{len(nearest.choices)} function(s) for ${digits(nearest.cost_usd * 1e6, 2)} per million",
         where="--slo-ms",
-        try_=f"--slo-ms {math.ceil(asked(model, request, nearest.latency_ms) + 0.5)}"
+        try_=f"--slo-ms {math.ceil(asked(model, request, nearest) + 0.5)}"
         + ("" if model.platform.cpu.mb_per_vcpu else ", or more --vcpu"),
     )
 
 
-def asked(model: SliceModel, request: Request, latency_ms: float) -> float:
-    """The bound to ask for, that a plan of so much latency keeps."""
-    if request.asked_ms is None or request.slo_ms is None or request.percentile is None:
-        return latency_ms
-    return request.asked_ms + (latency_ms - request.slo_ms) * stretch(model, request.percentile)
+def asked(model: SliceModel, request: Request, candidate: Candidate) -> float:
+    """The bound to ask for, ms, that a plan keeps."""
+    if request.asked_ms is None or request.percentile is None:
+        return candidate.latency_ms
+    beyond = NormalDist().inv_cdf(request.percentile / 100) * deviation_ms(model, candidate.choices)
+    return candidate.latency_ms * stretch(model, request.percentile) + beyond
 
 
 def _average(request: Request) -> str:
