@@ -6,12 +6,14 @@ The profile is measured; only how much quicker integers are is made up, since a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import msgspec
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from onnx import NodeProto
 
 from lamella.deploy.local import Deployment
@@ -21,8 +23,8 @@ from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
-from lamella.plan.validation.judge import Judge, Trial, validation
-from lamella.plan.validation.precision import worst
+from lamella.plan.validation.judge import Judge, Trial, Verdict, validation
+from lamella.plan.validation.precision import within, worst
 from lamella.platforms import platform
 from lamella.profile.document import Profile, Timing, Variant
 from lamella.profile.measure import measure
@@ -201,6 +203,56 @@ def test_equal_plans_make_equal_packages(products: Given, tmp_path: Path) -> Non
     plan = products.planned(products.judge(0.1))
     a, b = (build(plan, products.graph, tmp_path / name) for name in ("a", "b"))
     assert a.sha256 == b.sha256
+
+
+class Added:
+    """What units do to the output, each by itself; their sum is held to a bound."""
+
+    def __init__(self, harms: list[int], bound: int) -> None:
+        self.harms, self.bound = harms, bound
+        self.judged: list[frozenset[int]] = []
+
+    def __call__(self, units: Iterable[int]) -> Verdict:
+        self.judged.append(frozenset(units))
+        found = self.of(units)
+        return Verdict(found, 1, found <= self.bound)
+
+    def of(self, units: Iterable[int]) -> int:
+        return sum(self.harms[unit] for unit in units)
+
+
+@given(st.lists(st.integers(0, 100), min_size=1, max_size=40), st.integers(0, 400), st.integers(1, 120))
+def test_what_is_admitted_keeps_the_bound_and_no_other_unit_would_beside_it(
+    harms: list[int], bound: int, most: int
+) -> None:
+    added = Added(harms, bound)
+    found = within(range(len(harms)), added, more_is_better=False, most=most)
+    assert len(set(found)) == len(found)
+    assert added.of(found) <= bound
+    assert len(added.judged) == len(set(added.judged)) <= most
+    if len(added.judged) < most:
+        others = set(range(len(harms))) - set(found)
+        assert all(added.of(found) + harms[unit] > bound for unit in others)
+
+
+@pytest.mark.parametrize("spoils", [0, 17, 63])
+def test_one_unit_that_spoils_it_is_found_with_few_judgements(spoils: int) -> None:
+    harms = [1] * 64
+    harms[spoils] = 1000
+    added = Added(harms, 63)
+    found = within(range(64), added, more_is_better=False)
+    assert set(found) == set(range(64)) - {spoils}
+    assert len(added.judged) == 1 + 2 * 6
+
+
+def test_of_two_halves_the_one_that_does_less_goes_in_first() -> None:
+    assert within(range(4), Added([3, 3, 2, 2], 5), more_is_better=False) == (2, 3)
+    harms, similar = Added([3, 3, 2, 2], 5), 10.0
+
+    def likeness(units: Iterable[int]) -> Verdict:
+        return harms(units)._replace(value=similar - harms.of(units))
+
+    assert within(range(4), likeness, more_is_better=True) == (2, 3)
 
 
 def test_the_worst_quarter_is_dropped_and_at_least_one() -> None:
