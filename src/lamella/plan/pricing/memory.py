@@ -74,8 +74,11 @@ class Memory:
         """Resident weights of a slice: those that several of its units hold are in memory once."""
         units = self.profile.units[first : first + len(parts)]
         resident = sum(p.weights_mb for p in parts)
-        apart = sum(u.weight_bytes for u in units)
-        whole = self.graph.weight_bytes(units[0].first, units[-1].last)
+        apart: float = sum(u.weight_bytes for u in units)
+        whole: float = self.graph.weight_bytes(units[0].first, units[-1].last)
+        if any(part.layout == "int8" for part in parts):
+            apart = sum(self.quantised.unit_bytes[first : first + len(parts)])
+            whole = float(self.quantised.bytes_from(first)[len(parts) - 1])
         if whole == apart:
             return resident
         if any(part.layout == "blocked" for part in parts):

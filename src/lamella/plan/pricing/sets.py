@@ -113,7 +113,6 @@ class Sets:
         self.whole = bool(core.all())
         self.crossing = crossing(model, core)
         self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
-        self.spared_bytes = np.array(model.quantised.spared_bytes, float)
         self.shared = _shared(model)
         self.inner = [_inner_bytes(model, batch) for batch in (model.memory.live_batch, model.batch)]
 
@@ -132,9 +131,10 @@ class Sets:
             for name in ("weights_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
         twice = self._both(sets) if layout == "blocked" else np.zeros(len(sets))
-        apart, more = sets @ self.weight_bytes, np.array([part.private_mb - base for part in parts])
-        full = apart - self._repeated(sets)
-        ships = full - sets @ self.spared_bytes if layout == "int8" else full
+        held = np.array(model.quantised.unit_bytes, float) if layout == "int8" else self.weight_bytes
+        apart, more = sets @ held, np.array([part.private_mb - base for part in parts])
+        # what is held again is taken off as large as in the model, also where it is smaller on integers: still a bound
+        full = np.maximum(0.0, apart - self._repeated(sets))
         resident = sets @ weights_mb * np.where(apart > 0, np.minimum(1.0, (full + twice) / np.maximum(apart, 1.0)), 1)
         private = base + sets @ more + float(np.minimum(more[~self.core], 0.0).sum())
         least_live = self._live_mb(sets, live_mb, floor.resident_mb + resident)
@@ -154,8 +154,8 @@ class Sets:
             last=np.zeros(len(sets), int),
             layout=np.full(len(sets), number),
             peak_mb=peak + EDGE_MB,
-            floor_mb=floor.resident_mb + np.maximum(ships / MB, private) + self._tensors(sets, 1) / MB,
-            shipped_mb=(ships + twice) / MB + GRAPH_MB,
+            floor_mb=floor.resident_mb + np.maximum(full / MB, private) + self._tensors(sets, 1) / MB,
+            shipped_mb=(full + twice) / MB + GRAPH_MB,
             work_ms=work,
             init_ms=floor.start_ms + empty_ms + sets @ (load_ms - empty_ms + read_ms),
             variance=sets @ variances(model, Variant(model.batch, layout, 1)) / apart_ms**2,

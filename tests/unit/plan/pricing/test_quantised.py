@@ -31,13 +31,22 @@ def test_on_integers_only_units_that_may_change() -> None:
     assert "int8" not in SliceModel(model.graph, model.profile, model.platform).layouts
 
 
-def test_a_weight_that_another_unit_reads_spares_nothing() -> None:
-    model = model_of((MADE, MADE))
-    assert model.quantised.spared_mb(0, 2, "int8") == pytest.approx(60.0)
-    tied = replace(model.graph, operators=tuple(replace(op, weights=("w0",)) for op in model.graph.operators))
-    both = SliceModel(tied, model.profile, model.platform, model.request, model.lossy)
-    assert both.quantised.spared_mb(0, 2, "int8") == 0.0
-    assert both.quantised.spared_mb(0, 2, "plain") == 0.0
+def test_a_weight_that_two_units_have_on_integers_is_held_once_and_one_that_either_has_otherwise_twice() -> None:
+    def tied(units: tuple[Made, ...]) -> SliceModel:
+        model = model_of(units)
+        same = tuple(replace(op, weights=("w0",)) for op in model.graph.operators)
+        return SliceModel(replace(model.graph, operators=same), model.profile, model.platform, lossy=model.lossy)
+
+    def held(model: SliceModel, first: int, last: int) -> tuple[float, float]:
+        """MB in the package, and in memory beside what the plain layout takes there."""
+        resident = (model.memory_mb(first, last, layout=way)[0] for way in ("int8", "plain"))
+        return 40.0 - model.quantised.spared_mb(first, last, "int8"), next(resident) - next(resident)
+
+    assert held(tied((MADE, MADE)), 0, 2) == pytest.approx((10.0, -30.0))
+    mixed = tied((replace(MADE, admitted=False), MADE))
+    assert held(mixed, 0, 2) == pytest.approx((50.0, 10.0))
+    assert held(mixed, 1, 2) == pytest.approx((10.0, -30.0))
+    assert held(mixed, 0, 1) == pytest.approx((40.0, 0.0))
 
 
 def test_a_start_fetches_what_the_package_holds() -> None:
