@@ -151,7 +151,7 @@ def draw_up(it: Subject, factor: float, base: Base) -> Drawn:
     failed: dict[str, str] = {}
     plans: dict[str, Plan] = {}
     for contender, planners in CONTENDERS.items():
-        made = []
+        made: list[Plan] = []
         for request in [Request(slo_ms), *([Request()] if contender in ANYWAY else [])]:
             for planner in planners if not made else ():
                 try:

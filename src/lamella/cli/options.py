@@ -22,6 +22,7 @@ from lamella.plan.pricing.batching import MOST_ROWS
 from lamella.plan.request import LEAST_VCPU, MOST_VCPU, Request
 from lamella.plan.validation.judge import Judge, unasked, validation
 from lamella.plan.validation.metrics import metric as metric_named
+from lamella.profile.measure import Precision
 from lamella.runtime.starts import Start
 from lamella.runtime.tensors import Channel
 
@@ -110,6 +111,20 @@ def parse_shapes(options: list[str] | None) -> dict[str, tuple[int | str, ...]]:
         _once("--shape", name, found)
         found[name] = tuple(d if d == "N" else int(d) for d in parts)
     return found
+
+
+def parse_precisions(text: str | None) -> tuple[Precision, ...]:
+    """`fp32,int8` -> those beside the model's own; ConfigError for another one."""
+    names = [name.strip() for name in text.split(",")] if text is not None else []
+    for name in names:
+        if name == "fp16":
+            raise ConfigError(
+                "--precision fp16: onnxruntime has next to no kernels for it on CPUs, it casts weights to fp32 anew",
+                try_="--precision int8, or an fp16 model as MODEL",
+            )
+        if name not in ("fp32", "int8"):
+            raise ConfigError(f"--precision {text!r}: there are fp32 and int8", try_="--precision fp32,int8")
+    return ("int8",) if "int8" in names else ()
 
 
 def parse_ranges(options: list[str] | None) -> dict[str, tuple[float, float]]:
@@ -238,6 +253,13 @@ Calibrate = Annotated[
 Predicted = Annotated[
     bool, Parameter(negative="", help="Predict times and memory from `lamella calibrate` instead of running the model.")
 ]
+Precisions = Annotated[
+    str | None,
+    Parameter(
+        name="--precision",
+        help="fp32,int8: units may run their products on 8-bit integers, where --validate allows; fp32 by default.",
+    ),
+]
 Similarity = Annotated[bool, Parameter(help="Count similar neighbours as one before dividing.")]
 
 
@@ -271,6 +293,7 @@ class Planning:
     metric: MetricName = None
     tolerance: Tolerance = None
     calibrate: Calibrate = None
+    precision: Precisions = None
 
     def __post_init__(self) -> None:
         """ConfigError where a number is not above zero, or options contradict each other or ask for nothing."""
@@ -290,7 +313,13 @@ class Planning:
             )
         if self.tolerance is not None and not isfinite(self.tolerance):
             raise ConfigError(f"--tolerance is {self.tolerance:g}, it must be a finite number")
-        if self.validate and not self.codec:
+        precisions = parse_precisions(self.precision)
+        if precisions and not self.validate:
+            raise ConfigError(
+                f"--precision {self.precision} loses something, and without requests of yours nobody can say what",
+                try_=f"--precision {self.precision} --validate data.npz",
+            )
+        if self.validate and not self.codec and not precisions:
             raise ConfigError("--validate judges codecs, and --no-codec allows none", try_="one of the two")
         judged_by = metric_named(self.metric or "max_rel")
         if self.tolerance is not None:

@@ -119,9 +119,11 @@ def show_front(found: Front) -> None:
         f"{p.bounded_ms:.1f} ms{plan.at}, ${digits(p.cost_usd_per_million, 4)} per million requests (predicted)"
     )
     where = "no plan beats it in both" if found.on_front else f"{found.dearer:.1%} dearer than one as quick"
-    if found.dearer < 0 and not found.on_front:  # codecs that lose are not on the front
+    if found.dearer < 0 and not found.on_front:  # what loses is not on the front
         where = f"{-found.dearer:.1%} cheaper than every plan without loss that is as quick"
     out.print(where if found.at is not None else "quicker than every plan without loss")
+    if plan.lossy:
+        out.print("the plan loses something, as its validation allows; those of the front lose nothing")
     rows, before = [], None
     for k in shown(found, POINTS):
         at = found.points[k]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
-from lamella.cli.options import Planning, parse_ranges, parse_shapes, progress
+from lamella.cli.options import Planning, parse_precisions, parse_ranges, parse_shapes, progress
 from lamella.errors import ConfigError
 from lamella.frameworks import load
 from lamella.frameworks.attribute import is_attribute
@@ -83,6 +83,7 @@ def measured(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[
             ranges=parse_ranges(asked.range_),
             shards=asked.shards,
             at_once=asked.at_once,
+            precisions=parse_precisions(asked.precision),
         )
 
 
@@ -90,8 +91,10 @@ def foretold(graph: Graph, rules: Platform, asked: Planning, planners: Sequence[
     """As `measured`, but predicted by this machine's calibration: the model is not run, and no shards are known.
 
     Raises:
-        ConfigError: this machine is not calibrated.
+        ConfigError: this machine is not calibrated; or another precision is asked for, of which it holds nothing.
     """
+    if parse_precisions(asked.precision):
+        raise ConfigError("--predicted knows fp32 only", try_=f"--precision {asked.precision} without --predicted")
     known = held_calibration()
     with progress("profile") as move:
         counts = _threads(rules, asked, planners)

@@ -11,10 +11,12 @@ from lamella.cli.options import (
     Json,
     Model,
     Output,
+    Precisions,
     Predicted,
     Range,
     Shape,
     check_outputs,
+    parse_precisions,
     parse_ranges,
     positive,
     progress,
@@ -37,6 +39,7 @@ def profile(
     range_: Range = None,
     batch: Annotated[str | None, Parameter(help="Batches to measure; 1,2,4,8 where the axis is free.")] = None,
     predicted: Predicted = False,
+    precision: Precisions = None,
     budget_s: Annotated[float, Parameter(help="Time for the rounds of one variant, s.")] = 10.0,
     json: Json = False,
 ) -> None:
@@ -46,6 +49,9 @@ def profile(
     ranges = parse_ranges(range_)
     graph = loaded(model, shape)
     check_ranges(graph, ranges)
+    precisions = parse_precisions(precision)
+    if predicted and precisions:
+        raise ConfigError("--predicted knows fp32 only", try_=f"--precision {precision} without --predicted")
     batches = _batches(batch) if batch else ((1, 2, 4, 8) if graph.batchable else (1,))
     threads = tuple(range(1, min(this_machine().cores, 4) + 1))
     known = held_calibration() if predicted else None
@@ -54,7 +60,14 @@ def profile(
             found = predict(graph, known, batches=batches, threads=threads, progress=move)
         else:
             found = measure(
-                graph, batches=batches, threads=threads, budget_s=budget_s, progress=move, ranges=ranges, shards=True
+                graph,
+                batches=batches,
+                threads=threads,
+                budget_s=budget_s,
+                progress=move,
+                ranges=ranges,
+                shards=True,
+                precisions=precisions,
             )
     if output:
         documents.write(output, found)

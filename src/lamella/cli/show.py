@@ -127,7 +127,9 @@ def show_profile(profile: Profile) -> None:
             rows,
         )
     )
-    out.print("ms: weights plain / prepacked / blocked, where some product of the unit would be")
+    out.print(
+        f"ms: weights {' / '.join(dict.fromkeys(v.layout for v in variants))}, where some product of the unit would be"
+    )
     batches = sorted({v.batch for v in profile.variants})
     if len(batches) > 1:
         totals = []
@@ -222,11 +224,13 @@ def show_plan(plan: Plan) -> None:
             ],
         )
     )
+    if count := sum(len(f.int8) for f in plan.functions):
+        out.print(f"on 8-bit integers: {count} products of {sum(bool(f.int8) for f in plan.functions)} function(s)")
     if plan.validation and plan.validation.measured is None:
         out.print(f"nothing lossy is worth it or within its bound: {plan.validation.sentence()}", markup=False)
     elif plan.validation:
         learned = f", learned on {plan.validation.fitted_requests} others" if plan.fitted else ""
-        out.print(f"lossy hops together: {plan.validation.sentence()}{learned}", markup=False)
+        out.print(f"what it loses, together: {plan.validation.sentence()}{learned}", markup=False)
     if plan.hops:
         out.print(
             table(

@@ -23,11 +23,11 @@ from lamella.compare.rounds import Rounds, Sample, interval
 from lamella.deploy.sizing import Allocation
 from lamella.graph.divide import ShardedGraph, shard
 from lamella.graph.model import Graph
-from lamella.plan.document import Plan
+from lamella.plan.document import FunctionPlan, Plan
 from lamella.plan.layout import model_ranges
 from lamella.platforms import Platform
 from lamella.platforms.packing import Load, Packing, pack
-from lamella.profile.document import Profile
+from lamella.profile.document import Profile, Unit
 from lamella.runtime.function import LAYOUTS
 from lamella.runtime.instance import ColdStart
 from lamella.units import MB
@@ -174,6 +174,7 @@ def uses(plan: Plan, made: ShardedGraph, graph: Graph, profile: Profile) -> list
     """For each function what its units hold, and their shares of its time.
 
     Times are those of the profile at the plan's batch, on one thread, with plain weights; a shard counts as one unit.
+    Weights are counted as the function holds them: those on 8-bit integers are fewer bytes.
 
     Args:
         plan: whose functions.
@@ -187,15 +188,25 @@ def uses(plan: Plan, made: ShardedGraph, graph: Graph, profile: Profile) -> list
     found = []
     for function in plan.functions:
         units = [u for u, end in zip(profile.units, ends, strict=True) if function.first <= end < function.last]
-        parts = [(u.first, u.last, u.times[measured].median_ms) for u in units]
-        of = graph
+        parts = [
+            (
+                u.times[measured].median_ms,
+                _weight_bytes(u, function, graph) + graph.live_bytes(u.first, u.last, plan.batch),
+            )
+            for u in units
+        ]
         if not parts:  # a shard, or what joins shards: no unit of the profile
-            parts, of = [(function.first, function.last, 1.0)], made.graph
-        total = sum(ms for _, _, ms in parts)
-        found.append(
-            tuple(Use(ms / total, (of.weight_bytes(a, b) + of.live_bytes(a, b, plan.batch)) / MB) for a, b, ms in parts)
-        )
+            span = function.first, function.last
+            parts = [(1.0, made.graph.weight_bytes(*span) + made.graph.live_bytes(*span, plan.batch))]
+        total = sum(ms for ms, _ in parts)
+        found.append(tuple(Use(ms / total, size / MB) for ms, size in parts))
     return found
+
+
+def _weight_bytes(unit: Unit, function: FunctionPlan, graph: Graph) -> int:
+    """Of a unit, as a function holds them."""
+    integers = unit.memory_in("int8").weight_bytes if set(unit.int8) & set(function.int8) else None
+    return graph.weight_bytes(unit.first, unit.last) if integers is None else integers
 
 
 def unit_records(graph: Graph, profile: Profile, batch: int) -> tuple[UnitRecord, ...]:

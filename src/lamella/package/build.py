@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import msgspec
 import numpy as np
+import onnx
 from onnx import ModelProto
 
 from lamella import documents
@@ -24,6 +25,7 @@ from lamella.errors import LawBroken, PackageError, PlatformLimit
 from lamella.graph.extract import Extractor, link_model
 from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise, split_weights
+from lamella.graph.quantise import quantisable, quantise
 from lamella.graph.weights import disk_error
 from lamella.machine import this_machine
 from lamella.package.favour import Favouring
@@ -303,8 +305,12 @@ def _slice(
 ) -> tuple[list[str], Made]:
     scratch = directory / ".work"
     try:
-        best = optimise(extractor.write(plan.first, plan.last, scratch))
-        plain = split_weights(extractor.slice(plan.first, plan.last), scratch) if portable else None
+        path = extractor.write(plan.first, plan.last, scratch)
+        if plan.int8:
+            _check_precision(extractor, plan)
+            path = quantise(path, plan.int8)
+        best = optimise(path)
+        plain = split_weights(onnx.load(path, load_external_data=False), scratch) if portable else None
         favour = favouring.of(plan) if favouring else None
         made = Made(plan.layout == "prepacked")
         if favouring and favour:
@@ -319,6 +325,17 @@ def _slice(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return ["graph.onnx", "weights.bin", *([PORTABLE] if plain else [])], made
+
+
+def _check_precision(extractor: Extractor, plan: FunctionPlan) -> None:
+    """LawBroken where a function names products that cannot run on 8-bit integers."""
+    known = quantisable(extractor.graph, extractor.slice(plan.first, plan.last))
+    if unknown := [name for name in plan.int8 if name not in known]:
+        raise LawBroken(
+            f"law 3: {plan.name} gives {', '.join(unknown[:3])} on 8-bit integers, and holds no such product",
+            where=plan.name,
+            try_="lamella plan again",
+        )
 
 
 def _favoured(

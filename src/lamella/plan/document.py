@@ -44,6 +44,8 @@ class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     layout: Layout
     """Of its products' weights; `lamella package` makes it so."""
+    int8: tuple[str, ...] = ()
+    """In the layout int8: the tensors that its products on 8-bit integers give. The others keep their precision."""
     peak_mb: float
     """Predicted VmHWM."""
     floor_mb: float
@@ -58,7 +60,7 @@ class FunctionPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Loss(msgspec.Struct, frozen=True):
-    """What a codec alone does to the model's output, on the requests of the plan's validation."""
+    """What a codec alone, beside the plan's precisions, does to the output, on the requests of its validation."""
 
     metric: str
     measured: float
@@ -177,7 +179,7 @@ class FittedCodec(msgspec.Struct, frozen=True):
 
 
 class Tried(msgspec.Struct, frozen=True):
-    """Lossy codecs that were judged: of which hops, by the operator of the model behind them, and what came out."""
+    """What was judged: lossy codecs of which hops, by the operator of the model behind them, and what came out."""
 
     hops: dict[int, str]
     measured: float
@@ -185,10 +187,12 @@ class Tried(msgspec.Struct, frozen=True):
     """How many were looked at: it ends with the first that breaks the bound."""
     kept: bool
     """Whether the bound was."""
+    int8: tuple[int, ...] = ()
+    """Units on 8-bit integers besides, by their first operator."""
 
 
 class Validation(msgspec.Struct, frozen=True, kw_only=True):
-    """How the plan's lossy codecs were judged: all of them together, by the model's output, on the user's requests."""
+    """How what a plan loses was judged: codecs and precisions together, by the output, on the user's requests."""
 
     data: str
     sha256: str
@@ -203,8 +207,10 @@ class Validation(msgspec.Struct, frozen=True, kw_only=True):
     """Where the learned codecs' requests are from: other ones than those judged on."""
     fitted_requests: int
     measured: float | None
-    """Of the plan's hops together; none where none of them loses anything."""
+    """Of the plan's hops and functions together; none where none of them loses anything."""
     tried: tuple[Tried, ...]
+    int8: tuple[str, ...] = ()
+    """What the products that were judged on 8-bit integers give."""
 
     @property
     def kept(self) -> bool:
@@ -289,8 +295,8 @@ class Plan(Document, frozen=True, kw_only=True):
 
     @property
     def lossy(self) -> bool:
-        """Whether a hop loses something."""
-        return any(hop.loss for hop in self.hops)
+        """Whether a hop or a function loses something."""
+        return any(hop.loss for hop in self.hops) or any(f.int8 for f in self.functions)
 
     @property
     def stages(self) -> int:

@@ -16,6 +16,8 @@ from lamella.runtime.lanes import makespan
 from lamella.units import MB, digits
 
 TOLERANCE = 1e-6
+LEAST_INT8 = 0.25
+"""What is left at least of float32 weights as 8-bit integers."""
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
@@ -74,7 +76,7 @@ def _truth(plan: Plan, graph: Graph) -> list[LamellaError]:
     """What the graph alone says of law 4 and 5: a plan may not claim less."""
     found: list[LamellaError] = []
     for f in plan.functions:
-        weights = graph.weight_bytes(f.first, f.last) / MB
+        weights = graph.weight_bytes(f.first, f.last) / MB * (LEAST_INT8 if f.int8 else 1.0)
         least = weights + graph.live_bytes(f.first, f.last, plan.batch) / MB
         if max(f.peak_mb, f.floor_mb) < least - 0.5:
             found.append(LawBroken(f"law 4: {f.name} holds {least:.0f} MB of weights and tensors alone", where=f.name))
@@ -169,9 +171,28 @@ def _losses(plan: Plan) -> list[LamellaError]:
             found.append(LawBroken(f"{what} and was judged by another bound than the plan", try_=again))
         elif not judged.keeps(hop.loss.measured):
             found.append(LawBroken(f"{what}: {judged.sentence(hop.loss.measured)}", try_=again))
+    found += _precisions(plan)
     if plan.lossy and judged and not judged.kept:
-        found.append(LawBroken(f"law 3: the plan's codecs break their bound: {judged.sentence()}", try_=again))
+        found.append(LawBroken(f"law 3: what the plan loses breaks its bound: {judged.sentence()}", try_=again))
     return found
+
+
+def _precisions(plan: Plan) -> list[LamellaError]:
+    """Law 3: the products on 8-bit integers are those that were judged, and functions say which they are."""
+    again = "lamella plan MODEL --precision int8 --validate data.npz"
+    for f in plan.functions:
+        if bool(f.int8) != (f.layout == "int8"):
+            what = f"law 3: {f.name} has weights {f.layout} and names {len(f.int8)} products on 8-bit integers"
+            return [LawBroken(what, where=f.name, try_=again)]
+    chosen = {name for f in plan.functions for name in f.int8}
+    judged = set(plan.validation.int8) if plan.validation else set()
+    if chosen == judged:
+        return []
+    odd = ", ".join(sorted(chosen ^ judged)[:3])
+    what = (
+        f"law 3: {len(chosen)} products run on 8-bit integers, {len(judged)} were judged so on the output ({odd} ...)"
+    )
+    return [LawBroken(what, try_=again)]
 
 
 def _hops(plan: Plan, graph: Graph) -> list[LamellaError]:

@@ -176,6 +176,7 @@ def _function(
         vcpu=choice.vcpu,
         threads=choice.threads,
         layout=choice.layout,
+        int8=model.quantised.products(choice.first, choice.last) if choice.layout == "int8" else (),
         peak_mb=choice.peak_mb,
         floor_mb=choice.floor_mb,
         run_ms=choice.run_ms,

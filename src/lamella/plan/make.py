@@ -82,7 +82,7 @@ def make_plan(
 
     if base in BASELINES:
         plan = held(model_of(NOTHING_LOST), request, lambda model, request: _baseline(model, base, given, request))
-    elif request.judge and request.lossy and request.codec:
+    elif request.judge and request.lossy and (request.codec or any(u.int8 for u in profile.units)):
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
         plan = _planned(model_of(NOTHING_LOST), base, given, request)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lamella.errors import ConfigError
 from lamella.graph.cuts import Cut
@@ -19,6 +19,7 @@ from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise
 from lamella.machine import this_machine
 from lamella.predictor.document import Calibration
+from lamella.predictor.fitting import FIGURES
 from lamella.predictor.footprint import Footprint, footprint
 from lamella.predictor.optimised import Node, nodes_of
 from lamella.predictor.sampling import LAYOUTS
@@ -183,9 +184,7 @@ def _unit(graph: Graph, span: Span, seen: dict[int, _Seen], variants: Sequence[V
 
 
 def _memory(calibration: Calibration, layout: Layout, held: Footprint) -> UnitMemory:
-    figures = {
-        name: calibration.figure(layout, name, held) for name in UnitMemory.__struct_fields__ if name != "layout"
-    }
+    figures: dict[str, Any] = {name: calibration.figure(layout, name, held) for name in FIGURES}
     return UnitMemory(layout=layout, **figures)
 
 

@@ -45,6 +45,8 @@ class UnitMemory(msgspec.Struct, frozen=True):
     """Opening the session with its files in the page cache."""
     read_ms: float = 0.0
     """What it takes more when they have to come from disk; measured where prepacking copies."""
+    weight_bytes: int | None = None
+    """Of its files, where they are not the model's own (int8)."""
 
 
 class BatchLive(msgspec.Struct, frozen=True):
@@ -73,11 +75,13 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     live_bytes: int
     times: tuple[Timing, ...] = ()
     memory: tuple[UnitMemory, ...] = ()
-    """By layout, plain first; blocked only where some product of it is: else it is the plain one."""
+    """By layout, plain first; blocked and int8 only where some product of it is: else it is the plain one."""
     lives: tuple[BatchLive, ...] = ()
     """Of the batches above 1 that were measured."""
     quotas: tuple[QuotaTime, ...] = ()
     """Empty where quotas cannot be enforced."""
+    int8: tuple[str, ...] = ()
+    """What its products that can run on 8-bit integers give; measured where that was asked for."""
 
     def memory_in(self, layout: Layout) -> UnitMemory:
         """What it was measured to hold in a layout; plain where that is the same."""

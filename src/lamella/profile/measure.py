@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Literal
 
+import msgspec
 import numpy as np
 
 from lamella import documents
@@ -51,6 +53,7 @@ from lamella.profile.steps import (
     run_steps,
     take_codecs,
     take_floor,
+    take_int8,
     take_live,
     take_memory,
     take_product,
@@ -59,10 +62,12 @@ from lamella.profile.steps import (
     take_times,
 )
 from lamella.profile.timing import Span
-from lamella.runtime.function import LAYOUTS, Layout
+from lamella.runtime.function import LOSSLESS, Layout
 
 PROFILE_VERSION = "20"
 """Part of the cache key: raise it when measuring changes."""
+Precision = Literal["int8"]
+"""Of weights and products, beside the model's own."""
 FINDING = 0.05
 """Share of the progress in which products are looked for."""
 
@@ -74,8 +79,10 @@ def units_of(graph: Graph) -> tuple[list[Span], list[Cut]]:
     return list(pairwise(marks)), cuts
 
 
-def variants_for(graph: Graph, batches: Sequence[int], threads: Sequence[int]) -> list[Variant]:
-    """What to run: every layout that this CPU has, plain first; larger batches on one thread only.
+def variants_for(
+    graph: Graph, batches: Sequence[int], threads: Sequence[int], precisions: Sequence[Precision] = ()
+) -> list[Variant]:
+    """What to run: every layout that this CPU has, plain first, and precisions; larger batches on one thread only.
 
     Raises:
         ConfigError: a batch above 1 is asked of a model whose batch axis is bound.
@@ -86,7 +93,7 @@ def variants_for(graph: Graph, batches: Sequence[int], threads: Sequence[int]) -
             try_="--shape NAME=N,... on its inputs",
         )
     cores = this_machine().cores
-    layouts = [layout for layout in LAYOUTS if layout != "blocked" or block()]
+    layouts = [layout for layout in (*LOSSLESS, *precisions) if layout != "blocked" or block()]
     counts = sorted({t for t in threads if t <= cores})
     return [
         Variant(batch, layout, count)
@@ -122,6 +129,7 @@ def measure(
     shards: bool = False,
     at_once: int | None = None,
     timer: Timer = product_times,
+    precisions: Sequence[Precision] = (),
 ) -> Profile:
     """The profile of a model on this machine; measures only what the cache does not hold.
 
@@ -135,11 +143,12 @@ def measure(
         shards: measure what is worth dividing among shards, too.
         at_once: how many of them may be busy at a time; this machine's cores by default.
         timer: where times of products come from, which say what the blocked layout is of a unit.
+        precisions: in which units run, too; without one nothing of it is measured, nor told where it is known.
     """
     path = cache_path(graph)
     state = documents.read(path, State, made_by="lamella profile MODEL") if path.exists() else State()
     units, cuts = units_of(graph)
-    wanted = [v for v in variants_for(graph, batches, threads) if v not in {t.variant for t in state.timed}]
+    wanted = [v for v in variants_for(graph, batches, threads, precisions) if v not in {t.variant for t in state.timed}]
     scratch = Path(tempfile.mkdtemp(prefix=mark(".profile"), dir=graph.directory))
     try:
         begun = 0.0
@@ -147,7 +156,7 @@ def measure(
         if steps:  # which sizes to time depends on what the optimiser makes of the units
             state = run_steps(steps, state, path, lambda done, what: progress(done * FINDING, what))
             begun = FINDING
-        steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges, timer)
+        steps = _steps(graph, state, units, cuts, wanted, batches, scratch, budget_s, ranges, timer, precisions)
         end = 0.75 if shards and steps else 1.0
         state = run_steps(steps, state, path, _between(progress, begun, end))
         if shards:  # what to try depends on the times
@@ -156,7 +165,7 @@ def measure(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     progress(1.0, "done")
-    return _assemble(graph, units, cuts, state)
+    return _assemble(graph, units, cuts, _with_precisions(state, precisions))
 
 
 def _between(progress: Progress, begun: float, end: float) -> Progress:
@@ -184,6 +193,7 @@ def _steps(
     budget_s: float,
     ranges: Mapping[str, tuple[float, float]] | None,
     timer: Timer,
+    precisions: Sequence[Precision],
 ) -> list[Step]:
     """What the state does not hold yet."""
     rng = np.random.default_rng(0)
@@ -194,6 +204,8 @@ def _steps(
     ]
     for batch, count in sorted({(v.batch, v.threads) for v in wanted}):
         group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
+        if group[0].layout != "plain":  # known already: it takes turns with the others again, since they share of it
+            group = [Variant(batch, "plain", count), *group]
         steps.append(
             Step(
                 f"times, batch {batch}, {count} thread{'s' * (count > 1)}",
@@ -208,7 +220,8 @@ def _steps(
         todo = [span for span in units if _lacks_memory(state, span, batch, limiter)]
         known = {r.codec for c in cuts for r in state.codecs.get(str(c.position), ()) if r.batch == batch}
         names = [n for n in installed() if cuts and n not in known]
-        if not todo and not names:
+        new = [span for span in units if precisions and batch == 1 and str(span[0]) not in state.int8]
+        if not todo and not names and not new:
             continue
         values = Borders(graph, units, batch, ranges)
         of_batch = f", batch {batch}" if batch > 1 else ""
@@ -219,6 +232,9 @@ def _steps(
                 run = partial(take_memory, extractor, span, values, scratch, limiter, timer)
             what = "memory and quotas" if batch == 1 else "memory"
             steps.append(Step(f"{what} of unit {span[0]}{of_batch}", 0.9 if batch == 1 else 0.3, run))
+        for span in new:
+            run = partial(take_int8, extractor, span, values, scratch)
+            steps.append(Step(f"memory of unit {span[0]} on 8-bit integers", 0.5, run))
         if names:
             steps.append(Step(f"codecs{of_batch}", 0.05 * len(cuts), partial(take_codecs, cuts, values, batch, names)))
     return steps
@@ -281,6 +297,17 @@ def _lacks_memory(state: State, span: Span, batch: int, limiter: Limiter) -> boo
     return key not in state.memory or (limiter.enforced and not state.quotas[key])
 
 
+def _with_precisions(state: State, precisions: Sequence[Precision]) -> State:
+    """Without what is known of precisions that are not asked for."""
+    kept = {*LOSSLESS, *precisions}
+    return msgspec.structs.replace(
+        state,
+        timed=tuple(t for t in state.timed if t.variant.layout in kept),
+        memory={unit: tuple(m for m in found if m.layout in kept) for unit, found in state.memory.items()},
+        int8=state.int8 if "int8" in kept else {},
+    )
+
+
 def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) -> Profile:
     assert state.floor
     assert state.hop
@@ -296,6 +323,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
             memory=state.memory[str(first)],
             lives=state.lives.get(str(first), ()),
             quotas=state.quotas[str(first)],
+            int8=state.int8.get(str(first), ()),
         )
         for i, (first, last) in enumerate(units)
     ]

@@ -17,6 +17,7 @@ from lamella.channels import messages as wire
 from lamella.channels.segments import create
 from lamella.graph.extract import Extractor
 from lamella.graph.optimise import optimise
+from lamella.graph.quantise import quantise
 from lamella.limits import Limiter
 from lamella.limits.pagecache import evict
 from lamella.limits.unlimited import Unlimited
@@ -109,6 +110,29 @@ def probe_unit(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return UnitProbe(tuple(found), tuple(quotas))
+
+
+def probe_int8(
+    extractor: Extractor,
+    first: int,
+    last: int,
+    names: tuple[str, ...],
+    values: Mapping[str, np.ndarray],
+    scratch: Path,
+) -> UnitMemory:
+    """Memory of operators `first` to `last - 1` whose products that give `names` run on 8-bit integers."""
+    takes, gives = extractor.graph.border(first, last)
+    try:
+        _, weights = optimise(quantise(extractor.write(first, last, scratch), names))
+        size = sum(array.nbytes for array in weights.values())
+        write_function(scratch, _specs(values, takes), _specs(values, gives), "int8")
+        with Probe(scratch, values, takes, gives) as probe:
+            for _ in range(RUNS):
+                probe.run()
+            memory = memory_of(probe.instance.report(), "int8", probe.cold.session)
+        return msgspec.structs.replace(memory, weight_bytes=size)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def probe_live(extractor: Extractor, first: int, last: int, values: Mapping[str, np.ndarray], scratch: Path) -> float:

@@ -26,7 +26,7 @@ from lamella.graph.products import products
 from lamella.graph.weights import write_weights
 from lamella.machine import on_cores, this_machine
 from lamella.profile.quiet import quietly
-from lamella.runtime.function import LAYOUTS, Layout, open_session
+from lamella.runtime.function import LOSSLESS, Layout, open_session
 from lamella.scratch import scratch
 
 PRODUCTS_VERSION = 2
@@ -125,7 +125,7 @@ def measure_product(shape: ProductShape) -> ProductTimes:
     """
     copies = _copies(shape)
     x = np.random.default_rng(0).standard_normal((shape.rows, shape.inner), np.float32)
-    taken: dict[Layout, list[float]] = {layout: [] for layout in LAYOUTS}
+    taken: dict[Layout, list[float]] = {layout: [] for layout in LOSSLESS}
     with scratch("products") as space:
         files = _files(shape, copies, space)
         for _ in range(SESSIONS):
@@ -138,7 +138,7 @@ def measure_product(shape: ProductShape) -> ProductTimes:
                     taken[layout].append(run.ms())
                 if sum(map(sum, taken.values())) > BUDGET_MS:
                     break
-    plain, prepacked, blocked = (float(np.median(taken[layout])) / copies for layout in LAYOUTS)
+    plain, prepacked, blocked = (float(np.median(taken[layout])) / copies for layout in LOSSLESS)
     return ProductTimes(shape, plain, prepacked, blocked)
 
 

@@ -17,6 +17,7 @@ from lamella.graph.cuts import Cut
 from lamella.graph.divide import Divider
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
+from lamella.graph.quantise import quantisable
 from lamella.graph.requests import request
 from lamella.limits import Limiter
 from lamella.machine import on_cores
@@ -33,7 +34,7 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.probes import probe_live, probe_unit
+from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, quietly
 from lamella.profile.shards import Candidate, measure_shards
@@ -71,6 +72,8 @@ class State(Document, frozen=True, kw_only=True):
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
     shards: dict[str, tuple[ShardProfile, ...]] = msgspec.field(default_factory=dict)
     loads_ms: tuple[float, ...] = ()
+    int8: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
+    """Of each unit, where it was asked for: what its products give that can run on 8-bit integers."""
 
 
 class Step(NamedTuple):
@@ -171,18 +174,29 @@ def take_times(
         results = time_units(
             graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick, timer=timer
         )
+    known = {t.variant: t for t in state.timed}
+    scales = _scales(known.get(variants[0]), np.median(results[0].alone, axis=0))
     timed = [
         Timed(
             variant,
-            tuple(np.median(times.alone, axis=0).tolist()),
-            tuple(np.percentile(times.alone, 95, axis=0).tolist()),
-            tuple(np.median(times.savings, axis=0).tolist()),
+            tuple((np.median(times.alone, axis=0) * scales).tolist()),
+            tuple((np.percentile(times.alone, 95, axis=0) * scales).tolist()),
+            tuple((np.median(times.savings, axis=0) * np.median(scales)).tolist()),
             times.shared,
             times.shared_cuts,
         )
         for variant, times in zip(variants, results, strict=True)
+        if variant not in known
     ]
     return msgspec.structs.replace(state, timed=(*state.timed, *timed))
+
+
+def _scales(known: Timed | None, again_ms: np.ndarray) -> np.ndarray:
+    """What makes times of now those of when the first variant was measured: the machine may have been quieter then."""
+    if known is None:
+        return np.ones(len(again_ms))
+    scales: np.ndarray = np.array(known.median_ms) / np.maximum(again_ms, 1e-6)
+    return scales
 
 
 def take_memory(
@@ -199,9 +213,27 @@ def take_memory(
     with on_cores(1):
         found = probe_unit(extractor, *span, borders.values, scratch / f"unit-{span[0]}", limiter, timer)
     key = str(span[0])
-    return msgspec.structs.replace(
-        state, memory={**state.memory, key: found.memory}, quotas={**state.quotas, key: found.quotas}
-    )
+    integers = tuple(m for m in state.memory.get(key, ()) if m.layout == "int8")  # `take_int8` measures that
+    memory = {**state.memory, key: (*found.memory, *integers)}
+    return msgspec.structs.replace(state, memory=memory, quotas={**state.quotas, key: found.quotas})
+
+
+def take_int8(
+    extractor: Extractor,
+    span: Span,
+    borders: Borders,
+    scratch: Path,
+    state: State,
+    tick: Callable[[float], None],
+) -> State:
+    """Which products of a unit can run on 8-bit integers, and the unit in a process of its own with those that do."""
+    key = str(span[0])
+    names = quantisable(extractor.graph, extractor.slice(*span))
+    memory = state.memory[key]
+    if names:
+        with on_cores(1):
+            memory = (*memory, probe_int8(extractor, *span, names, borders.values, scratch / f"unit-{span[0]}"))
+    return msgspec.structs.replace(state, memory={**state.memory, key: memory}, int8={**state.int8, key: names})
 
 
 def take_live(

@@ -28,11 +28,12 @@ from lamella.channels.segments import create
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.graph.optimise import optimise
+from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.profile.document import Variant
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
-from lamella.runtime.function import open_session
+from lamella.runtime.function import Layout, open_session
 
 Span = tuple[int, int]
 
@@ -74,9 +75,8 @@ def in_segment(array: np.ndarray) -> np.ndarray:
 
 
 def open_piece(extractor: Extractor, span: Span, variant: Variant, directory: Path, timer: Timer) -> Piece | None:
-    """A session over a span, optimised as a package would be; none for a blocked one in which no product is blocked."""
-    opened = _open_blocked if variant.layout == "blocked" else _open
-    session = opened(extractor, span, variant, directory, timer)
+    """A session over a span, optimised as a package would be; none where no product of it lies as the variant says."""
+    session = OPENED[variant.layout](extractor, span, variant, directory, timer)
     return Piece(session, *extractor.graph.border(*span)) if session else None
 
 
@@ -102,6 +102,28 @@ def _open_blocked(
         return open_session(path, "packaged", threads=variant.threads, prepack=False)  # its weights stay mapped
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _open_int8(
+    extractor: Extractor, span: Span, variant: Variant, directory: Path, _: Timer
+) -> ort.InferenceSession | None:
+    names = quantisable(extractor.graph, extractor.slice(*span))
+    if not names:
+        return None
+    work = directory / "int8"
+    try:
+        optimise(quantise(extractor.write(*span, work), names))
+        return open_session(work / "optimised.onnx", "packaged", threads=variant.threads, prepack=False)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+OPENED: Mapping[Layout, Callable[[Extractor, Span, Variant, Path, Timer], ort.InferenceSession | None]] = {
+    "plain": _open,
+    "prepacked": _open,
+    "blocked": _open_blocked,
+    "int8": _open_int8,
+}
 
 
 class UnitTimes(NamedTuple):

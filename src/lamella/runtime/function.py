@@ -7,10 +7,11 @@ from pathlib import Path
 import onnxruntime as ort
 
 from lamella.errors import ModelError, PackageError
-from lamella.runtime.manifest import LAYOUTS, FittedFile, Function, Kind, Layout, Layouts, TensorSpec
+from lamella.runtime.manifest import LAYOUTS, LOSSLESS, FittedFile, Function, Kind, Layout, Layouts, TensorSpec
 
 __all__ = [
     "LAYOUTS",
+    "LOSSLESS",
     "FittedFile",
     "Function",
     "Kind",

@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from lamella.codecs import Codecs
 
 Kind = Literal["packaged", "portable", "plain", "default", "reference"]
-Layout = Literal["plain", "prepacked", "blocked"]
-"""How a product's weights lie: as in the model, repacked by the runtime as it loads, or in the CPU's blocks on disk."""
+Layout = Literal["plain", "prepacked", "blocked", "int8"]
+"""How a product's weights lie: as in the model, repacked by the runtime as it loads, in the CPU's blocks on disk, or as
+8-bit integers, which it then multiplies."""
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
+LOSSLESS: tuple[Layout, ...] = tuple(layout for layout in LAYOUTS if layout != "int8")
 
 
 class TensorSpec(msgspec.Struct, frozen=True):

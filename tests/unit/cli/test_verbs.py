@@ -34,6 +34,7 @@ from tests.unit.graph.onnx_models import filled, masked, model, node, save
 from tests.unit.limits.owners import owned_by
 from tests.unit.plan.pricing.test_coding import link
 from tests.unit.plan.synthetic import Made, graph_of, profile_of
+from tests.unit.plan.validation.test_precision import mlp
 
 
 def test_inspect_prints_what_the_model_is_made_of(lamella: Lamella, graph: Graph) -> None:
@@ -183,6 +184,20 @@ def test_a_plan_over_links_loses_what_the_user_s_data_allow(
     assert plan["validation"]["measured"] <= plan["validation"]["bound"] == 0.01
     tight = lamella(*asked, "--validate", data, "--tolerance", "1e-12")
     assert "nothing lossy is worth it or within its bound: max_rel of at most 1e-12 on 4" in " ".join(tight.out.split())
+
+
+def test_products_run_on_integers_where_the_user_s_data_allow_it(lamella: Lamella, tmp_path: Path) -> None:
+    given = str(save(model(*mlp()), tmp_path / "model.onnx"))
+    data = tmp_path / "data.npz"
+    np.savez(data, x=np.random.default_rng(0).standard_normal((24, 256)).astype(np.float32))
+    path = tmp_path / "plan.json"
+    asked = ("plan", given, "--platform", "openfaas", "--no-shards", "--precision", "int8", "--validate", data)
+    assert lamella(*asked, "--tolerance", 0.2, "-o", path).code == 0
+    assert lamella("check", path).code == 0
+    plan = json.loads(path.read_text())
+    assert {n for f in plan["functions"] for n in f["int8"]} == set(plan["validation"]["int8"])
+    tight = lamella(*asked, "--tolerance", "1e-12", "--json").document
+    assert not any(f["int8"] for f in tight["functions"])
 
 
 @pytest.mark.parametrize(

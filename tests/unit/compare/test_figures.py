@@ -114,3 +114,14 @@ def test_used_memory_time_of_a_batch_is_of_its_own_tensors_and_times() -> None:
     alone = msgspec.structs.replace(plan, batch=1)
     held = [10 + x + 1, 20 + 1 + 3]
     assert used_memory_time(alone, graph, profile, np.array([120.0]))[1] == pytest.approx(sum(held) * 0.060)
+
+
+def test_used_memory_time_counts_weights_on_integers_as_those() -> None:
+    units = (Made(weights_mb=40, time_ms=30, int8_speedup=2.0), Made(weights_mb=20, time_ms=30, int8_speedup=2.0))
+    graph = graph_of(units)
+    profile = profile_of(graph, units)
+    plan = make_plan(graph, profile, platform("openfaas"), "single", given="x")
+    function = msgspec.structs.replace(plan.functions[0], layout="int8", int8=("t0",))
+    integers = msgspec.structs.replace(plan, functions=(function,))
+    plain, fewer = (used_memory_time(p, graph, profile, np.array([120.0]))[1] for p in (plan, integers))
+    assert plain - fewer == pytest.approx(30 * 0.060)  # of the first unit, for half the time

@@ -28,7 +28,7 @@ from lamella.package.build import held_bytes
 from lamella.plan.document import Plan
 from lamella.profile.layouts import FAVOURS, choose
 from lamella.profile.products import ProductShape, ProductTimes, Timer, measure_product, product_times
-from lamella.runtime.function import LAYOUTS, Function, Layout, Layouts
+from lamella.runtime.function import LOSSLESS, Function, Layout, Layouts
 from tests.unit.graph.compose import answer, worst_share
 from tests.unit.graph.onnx_models import model, node
 from tests.unit.package.plans import limited_to, plan_of
@@ -81,7 +81,7 @@ def convolutions(directory: Path, name: str = "stage-1") -> int:
 times = st.builds(ProductTimes, st.just(SOME), st.floats(0.5, 2), st.floats(0.5, 2), st.floats(0.5, 2))
 
 
-@given(favour=st.sampled_from(FAVOURS), seen=st.lists(times, min_size=1, max_size=3), planned=st.sampled_from(LAYOUTS))
+@given(favour=st.sampled_from(FAVOURS), seen=st.lists(times, min_size=1, max_size=3), planned=st.sampled_from(LOSSLESS))
 def test_only_steady_prepacks_and_only_where_the_plan_does_and_nothing_is_slow(
     favour: Favour, seen: list[ProductTimes], planned: Layout
 ) -> None:

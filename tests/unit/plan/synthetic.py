@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from lamella.graph.model import Graph, Operator, Tensor, Weight
 from lamella.machine import Machine
 from lamella.plan.choice import Choice
+from lamella.plan.pricing.hops import Lossy
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
@@ -28,7 +29,7 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
-from lamella.runtime.function import LAYOUTS
+from lamella.runtime.function import LOSSLESS, Layout
 from lamella.units import MB
 
 FLOOR_MB = 50.0
@@ -53,6 +54,10 @@ class Made:
     packed_speedup: float = 1.0
     blocked_speedup: float = 0.0
     """0 where nothing of it runs blocked."""
+    int8_speedup: float = 0.0
+    """0 where nothing of it can run on 8-bit integers."""
+    admitted: bool = True
+    """Whether it may."""
     saving_ms: float = 0.0
     ratio: float = 1.0
     """Of shuffle-zstd behind it; 1 where it was not measured."""
@@ -103,7 +108,8 @@ def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
 def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
     """What measuring the chain on `MACHINE` would have found."""
     price = hop or HopCost(0.1, 0.5, 0.2, 0.05, SERVING_MS)
-    variants = [Variant(1, layout, threads) for threads in range(1, CORES + 1) for layout in LAYOUTS]
+    layouts: tuple[Layout, ...] = (*LOSSLESS, "int8") if any(u.int8_speedup for u in units) else LOSSLESS
+    variants = [Variant(1, layout, threads) for threads in range(1, CORES + 1) for layout in layouts]
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
@@ -126,15 +132,17 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 memory=tuple(
                     UnitMemory(
                         layout=layout,
-                        weights_mb=unit.weights_mb,
+                        weights_mb=unit.weights_mb / (4 if layout == "int8" else 1),
+                        weight_bytes=graph.weight_bytes(i, i + 1) // 4 if layout == "int8" else None,
                         private_mb=unit.private_mb + unit.packed_mb * (layout == "prepacked"),
                         live_mb=unit.live_mb,
                         load_extra_mb=unit.load_extra_mb,
                         load_ms=unit.load_ms,
                     )
-                    for layout in LAYOUTS
-                    if layout != "blocked" or unit.blocked_speedup
+                    for layout in layouts
+                    if (layout != "blocked" or unit.blocked_speedup) and (layout != "int8" or unit.int8_speedup)
                 ),
+                int8=(f"t{i}",) if unit.int8_speedup else (),
             )
             for i, unit in enumerate(units)
         ),
@@ -159,11 +167,13 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
 
 
 def _shares(unit: Made, variant: Variant) -> bool:
-    return variant.layout == "blocked" and not unit.blocked_speedup
+    own = {"blocked": unit.blocked_speedup, "int8": unit.int8_speedup}
+    return not own.get(variant.layout, 1.0)
 
 
 def _time_ms(unit: Made, variant: Variant) -> float:
     faster = {"plain": 1.0, "prepacked": unit.packed_speedup, "blocked": unit.blocked_speedup or 1.0}
+    faster["int8"] = unit.int8_speedup or 1.0
     return unit.time_ms / SPEEDUP[variant.threads] / faster[variant.layout]
 
 
@@ -172,7 +182,8 @@ def model_of(
 ) -> SliceModel:
     """The priced model of a chain."""
     graph = graph_of(units)
-    return SliceModel(graph, profile_of(graph, units, hop), platform(where), Request(vcpu=vcpu))
+    lossy = Lossy(int8=frozenset(k for k, unit in enumerate(units) if unit.admitted))
+    return SliceModel(graph, profile_of(graph, units, hop), platform(where), Request(vcpu=vcpu), lossy)
 
 
 def choice(first: int, last: int, run_ms: float, cost_usd: float) -> Choice:
@@ -191,6 +202,8 @@ UNITS = st.builds(
     packed_mb=st.sampled_from([0.0, 20.0, 90.0]),
     packed_speedup=st.sampled_from([1.0, 1.2]),
     blocked_speedup=st.sampled_from([0.0, 0.9, 1.3]),
+    int8_speedup=st.sampled_from([0.0, 0.0, 0.0, 2.5]),
+    admitted=st.booleans(),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
     load_ms=st.sampled_from([0.0, 3.0, 120.0]),
     spread=st.sampled_from([0.0, 0.1, 0.5]),

@@ -30,10 +30,10 @@ from lamella.profile.measure import (
 )
 from lamella.profile.steps import Progress
 from lamella.profile.timing import time_units
-from lamella.runtime.function import LAYOUTS
+from lamella.runtime.function import LOSSLESS
 
 BUDGET_S = 0.2
-HERE = LAYOUTS if block() else LAYOUTS[:2]
+HERE = LOSSLESS if block() else LOSSLESS[:2]
 
 
 @pytest.fixture(scope="module")

@@ -192,7 +192,7 @@ def _changes(before: Plan, after: Plan) -> list[Change]:
         ("SLO", _slo(before), _slo(after)),
         ("requests", _rate(before), _rate(after)),
         ("batch", str(before.batch), str(after.batch)),
-        ("lossy codecs", _judged(before), _judged(after)),
+        ("loss", _judged(before), _judged(after)),
     ]
     return [Change(*row) for row in told if row[1] != row[2]]
 

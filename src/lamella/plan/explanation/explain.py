@@ -5,7 +5,8 @@ All of it is planned, nothing estimated: a price is what the cheapest plan costs
 (`explanation.refusal`).
 
 The reference is the cheapest plan there is (`planners.space`), whoever made the plan that is explained: other planners'
-plans need not follow a limit that is loosened. Codecs that lose are left out of what a plan is held against.
+plans need not follow a limit that is loosened. What loses, codecs and precisions, is left out of what a plan is held
+against.
 """
 
 from __future__ import annotations
@@ -89,6 +90,8 @@ def _why(plan: Plan, chosen: Outline, cheapest: Outline, prices: Sequence[Price]
         said = f"{plan.planner}'s plan costs {more:.1%} more than the cheapest there is{balance}"
     elif more < -SAME:
         said = f"{plan.planner}'s plan costs {-more:.1%} less than any lossless plan by today's profile"
+    if plan.lossy:
+        said += ", and loses something; what it is held against and priced by does not"
     binding = sorted((p for p in prices if p.next_limit is not None), key=lambda p: -p.most_saves)
     if not binding:
         return f"{said}; loosening any one constraint saves nothing"

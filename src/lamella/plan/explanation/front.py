@@ -1,7 +1,7 @@
 """Every plan that no other beats in both cost and latency, and where the chosen one stands among them.
 
-The front is that of all plans there are (`planners.space`). A plan of another planner, or one with codecs that lose,
-need not lie on it: then it says by how much it is beaten at its own latency.
+The front is that of all plans there are (`planners.space`). A plan of another planner, or one that loses something,
+which none of the front does, need not lie on it: then it says by how much it is beaten at its own latency.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Program:
         """
         channel = model.platform.hop.channel  # hops have no choice of another
         self.request = request._replace(codec=False, shards=False, channel=channel)
-        self.model = SliceModel(model.graph, model.profile, model.platform, self.request)
+        self.model = SliceModel(model.graph, model.profile, model.platform, self.request, model.lossy)
         self.options = Options(self.model, self.request)
 
     # ------------------------------------------------------------------------------------------------- questions
@@ -157,7 +157,7 @@ class Program:
         if disk is None:
             return None
         roomy = msgspec.structs.replace(platform, limits=msgspec.structs.replace(platform.limits, disk_mb=None))
-        model = SliceModel(self.model.graph, self.model.profile, roomy, self.request)
+        model = SliceModel(self.model.graph, self.model.profile, roomy, self.request, self.model.lossy)
         program = Program(model, self.request)
         chosen = program.quickest()
         if not chosen:

@@ -136,7 +136,7 @@ def unfit(model: SliceModel, first: int, last: int) -> str:
             f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
         )
     shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
-    if shipped + model.more_mb(first, last, "plain") > limits.package_mb.value:
+    if shipped + min(model.more_mb(first, last, way) for way in model.layouts) > limits.package_mb.value:
         package = limits.package_mb.value
         return f"package: a slice ships {shipped:.0f} MB of weights, the limit of {platform.name} is {package:.0f} MB"
     return f"timeout: a slice runs beyond the timeout of {platform.name}, {limits.timeout_s.value:g} s"

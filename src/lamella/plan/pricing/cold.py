@@ -50,7 +50,9 @@ def starts(model: SliceModel, choices: Sequence[Choice]) -> Iterator[Started]:
             vcpu = platform.vcpu(shard.memory_mb, model.vcpu)
             yield Started(shard.memory_mb, vcpu, floor.start_ms, part * load, part_mb)
         if not choice.shards:
-            shipped = model.graph.weight_bytes(*model.span(choice.first, choice.last)) / MB
+            span = choice.first, choice.last
+            shipped = model.graph.weight_bytes(*model.span(*span)) / MB
+            shipped -= model.quantised.spared_mb(*span, choice.layout)
             yield Started(choice.memory_mb, choice.vcpu, floor.start_ms, load, shipped)
         elif choice.join and (after is None or after.shards):
             alone = join_alone(model, choice.join)

@@ -31,7 +31,7 @@ class HopPrice(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Lossy:
-    """What hops may lose, by the unit behind them; by default nothing."""
+    """What hops may lose, by the unit behind them, and units themselves; by default nothing."""
 
     allowed: Mapping[int, frozenset[str]] = field(default_factory=dict)
     """Codecs that may be chosen."""
@@ -39,6 +39,8 @@ class Lossy:
     """Codecs that were fitted to what crosses there."""
     said: Mapping[int, Mapping[str, str]] = field(default_factory=dict)
     """What judging said of a codec."""
+    int8: frozenset[int] = frozenset()
+    """Units whose products may run on 8-bit integers."""
 
 
 NOTHING_LOST = Lossy()

@@ -12,6 +12,7 @@ from functools import cached_property, lru_cache
 import msgspec
 
 from lamella.graph.model import Graph
+from lamella.plan.pricing.quantised import Quantised
 from lamella.plan.pricing.times import Times
 from lamella.profile.document import Profile, UnitMemory
 from lamella.runtime.function import Layout
@@ -38,9 +39,9 @@ GRAPH_MB = 1.0
 class Memory:
     """Of slices of a model at a batch."""
 
-    def __init__(self, graph: Graph, profile: Profile, times: Times) -> None:
+    def __init__(self, graph: Graph, profile: Profile, times: Times, quantised: Quantised) -> None:
         """What was measured; times are for how long a load may take."""
-        self.graph, self.profile, self.times = graph, profile, times
+        self.graph, self.profile, self.times, self.quantised = graph, profile, times, quantised
         self.batch, self.units = times.batch, len(profile.units)
 
     @lru_cache(maxsize=65536)  # noqa: B019 - a model lives as long as one planning run
@@ -62,7 +63,7 @@ class Memory:
             floor + weights + private + live + more,
             floor + private + max(p.load_extra_mb for p in parts),
         )
-        full = self.graph.weight_bytes(*span) / MB
+        full = self.graph.weight_bytes(*span) / MB - self.quantised.spared_mb(first, last, layout)
         if layout == "prepacked":
             peak = max(peak, self._load_mb(parts, private, full, first, last))
         peak += EDGE_MB
@@ -73,8 +74,11 @@ class Memory:
         """Resident weights of a slice: those that several of its units hold are in memory once."""
         units = self.profile.units[first : first + len(parts)]
         resident = sum(p.weights_mb for p in parts)
-        apart = sum(u.weight_bytes for u in units)
-        whole = self.graph.weight_bytes(units[0].first, units[-1].last)
+        apart: float = sum(u.weight_bytes for u in units)
+        whole: float = self.graph.weight_bytes(units[0].first, units[-1].last)
+        if any(part.layout == "int8" for part in parts):
+            apart = sum(self.quantised.unit_bytes[first : first + len(parts)])
+            whole = float(self.quantised.bytes_from(first)[len(parts) - 1])
         if whole == apart:
             return resident
         if any(part.layout == "blocked" for part in parts):
@@ -123,9 +127,11 @@ class Memory:
     def more_mb(self, first: int, last: int, layout: Layout) -> float:
         """What a package ships beyond a slice's weights: its graph, and again what is read blocked and plain.
 
+        On 8-bit integers it ships less than these, by what they spare.
         The graph for any CPU is not counted: `package.build` leaves it out where there is no room for it.
         """
-        return (self.both_bytes(first, last) / MB if layout == "blocked" else 0.0) + GRAPH_MB
+        twice = self.both_bytes(first, last) / MB if layout == "blocked" else 0.0
+        return twice + GRAPH_MB - self.quantised.spared_mb(first, last, layout)
 
     @lru_cache(maxsize=65536)  # noqa: B019 - as below
     def both_bytes(self, first: int, last: int) -> int:
@@ -154,7 +160,7 @@ class Memory:
     def of_unit(self, unit: int, layout: Layout) -> UnitMemory:
         """What a unit was measured to hold in a layout, alive at the batch that is asked for."""
         found = self.profile.units[unit]
-        memory = found.memory_in(layout)
+        memory = found.memory_in(self.quantised.layout(unit, layout))
         live = next((live.live_mb for live in found.lives if live.batch == self.live_batch), memory.live_mb)
         return msgspec.structs.replace(memory, live_mb=live)
 

@@ -19,6 +19,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.hops import NOTHING_LOST, HopPrice, Hops, Lossy
 from lamella.plan.pricing.memory import Memory
+from lamella.plan.pricing.quantised import Quantised
 from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.pricing.times import Times
 from lamella.plan.request import Request
@@ -48,7 +49,7 @@ class SliceModel:
             platform: where it runs.
             request: what is asked: rows, vCPU where it is free, how many shards at once; without codecs hops are plain,
                 with shards they are where these may begin or end.
-            lossy: what hops may lose.
+            lossy: what hops and units may lose.
         """
         self.graph, self.profile, self.platform, self.lossy = graph, profile, platform, lossy
         self.request = request
@@ -56,8 +57,9 @@ class SliceModel:
         self.equal_mb: int | None = None
         """The size of every function that it is enough for; None where each has its own."""
         self.units = len(profile.units)
-        self.times = Times(profile, self.batch)
-        self.memory = Memory(graph, profile, self.times)
+        self.quantised = Quantised(graph, profile, lossy.int8)
+        self.times = Times(profile, self.batch, self.quantised)
+        self.memory = Memory(graph, profile, self.times, self.quantised)
         self.hops = Hops(graph, profile, platform, request, lossy)
 
     def with_codings(self, chosen: Mapping[int, Coding]) -> SliceModel:
@@ -100,12 +102,18 @@ class SliceModel:
 
     @cached_property
     def layouts(self) -> tuple[Layout, ...]:
-        """Those that the profile knows, plain first."""
-        return tuple(dict.fromkeys(v.layout for v in self.profile.variants))
+        """Those that the profile knows, plain first; int8 only where some unit may be."""
+        known = dict.fromkeys(v.layout for v in self.profile.variants)
+        return tuple(layout for layout in known if layout != "int8" or any(self.quantised.units))
+
+    @property
+    def own(self) -> Mapping[Layout, list[bool]]:
+        """Of layouts that are the plain one in some units: in which they are their own."""
+        return {"blocked": self.memory.blocked, "int8": self.quantised.units}
 
     def layouts_of(self, first: int, last: int) -> tuple[Layout, ...]:
-        """Those that are worth a look in a slice: blocked it is the plain one where no product of it would be."""
-        return tuple(way for way in self.layouts if way != "blocked" or any(self.memory.blocked[first:last]))
+        """Those that are worth a look in a slice: one is the plain one where no unit of it would be otherwise."""
+        return tuple(way for way in self.layouts if way not in self.own or any(self.own[way][first:last]))
 
     # --------------------------------------------------------------------------------------------------- choices
 

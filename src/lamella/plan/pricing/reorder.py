@@ -55,7 +55,12 @@ def in_order(model: SliceModel, order: Sequence[int]) -> SliceModel | None:
         )
     shards = tuple(moved for one in profile.shards if (moved := _moved(one, profile, order, units)))
     profile = msgspec.structs.replace(profile, units=units, cuts=tuple(cuts), shards=shards)
-    lossy = Lossy(_still(model.lossy.allowed, same), _still(model.lossy.fitted, same), _still(model.lossy.said, same))
+    lossy = Lossy(
+        _still(model.lossy.allowed, same),
+        _still(model.lossy.fitted, same),
+        _still(model.lossy.said, same),
+        frozenset(number for number, unit in enumerate(order) if unit in model.lossy.int8),
+    )
     return SliceModel(graph, profile, model.platform, model.request, lossy)
 
 

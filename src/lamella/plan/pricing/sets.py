@@ -131,8 +131,10 @@ class Sets:
             for name in ("weights_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
         twice = self._both(sets) if layout == "blocked" else np.zeros(len(sets))
-        apart, more = sets @ self.weight_bytes, np.array([part.private_mb - base for part in parts])
-        full = apart - self._repeated(sets)
+        held = np.array(model.quantised.unit_bytes, float) if layout == "int8" else self.weight_bytes
+        apart, more = sets @ held, np.array([part.private_mb - base for part in parts])
+        # what is held again is taken off as large as in the model, also where it is smaller on integers: still a bound
+        full = np.maximum(0.0, apart - self._repeated(sets))
         resident = sets @ weights_mb * np.where(apart > 0, np.minimum(1.0, (full + twice) / np.maximum(apart, 1.0)), 1)
         private = base + sets @ more + float(np.minimum(more[~self.core], 0.0).sum())
         least_live = self._live_mb(sets, live_mb, floor.resident_mb + resident)

@@ -86,7 +86,8 @@ class _Units:
             for name in ("weights_mb", "private_mb", "live_mb", "load_extra_mb", "load_ms", "read_ms")
         )
         self.empty_ms = model.memory.empty_ms
-        self.weight_bytes = np.array([unit.weight_bytes for unit in model.profile.units], float)
+        held = model.quantised.unit_bytes if layout == "int8" else [unit.weight_bytes for unit in model.profile.units]
+        self.weight_bytes = np.array(held, float)
         alive = [model.graph.live_bytes(u.first, u.last, model.memory.live_batch) for u in model.profile.units]
         self.code_mb = self.live_mb - np.array(alive) / MB
         self.read_both = _read_both(model) if layout == "blocked" else []
@@ -96,9 +97,11 @@ class _Units:
         """Those that begin with a unit, by their ends."""
         model, floor = self.model, self.model.profile.floor
         last = np.arange(first + 1, model.units + 1)
-        full_mb, private = asked.weights / MB, self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb)
+        distinct = model.quantised.bytes_from(first) if self.layout == "int8" else asked.weights
+        full_mb = distinct / MB
+        private = self.base_mb + np.cumsum(self.private_mb[first:] - self.base_mb)
         twice = self._both_bytes(first)
-        weights = self._weights_mb(first, asked.weights, twice)
+        weights = self._weights_mb(first, distinct, twice)
         live = self._live_mb(first, measured, weights) + (asked.live - measured.live) / MB
         loading = floor.resident_mb + private + np.maximum.accumulate(self.load_extra_mb[first:])
         peak = np.maximum(floor.resident_mb + weights + private + live, loading)
@@ -116,7 +119,8 @@ class _Units:
             init_ms=floor.start_ms + self.empty_ms + np.cumsum((self.load_ms - self.empty_ms + self.read_ms)[first:]),
             variance=np.cumsum(self.variance[first:]) / work[0] ** 2,
         )
-        return found if self.layout != "blocked" else found.at(np.cumsum(model.memory.blocked[first:]) > 0)
+        own = model.own.get(self.layout)
+        return found if own is None else found.at(np.cumsum(own[first:]) > 0)
 
     def _both_bytes(self, first: int) -> np.ndarray:
         """`Memory.both_bytes`: from where on both kinds of readers are in the slice."""

@@ -13,6 +13,7 @@ import math
 from collections.abc import Sequence
 from statistics import NormalDist
 
+import msgspec
 import numpy as np
 
 from lamella.plan.choice import Choice
@@ -35,7 +36,9 @@ def variances(model: SliceModel, variant: Variant) -> np.ndarray:
         at = model.profile.variants.index(variant)
     except ValueError:
         return np.zeros(model.units)
-    times = [unit.times[at] for unit in model.profile.units]
+    plainly = model.profile.variants.index(msgspec.structs.replace(variant, layout="plain"))
+    held = model.quantised.units if variant.layout == "int8" else [True] * model.units
+    times = [unit.times[at if own else plainly] for unit, own in zip(model.profile.units, held, strict=True)]
     return np.array([(max(0.0, t.p95_ms - t.median_ms) / P95) ** 2 for t in times])
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cached_property
 
 import msgspec
 import numpy as np
 
+from lamella.plan.pricing.quantised import Quantised
 from lamella.profile.document import Profile, Variant
 from lamella.runtime.function import Layout
 
 PACKING: Mapping[Layout, Layout] = {"plain": "prepacked", "prepacked": "plain"}
 """Layouts that are the same where prepacking does nothing."""
+MIXED: Collection[Layout] = ("blocked", "int8")
+"""Layouts that are the plain one in some units."""
 INERT_MB = 0.5
 """Private copies that are no larger are none."""
 
@@ -20,9 +23,9 @@ INERT_MB = 0.5
 class Times:
     """Of the units of a profile at a batch."""
 
-    def __init__(self, profile: Profile, batch: int) -> None:
-        """What was measured."""
-        self.profile, self.batch = profile, batch
+    def __init__(self, profile: Profile, batch: int, quantised: Quantised) -> None:
+        """What was measured, and units that run on 8-bit integers where a slice does."""
+        self.profile, self.batch, self.quantised = profile, batch, quantised
 
     def knows(self, variant: Variant) -> bool:
         """Whether the profile has it."""
@@ -77,8 +80,8 @@ class Times:
         """Per variant the prefix sums of unit times and of savings.
 
         Where prepacking does nothing its two measurements are of the same thing: their mean is used for both, or the
-        planner would pick the luckier one, slice after slice. Units that the blocked layout shares with the plain one
-        have that mean, too. A saving below zero is noise.
+        planner would pick the luckier one, slice after slice. Units that another layout shares with the plain one have
+        that mean, too. A saving below zero is noise.
         """
         raw = {
             v: (
@@ -97,14 +100,24 @@ class Times:
                 savings = np.where(same_cuts, (savings + other[1]) / 2, savings)
             table[variant] = times, savings
         for k, variant in enumerate(self.profile.variants):
-            if variant.layout == "blocked":
-                plain_times, plain_savings = table[msgspec.structs.replace(variant, layout="plain")]
-                times, savings = table[variant]
-                units, cuts = self.profile.units, self.profile.cuts
-                times = np.where([u.times[k].shared for u in units], plain_times, times)
-                savings = np.where(np.array([c.savings[k].shared for c in cuts], bool), plain_savings, savings)
-                table[variant] = times, savings
+            if variant.layout in MIXED:
+                plain = table[msgspec.structs.replace(variant, layout="plain")]
+                table[variant] = self._mixed(k, table[variant], plain)
         return {
             variant: (np.concatenate([[0.0], np.cumsum(times)]), np.cumsum([0.0, *np.maximum(savings, 0.0)]))
             for variant, (times, savings) in table.items()
         }
+
+    def _mixed(
+        self, k: int, own: tuple[np.ndarray, np.ndarray], plain: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Times and savings of the variant `k`, whose layout is the plain one in some units."""
+        other = np.array([not unit.times[k].shared for unit in self.profile.units], bool)
+        integers = self.profile.variants[k].layout == "int8"
+        chosen = other & np.array(self.quantised.units, bool) if integers else other
+        times = np.where(chosen, own[0], plain[0])
+        shared = np.array([cut.savings[k].shared for cut in self.profile.cuts], bool)
+        savings = np.where(shared, plain[1], own[1])
+        refused = other & ~chosen
+        beside = refused[:-1] | refused[1:]  # measured with a neighbour that is plain now
+        return times, np.where(beside, np.minimum(savings, plain[1]), savings)

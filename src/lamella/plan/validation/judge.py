@@ -1,4 +1,4 @@
-"""Judges lossy codecs by what they do to the model's output, on the user's own requests.
+"""Judges lossy codecs and precisions by what they do to the model's output, on the user's own requests.
 
 The model is run in slices, unoptimised, and what crosses goes through the very codecs that will serve; then without a
 codec every bit is the whole model's own, and all of the difference is the codecs'. Requests that a codec was fitted on
@@ -24,6 +24,7 @@ from lamella.codecs import Codecs, is_fitted
 from lamella.errors import ConfigError, InputRefused
 from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
+from lamella.graph.quantise import quantisable, quantise
 from lamella.graph.requests import load_inputs
 from lamella.plan.validation.metrics import Metric, metric
 from lamella.profile.fitting import Basis, activations, fit
@@ -35,8 +36,10 @@ LEAST_FITTED = 4
 """Requests; fewer say nothing."""
 KEPT_BYTES = 256 << 20
 """Of tensors at first lossy cuts, so that each codec there runs only what comes behind it."""
-SESSIONS = 16
+SESSIONS = 256
 
+Span = tuple[int, int]
+"""Operators, the last one not included."""
 Values = Mapping[str, np.ndarray]
 
 
@@ -60,6 +63,13 @@ class Coded(NamedTuple):
     position: int
     codec: str
     tensors: tuple[str, ...]
+
+
+class Trial(NamedTuple):
+    """What is judged together: lossy hops, and spans of operators whose products run on 8-bit integers; in order."""
+
+    hops: tuple[Coded, ...] = ()
+    int8: tuple[Span, ...] = ()
 
 
 class Verdict(NamedTuple):
@@ -154,8 +164,8 @@ class Judge:
         """Nothing is run before it is asked."""
         self.graph, self.asked = graph, asked
         self._bases: dict[str, Basis | None] = {}
-        self._verdicts: dict[tuple[Coded, ...], Verdict] = {}
-        self._sessions: dict[tuple[int, int], ort.InferenceSession] = {}
+        self._verdicts: dict[Trial, Verdict] = {}
+        self._sessions: dict[tuple[Span, bool], ort.InferenceSession] = {}
         self._kept: dict[int, list[Values]] = {}
 
     @cached_property
@@ -187,36 +197,40 @@ class Judge:
         ratio = int(coded.codec.rpartition("-")[2])
         return Codecs({n: basis.codec(ratio) for n in coded.tensors if (basis := self._bases.get(n))})
 
-    def verdict(self, trial: Iterable[Coded]) -> Verdict:
-        """What a combination of lossy hops does to the output.
+    def verdict(self, trial: Trial) -> Verdict:
+        """What lossy hops and precisions together do to the output.
 
         Raises:
             ConfigError: the user's metric failed.
             InputRefused: the model cannot take one of the requests.
         """
-        hops = tuple(sorted(trial))
-        if hops not in self._verdicts:
-            self._verdicts[hops] = self._measure(hops)
-        return self._verdicts[hops]
+        trial = Trial(tuple(sorted(trial.hops)), tuple(sorted(trial.int8)))
+        if trial not in self._verdicts:
+            self._verdicts[trial] = self._measure(trial)
+        return self._verdicts[trial]
 
-    def _measure(self, hops: tuple[Coded, ...]) -> Verdict:
+    def _measure(self, trial: Trial) -> Verdict:
         seen: list[float] = []
         early = not self.metric.mean
         for k, want in enumerate(self.expected):
-            seen.append(self.metric.of(want, self._answer(k, hops)))
+            seen.append(self.metric.of(want, self._answer(k, trial)))
             if early and not self.metric.keeps(seen[-1], self.asked.bound):
                 break
         value = self.metric.over(seen)
         return Verdict(value, len(seen), self.metric.keeps(value, self.asked.bound))
 
-    def _answer(self, request: int, hops: tuple[Coded, ...]) -> dict[str, np.ndarray]:
-        """The outputs of a request whose tensors go through the codecs of the hops."""
-        marks = [0, *(hop.position for hop in hops), len(self.graph.operators)]
+    def _answer(self, request: int, trial: Trial) -> dict[str, np.ndarray]:
+        """The outputs of a request whose tensors go through the codecs of the hops, its spans in their precision."""
+        hops = {hop.position: hop for hop in trial.hops}
+        begun = min([*hops, *(first for first, _ in trial.int8)], default=0)
         values: dict[str, np.ndarray] = dict(self.asked.judged[request])
-        for span, hop in zip(pairwise(marks), (*hops, None), strict=True):
-            values |= self._first(request, span[1]) if span[0] == 0 and hop else self._run(span, values)
-            if hop:
+        if begun:
+            values |= self._first(request, begun)
+        marks = {begun, *hops, *(mark for span in trial.int8 for mark in span), len(self.graph.operators)}
+        for span in pairwise(sorted(marks)):
+            if hop := hops.get(span[0]):
                 values |= self._coded(hop, values)
+            values |= self._run(span, values, int8=span in trial.int8)
         return {n: values[n] for n in self.graph.outputs}
 
     def _coded(self, hop: Coded, values: Values) -> dict[str, np.ndarray]:
@@ -240,17 +254,24 @@ class Judge:
             self._kept[position] = gives + [self._run((0, position), r) for r in self.asked.judged[1:]]
         return self._kept[position][request]
 
-    def _run(self, span: tuple[int, int], values: Values) -> dict[str, np.ndarray]:
+    def _run(self, span: Span, values: Values, *, int8: bool = False) -> dict[str, np.ndarray]:
         """What a run of operators gives."""
         takes, gives = self.graph.border(*span)
-        if span not in self._sessions:
+        if (span, int8) not in self._sessions:
             if len(self._sessions) >= SESSIONS:
                 self._sessions.clear()
-            with scratch("judge") as space:
-                path = Extractor(self.graph).write(*span, space)
-                self._sessions[span] = open_session(path, "reference", threads=1, prepack=False)
-        found = self._sessions[span].run(list(gives), {n: values[n] for n in takes})
+            self._sessions[span, int8] = self._opened(span, int8)
+        found = self._sessions[span, int8].run(list(gives), {n: values[n] for n in takes})
         return dict(zip(gives, found, strict=True))
+
+    def _opened(self, span: Span, int8: bool) -> ort.InferenceSession:
+        """A session over a span, unoptimised; `int8` where its products run on 8-bit integers, which all can."""
+        extractor = Extractor(self.graph)
+        with scratch("judge") as space:
+            path = extractor.write(*span, space)
+            if int8:
+                path = quantise(path, quantisable(self.graph, extractor.slice(*span)))
+            return open_session(path, "reference", threads=1, prepack=False)
 
 
 def unasked(**options: object) -> None:
@@ -258,6 +279,6 @@ def unasked(**options: object) -> None:
     for name, value in options.items():
         if value is not None:
             raise ConfigError(
-                f"--{name} says how lossy codecs are judged, and without --validate none is allowed",
+                f"--{name} says how codecs and precisions are judged that lose, and without --validate none is allowed",
                 try_=f"--validate data.npz --{name} {value}",
             )

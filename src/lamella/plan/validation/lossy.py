@@ -1,10 +1,12 @@
-"""Lossy codecs of a plan: the planner proposes them, the user's data disposes.
+"""What a plan loses, codecs of hops and precisions of units: the planner proposes it, the user's data disposes.
 
 The planner first takes the quickest codec of every hop, whatever it loses. What the hops of its plan do to the output
 is measured; where it breaks the bound, `select` finds codecs that keep it, the cuts of this plan are held to those, and
 the planner is asked again, since another division may now be better. Each time at least one cut allows less, so it
 ends, with nothing lossy at the latest. Only cuts that a plan wants are ever measured. Rejected: measuring each codec at
 each cut beforehand, which takes a hundred runs over the data and still says nothing of two hops together.
+
+Precisions come first (`validation.precision` says which units may), and hops are judged beside them.
 """
 
 from __future__ import annotations
@@ -22,7 +24,8 @@ from lamella.plan.document import FittedCodec, Hop, Loss, Plan, Tried, Validatio
 from lamella.plan.pricing.coding import Coding, channel_ms, coding_of
 from lamella.plan.pricing.hops import Lossy
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.validation.judge import Coded, Judge, Verdict
+from lamella.plan.validation.judge import Coded, Judge, Span, Trial, Verdict
+from lamella.plan.validation.precision import admitted, chosen_units, spans_of, worst
 from lamella.profile.codecs import codec_result
 from lamella.profile.document import CutProfile
 from lamella.profile.fitting import RATIOS, activations, keep
@@ -73,9 +76,6 @@ def _with(chosen: Chosen, hop: int, codec: str) -> Chosen:
     return (*chosen[:hop], codec, *chosen[hop + 1 :])
 
 
-_Trial = tuple[Coded, ...]
-
-
 class _Place(NamedTuple):
     """A hop that may be lossy: its number in the plan, the unit behind it, what the stage before gives to others."""
 
@@ -99,19 +99,30 @@ def judged(judge: Judge, model_of: Callable[[Lossy], SliceModel], plan_of: Calla
         InfeasiblePlan: there is no plan.
     """
     bare = model_of(Lossy())
-    may = Lossy(allowed=_everything(bare), fitted={})
-    if bare.platform.moves_bytes:  # in shared memory no byte saved is worth any work
+    may = Lossy(allowed=_everything(bare), fitted={}, int8=frozenset(order := admitted(judge, bare)))
+    if bare.platform.moves_bytes and bare.request.codec:  # in shared memory no byte saved is worth any work
         fitted = dict(_fitted(judge, bare))
-        may = Lossy({u: names | {c.codec for c in fitted.get(u, ())} for u, names in may.allowed.items()}, fitted)
-    tried: dict[_Trial, Verdict] = {}
+        may = replace(
+            may,
+            allowed={u: names | {c.codec for c in fitted.get(u, ())} for u, names in may.allowed.items()},
+            fitted=fitted,
+        )
+    tried: dict[Trial, Verdict] = {}
     while True:
         model = model_of(may)
         plan = plan_of(model)
+        units = chosen_units(plan, model)
+        int8 = spans_of(model, units)
+        if units:
+            tried[Trial((), int8)] = verdict = judge.verdict(Trial((), int8))
+            if not verdict.kept:
+                may = replace(may, int8=may.int8 - worst(units, order))
+                continue
         places = list(_places(plan, model))
         options = [_options(model, place.unit) for place in places]
 
-        def keeps(chosen: Chosen, places: Sequence[_Place] = places) -> bool:
-            trial = _trial(places, chosen)
+        def keeps(chosen: Chosen, places: Sequence[_Place] = places, int8: tuple[Span, ...] = int8) -> bool:
+            trial = _trial(places, chosen, int8)
             tried[trial] = judge.verdict(trial)
             return tried[trial].kept
 
@@ -122,11 +133,11 @@ def judged(judge: Judge, model_of: Callable[[Lossy], SliceModel], plan_of: Calla
         may = replace(may, allowed={**may.allowed, **held})
     for place, codec in zip(places, taken, strict=True):
         if codec:
-            trial = _trial([place], (codec,))
+            trial = _trial([place], (codec,), int8)
             tried[trial] = judge.verdict(trial)
     said = {p.unit: dict(_said(judge, tried, p, c)) for p, c in zip(places, taken, strict=True)}
     plan = plan_of(model_of(replace(may, said=said)))
-    return _recorded(plan, judge, places, taken, tried)
+    return _recorded(plan, judge, places, taken, int8, tried)
 
 
 def _everything(model: SliceModel) -> dict[int, frozenset[str]]:
@@ -187,17 +198,16 @@ def _options(model: SliceModel, unit: int) -> list[Option]:
     return [Option(c.codec, without - time(c)) for c in quicker]
 
 
-def _trial(places: Sequence[_Place], chosen: Chosen) -> _Trial:
-    return tuple(Coded(p.position, c, p.tensors) for p, c in zip(places, chosen, strict=True) if c)
+def _trial(places: Sequence[_Place], chosen: Chosen, int8: tuple[Span, ...]) -> Trial:
+    return Trial(tuple(Coded(p.position, c, p.tensors) for p, c in zip(places, chosen, strict=True) if c), int8)
 
 
-def _said(
-    judge: Judge, tried: Mapping[_Trial, Verdict], place: _Place, chosen: str | None
-) -> Iterator[tuple[str, str]]:
+def _said(judge: Judge, tried: Mapping[Trial, Verdict], place: _Place, chosen: str | None) -> Iterator[tuple[str, str]]:
     """What the user's data say of the codecs of a hop that were judged alone."""
     for trial, verdict in tried.items():
-        if len(trial) == 1 and (trial[0].position, trial[0].tensors) == (place.position, place.tensors):
-            yield trial[0].codec, _sentence(judge, verdict, trial[0].codec == chosen)
+        if len(trial.hops) == 1 and (trial.hops[0].position, trial.hops[0].tensors) == (place.position, place.tensors):
+            codec = trial.hops[0].codec
+            yield codec, _sentence(judge, verdict, codec == chosen)
 
 
 def _sentence(judge: Judge, verdict: Verdict, chosen: bool) -> str:
@@ -213,7 +223,12 @@ def _sentence(judge: Judge, verdict: Verdict, chosen: bool) -> str:
 
 
 def _recorded(
-    plan: Plan, judge: Judge, places: Sequence[_Place], chosen: Chosen, tried: Mapping[_Trial, Verdict]
+    plan: Plan,
+    judge: Judge,
+    places: Sequence[_Place],
+    chosen: Chosen,
+    int8: tuple[Span, ...],
+    tried: Mapping[Trial, Verdict],
 ) -> Plan:
     """The plan with what was measured."""
     hops: list[Hop] = list(plan.hops)
@@ -222,7 +237,7 @@ def _recorded(
     for place, name in zip(places, chosen, strict=True):
         if name is None:
             continue
-        loss = Loss(judge.metric.name, tried[_trial([place], (name,))].value, asked.bound)
+        loss = Loss(judge.metric.name, tried[_trial([place], (name,), int8)].value, asked.bound)
         hops[place.number] = msgspec.structs.replace(hops[place.number], loss=loss)
         if is_fitted(name):
             codecs = judge.codecs(Coded(place.position, name, place.tensors))
@@ -239,7 +254,11 @@ def _recorded(
         requests=len(asked.judged),
         fitted_on=asked.fitted_source,
         fitted_requests=len(asked.fitted),
-        measured=tried[_trial(places, chosen)].value if any(chosen) else None,
-        tried=tuple(Tried({c.position: c.codec for c in trial}, *verdict) for trial, verdict in tried.items()),
+        measured=tried[_trial(places, chosen, int8)].value if any(chosen) or int8 else None,
+        tried=tuple(
+            Tried({c.position: c.codec for c in trial.hops}, *verdict, tuple(first for first, _ in trial.int8))
+            for trial, verdict in tried.items()
+        ),
+        int8=tuple(name for f in plan.functions for name in f.int8),
     )
     return msgspec.structs.replace(plan, hops=tuple(hops), fitted=tuple(fitted.values()), validation=validation)

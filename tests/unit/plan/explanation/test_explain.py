@@ -212,3 +212,11 @@ def test_a_plan_tells_the_slack_that_it_has(units: tuple[Made, ...], where: str)
     told = [s for s in plan.slack if not (other and s.constraint == "payload of a hop")]
     assert all(s.used == pytest.approx(takes[s.constraint.partition(" at ")[0]]) for s in told)
     assert not broken_laws(plan, question.graph, question.platform)
+
+
+def test_a_plan_that_loses_something_is_told_to_be_held_against_plans_that_do_not() -> None:
+    question = asked((Made(time_ms=40), Made()))
+    plan = planned(question)
+    integers = replace(plan.functions[0], layout="int8", int8=("t0",))
+    assert "loses something" in explain(question, replace(plan, functions=(integers, *plan.functions[1:]))).why
+    assert "loses" not in explain(question, plan).why

@@ -84,8 +84,11 @@ def slices(
 
 def varied(model: SliceModel, first: int, last: int, layout: Layout, run_ms: float) -> float:
     """Variance of a run: that of its units, each by itself, stretched as their time is."""
-    at = [v.layout == layout and v.threads == 1 for v in model.profile.variants].index(True)
-    times = [unit.times[at] for unit in model.profile.units[first:last]]
+    ways: list[Layout] = [layout] * (last - first)
+    if layout == "int8":  # units that may not are plain in it
+        ways = ["int8" if k in model.lossy.int8 else "plain" for k in range(first, last)]
+    places = [[v.layout == way and v.threads == 1 for v in model.profile.variants].index(True) for way in ways]
+    times = [unit.times[at] for unit, at in zip(model.profile.units[first:last], places, strict=True)]
     alone = model.compute_ms(first, last, layout=layout, threads=1)
     return sum(((t.p95_ms - t.median_ms) / DEVIATIONS) ** 2 for t in times) * (run_ms / alone) ** 2
 

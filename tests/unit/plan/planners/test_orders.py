@@ -19,6 +19,7 @@ from lamella.graph.orders import ideals, needs, one_order, reordered
 from lamella.plan.planners import orders as module
 from lamella.plan.planners.orders import Relaxed, orders
 from lamella.plan.planners.space import Space
+from lamella.plan.pricing.hops import Lossy
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.reorder import in_order
 from lamella.plan.pricing.sets import sharing
@@ -110,7 +111,8 @@ def models(draw: st.DrawFn, unit: st.SearchStrategy[Made] = UNITS, most: int = 4
     if batch > 1:
         profile = at(profile, graph, batch=batch, threads=2)
     request = Request(batch=batch, vcpu=draw(st.sampled_from([0.5, 1.0, 2.0])))
-    return SliceModel(graph, profile, platform(draw(WHERE)), request)
+    lossy = Lossy(int8=frozenset(k for k, unit in enumerate(units) if unit.admitted))
+    return SliceModel(graph, profile, platform(draw(WHERE)), request, lossy)
 
 
 def every_order(needed: tuple[int, ...], done: tuple[int, ...] = ()) -> Iterator[tuple[int, ...]]:

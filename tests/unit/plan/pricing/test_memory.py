@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 
 from lamella.plan.pricing.memory import EDGE_MB, GRAPH_MB
 from lamella.plan.pricing.predict import SliceModel
-from lamella.runtime.function import LAYOUTS, Layout
+from lamella.runtime.function import LOSSLESS, Layout
 from lamella.units import MB
 from tests.unit.plan.synthetic import CHAINS, FLOOR_MB, Made, model_of, spans
 
-LAYOUT = st.sampled_from(LAYOUTS)
+LAYOUT = st.sampled_from(LOSSLESS)
 
 
 def test_memory_of_a_slice_by_hand() -> None:
@@ -61,7 +61,7 @@ def test_a_weight_that_is_read_blocked_and_plain_is_in_memory_twice() -> None:
 def test_a_package_ships_a_weight_twice_that_is_read_blocked_and_plain() -> None:
     units = (Made(weights_mb=300.0), Made(weights_mb=300.0, blocked_speedup=9.0))
     model = model_of(units, "azure-consumption")
-    assert [model.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB] * 3
+    assert [model.more_mb(0, 2, way) for way in LOSSLESS] == [GRAPH_MB] * 3
     tied = replace(model.graph, operators=tuple(replace(op, weights=("w0",)) for op in model.graph.operators))
     twice = SliceModel(tied, model.profile, model.platform, model.request)
-    assert [twice.more_mb(0, 2, way) for way in LAYOUTS] == [GRAPH_MB, GRAPH_MB, pytest.approx(300.0 + GRAPH_MB)]
+    assert [twice.more_mb(0, 2, way) for way in LOSSLESS] == [GRAPH_MB, GRAPH_MB, pytest.approx(300.0 + GRAPH_MB)]

@@ -12,7 +12,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.pricing.throttle import throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
-from lamella.runtime.function import LAYOUTS
+from lamella.runtime.function import LOSSLESS
 from lamella.units import MB
 from tests.unit.plan.synthetic import CHAINS, CORES, PLATFORMS, SPEEDUP, THREE, VCPUS, Made, model_of, spans
 
@@ -36,7 +36,7 @@ def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
 def test_more_cpu_never_makes_a_run_slower(units: tuple[Made, ...], where: str) -> None:
     model = model_of(units, where)
     shares = (0.1, 0.25, 0.5, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)
-    for layout in LAYOUTS:
+    for layout in LOSSLESS:
         runs = [model.run_ms(0, model.units, layout=layout, vcpu=v) for v in shares]
         # Under a quota whole microseconds are counted.
         assert all(later <= earlier + 1e-3 for earlier, later in pairwise(runs))

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.runtime.function import LAYOUTS, Layout
+from lamella.runtime.function import LOSSLESS, Layout
 from tests.unit.plan.synthetic import CHAINS, SPEEDUP, THREE, Made, graph_of, model_of, profile_of, spans
 
-LAYOUT = st.sampled_from(LAYOUTS)
+LAYOUT = st.sampled_from(LOSSLESS)
 
 
 def test_a_slice_takes_its_units_less_the_savings_at_inner_cuts() -> None:

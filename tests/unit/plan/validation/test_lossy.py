@@ -22,7 +22,7 @@ from lamella.plan.document import Plan
 from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan
 from lamella.plan.request import Request
-from lamella.plan.validation.judge import Coded, Judge, validation
+from lamella.plan.validation.judge import Coded, Judge, Trial, validation
 from lamella.plan.validation.lossy import Chosen, Option, select
 from lamella.platforms import Platform, platform
 from lamella.profile.document import Profile
@@ -196,7 +196,7 @@ def test_a_lossy_plan_that_was_not_judged_or_broke_its_bound_breaks_law_3(
     assert "was not judged on the model's output" in said(hops(loss=None))
     assert "by another bound" in said(hops(loss=replace(hop.loss, bound=1.0)))
     assert "max_rel 0.5 of at most 0.01" in said(hops(loss=replace(hop.loss, measured=0.5)))
-    assert "the plan's codecs break their bound" in said(
+    assert "what the plan loses breaks its bound" in said(
         replace(plan, validation=replace(plan.validation, measured=float("nan")))
     )
     assert "is fitted to no tensor that crosses there" in said(hops(codec="pca-4"))
@@ -204,14 +204,15 @@ def test_a_lossy_plan_that_was_not_judged_or_broke_its_bound_breaks_law_3(
 
 def test_judging_remembers_and_without_a_codec_every_bit_is_the_model_s(cnn: Graph, data: Path) -> None:
     judge = judge_of(cnn, data, tolerance=0.0)
-    assert judge.verdict([]) == (0.0, 6, True)
+    assert judge.verdict(Trial()) == (0.0, 6, True)
     plain = Coded(4, "shuffle-zstd", cnn.border(0, 4)[1])
-    assert judge.verdict([plain, plain._replace(position=8, tensors=cnn.border(4, 8)[1])]) == (0.0, 6, True)
+    after = plain._replace(position=8, tensors=cnn.border(4, 8)[1])
+    assert judge.verdict(Trial((plain, after))) == (0.0, 6, True)
     lossy = plain._replace(codec="int8")
-    value, requests, keeps = judge.verdict([lossy])
+    value, requests, keeps = judge.verdict(Trial((lossy,)))
     assert (requests, keeps) == (1, False)  # the first that breaks the bound ends it
     assert value > 0
-    assert judge.verdict([lossy]) is judge.verdict([lossy])
+    assert judge.verdict(Trial((lossy,))) is judge.verdict(Trial((lossy,)))
 
 
 def test_codecs_are_never_judged_on_what_they_were_fitted_on(cnn: Graph, data: Path, tmp_path: Path) -> None:
