@@ -80,7 +80,8 @@ class Exact:
             said = f"{cap:.1f} ms{_at(request)} ({LATENCY_MARGIN - 1:.2%} above the single function, no SLO given)"
             if answer.chosen.cost_usd > alone.cost_usd * (1 - WORTH):
                 why = f"one function: no division within {said} is more than {WORTH:.0%} cheaper; the cheapest: {proof}"
-                return self._decision(space, answer, _as_good(space, alone), cap, why)
+                alone = space.whole(alone.bounded_ms, alone.cost_usd) or alone  # `single` looks at few sizes
+                return self._decision(space, answer, alone, cap, why)
         near = space.front(cap, answer.chosen.cost_usd * (1 + BAND))
         chosen = min(near, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
         why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
@@ -166,12 +167,6 @@ def _alone(space: Space) -> Chosen | None:
     found = {id(one.choices): one for one in _singles(space)}
     best = cheapest([_mean("single", one) for one in found.values()])
     return found[id(best.choices)] if best else None
-
-
-def _as_good(space: Space, alone: Chosen) -> Chosen:
-    """One function that is no dearer and no slower: `single` looks at few sizes, the space at all that are sold."""
-    front = space.front(alone.bounded_ms, alone.cost_usd)
-    return min((c for c in front if c.stages == 1), key=lambda c: c.bounded_ms * c.cost_usd, default=alone)
 
 
 def _mean(name: str, chosen: Chosen) -> Candidate:

@@ -136,6 +136,8 @@ class Routes:
             if saved <= CLOSE * left.mean_ms or more <= CLOSE * right.usd:
                 continue
             multiplier = more / saved
+            if math.isinf(multiplier):
+                continue  # latencies so small that a ms is worth more than there are numbers
             multipliers.append(multiplier)
             route = self._route(self.ways.forward(self._sums.usd + multiplier * self._sums.ms))
             assert route is not None
@@ -190,6 +192,8 @@ class Routes:
             if left[1] - right[1] <= CLOSE * left[1] or right[0] - left[0] <= CLOSE * right[0]:
                 break
             multiplier = (right[0] - left[0]) / (left[1] - right[1])
+            if math.isinf(multiplier):
+                break
             route = self._route(self.ways.forward(usd + multiplier * ms))
             assert route is not None
             mean = route.mean_ms - self.begin_ms

@@ -163,6 +163,27 @@ class Space:
                 return plan
         return None
 
+    def whole(self, most_ms: float, most_usd: float) -> Chosen | None:
+        """One function within bounds, of every size that is sold that of least cost x latency; None where none is."""
+        options = self.options
+        cells, wide = options.cells, whole_cells(options)
+        wide = wide.at((cells.tail[wide.cell] == 0) & (cells.head[wide.cell] == len(options.states) - 1))
+        sizes = [np.arange(low, high + 1) for low, high in zip(wide.low, wide.high, strict=True)]
+        size = np.concatenate([np.zeros(0, int), *sizes])
+        blocks = Blocks(np.repeat(wide.cell, wide.high - wide.low + 1), size, size)
+        run = run_ms(options, blocks)
+        sums = sums_of(options, blocks, run, size)
+        usd, ms, variance = (column[: len(size)] for column in sums)
+        mean_ms = ms + options.begin_ms
+        bounded_ms = options.law.latency_ms(mean_ms, variance)
+        fits = (usd <= most_usd) & (bounded_ms <= most_ms)
+        fits &= run / 1000 <= options.model.platform.limits.timeout_s.value
+        if not fits.any():
+            return None
+        best = int(np.argmin(np.where(fits, usd * bounded_ms, np.inf)))
+        found = (float(column[best]) for column in (usd, mean_ms, variance, bounded_ms))
+        return self._read(Route((best,), *found), blocks)
+
     def _first(self, most_stages: int | None) -> _First:
         """Each cell as one block: where every search begins."""
         if most_stages not in self._begun:

@@ -197,7 +197,7 @@ def check_front(front: tuple[Chosen, ...], points: list[tuple[float, float]], mo
     assert as_good.any(axis=1).all()
 
 
-EXAMPLES = int(os.environ.get("LAMELLA_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("LAMELLA_EXAMPLES", "10"))
 """Of each kind; thousands by `make nightly`."""
 SLOW = settings(max_examples=EXAMPLES, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 
@@ -294,6 +294,24 @@ def test_the_quickest_plan_within_a_budget_is_that_of_all(
         Exact().decide(model, Request(budget_usd=least * 0.9, max_stages=3))
     told = float(str(refused.value.try_).rpartition(" ")[2])
     assert Exact().decide(model, Request(budget_usd=told, max_stages=3)).chosen.cost_usd * 1e6 <= told
+
+
+@settings(max_examples=25, deadline=None)
+@given(CHAINS.map(lambda c: c[:2]), FEW, SLOS, st.sampled_from([0.5, 1.0, 2.0]))
+def test_one_function_is_the_best_of_every_size(units: tuple[Made, ...], where: str, slo: float, vcpu: float) -> None:
+    model = model_of(units, where, vcpu=vcpu)
+    points = [
+        (ms * (1 + DEVIATIONS * COMMON) + DEVIATIONS * math.sqrt(v), usd)
+        for stages, ms, usd, v in every(model)
+        if stages == 1
+    ]
+    found = Space.of(model, model.request).whole(slo, math.inf)
+    best = min((ms * usd for ms, usd in points if ms <= slo), default=None)
+    if found is None:
+        assert best is None
+    else:
+        assert found.bounded_ms * found.cost_usd == pytest.approx(best, rel=1e-6)
+        assert found.bounded_ms <= slo
 
 
 def test_the_plan_document_has_its_budget() -> None:
