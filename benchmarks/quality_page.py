@@ -67,9 +67,10 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
         f"measured{planned}. What is in brackets is of plans from the same profiles, and was not deployed.",
         "",
         "A case is a model on a platform's rules within an SLO: so many times the p95 that the plan of `single`, the "
-        "tuned single function, promises with no SLO. `exact` holds its p95 to the SLO, by the spread in the profile; "
-        "planners that know no spread their mean. Every plan is made from the model's own per-unit profile; plans that "
-        "decide the same are deployed once and share the figures; all others of a case took turns in the same rounds. "
+        "tuned single function, promises with no SLO. All hold their p95 to the SLO, by the spread in the profile: "
+        "those that bound the mean are asked for the one that leaves room for it. Every plan is made from the model's "
+        "own per-unit profile; plans that decide the same are deployed once and share the figures; all others of a "
+        "case took turns in the same rounds. "
         "`uniform` is the cheapest of 2, 4, 8 and 16 equal slices. One request at a time, warm, batch 1. Cost is what "
         "the measured allocations and run times come to at the platform's prices. Definitions are the *measures* of "
         "[the architecture](architecture.md).",

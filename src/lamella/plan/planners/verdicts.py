@@ -104,9 +104,10 @@ def infeasible(
     nearest = min(candidates, key=lambda c: c.latency_ms)
     assert request.slo_ms is not None
     within = f"{request.slo_ms:g} ms" if request.asked_ms is None else request.bound
+    late = digits(nearest.latency_ms - request.slo_ms, 1)
     return InfeasiblePlan(
         f"latency: {looked_at} on {model.platform.name} answers within {within}; the fastest takes "
-        f"{nearest.latency_ms:.1f} ms{_average(request)} ({nearest.latency_ms - request.slo_ms:.1f} ms too long) with "
+        f"{digits(nearest.latency_ms, 1)} ms{_average(request)} ({late} ms too long) with "
         f"{len(nearest.choices)} function(s) for ${digits(nearest.cost_usd * 1e6, 2)} per million",
         where="--slo-ms",
         try_=f"--slo-ms {math.ceil(asked(model, request, nearest) + 0.5)}"
