@@ -22,7 +22,8 @@ def graphs(draw: st.DrawFn) -> Routes:
     pairs = list(itertools.combinations(range(states), 2))
     ends = draw(st.lists(st.sampled_from(pairs), min_size=1, max_size=14))
     law = Law(draw(st.sampled_from([0.0, 0.0, 1.645])))
-    number = st.one_of(PRICES, st.floats(0, 10))
+    # what a ms is worth is a quotient of two of them, which of subnormal ones is infinite
+    number = st.one_of(PRICES, st.floats(0, 10).filter(lambda x: not x or x > 1e-100))
     sums = Sums(*(np.array(draw(st.lists(number, min_size=len(ends), max_size=len(ends)))) for _ in range(3)))
     tail, head = np.array(ends).T
     stages = np.array(draw(st.lists(st.sampled_from([0, 1, 1, 2]), min_size=len(ends), max_size=len(ends))))
