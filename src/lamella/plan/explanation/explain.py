@@ -135,10 +135,7 @@ def _by(planners: Sequence[str], asked: Asked, chosen: Outline, move: Move) -> I
 
 def _best(space: Space, cap_ms: float | None) -> Chosen | None:
     """The cheapest plan within a latency; where none keeps it the quickest."""
-    found = space.cheapest(math.inf if cap_ms is None else cap_ms).chosen
-    if found is None and (quickest := space.quickest()):
-        found = space.cheapest(quickest.bounded_ms).chosen
-    return found
+    return space.cheapest(math.inf if cap_ms is None else cap_ms).chosen or space.quickest()
 
 
 def _compared(kind: str, found: Chosen | None, asked: Asked, chosen: Outline) -> Other:

@@ -211,13 +211,16 @@ class Routes:
         return Bounds(min(lower, upper), upper, best)
 
     def _fastest(self, most_ms: float) -> Route | None:
-        """A route that keeps the bound, if there is one; by the mean, or where that does not do, by labels."""
+        """A route that keeps the bound, if there is one; by the mean, or where that does not do, by labels.
+
+        Labels of latency alone: with costs every size that is sold would be one.
+        """
         route = self.fastest()
         if route is None or self._keeps(route.latency_ms, most_ms):
             return route
         if not self.law.deviations:
             return None
-        found = self._search(most_ms, math.inf, 0.0, 0.0).routes
+        found = self._search(most_ms, math.inf, 0.0, 0.0, free=True).routes
         return min(found, key=lambda r: r.usd) if found else None
 
     @cached_property
@@ -260,13 +263,24 @@ class Routes:
         return Route(tuple(self.ways.order[at].tolist()), usd, mean, variance, latency)
 
     def _search(
-        self, most_ms: float, most_usd: float, multiplier: float, bound_usd: float, stairs: Stairs | None = None
+        self,
+        most_ms: float,
+        most_usd: float,
+        multiplier: float,
+        bound_usd: float,
+        stairs: Stairs | None = None,
+        *,
+        free: bool = False,
     ) -> Found:
-        """The front of routes within both bounds, of labels that no step of the stairs beats for sure."""
+        """The front of routes within both bounds, of labels that no step of the stairs beats for sure.
+
+        The quickest alone, where all are searched as if they were `free`.
+        """
         caps = (most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms)
         kept = np.flatnonzero(self._within(caps, multiplier))
         limits = Limits(*caps, multiplier, stairs, self.begin_ms)
-        found = labelled(self.ways, self._sums, self.law, kept, limits)
+        sums = self._sums._replace(usd=np.zeros_like(self._sums.usd)) if free else self._sums
+        found = labelled(self.ways, sums, self.law, kept, limits)
         routes: list[Route] = []
         for label in found.best(self.law, self.begin_ms):
             route = self._made(found.arcs(label, self.ways))
