@@ -17,6 +17,11 @@ from lamella.platforms.platform import Architecture
 from lamella.runtime.function import Kind, Layout
 
 
+def deviations(percentile: float | None) -> float:
+    """From the mean of a normal distribution to a percentile of it, standard deviations; 0 without one."""
+    return NormalDist().inv_cdf(percentile / 100) if percentile else 0.0
+
+
 class ModelRef(msgspec.Struct, frozen=True):
     """Which model, imported how: enough to find it again and to refuse another one."""
 
@@ -101,8 +106,8 @@ class Predicted(msgspec.Struct, frozen=True):
 
     def at(self, percentile: float | None) -> float:
         """Latency at a percentile, ms; the mean without one."""
-        deviations = NormalDist().inv_cdf(percentile / 100) if percentile else 0.0
-        return self.latency_ms * (1 + deviations * self.common) + deviations * self.deviation_ms
+        many = deviations(percentile)
+        return self.latency_ms * (1 + many * self.common) + many * self.deviation_ms
 
 
 class Cold(msgspec.Struct, frozen=True, kw_only=True):

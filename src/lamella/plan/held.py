@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from statistics import NormalDist
 
 from lamella.errors import InfeasiblePlan
-from lamella.plan.document import Plan
+from lamella.plan.document import Plan, deviations
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import stretch, variances
 from lamella.plan.request import Request
@@ -55,7 +54,6 @@ def held(model: SliceModel, request: Request, planned: Callable[[SliceModel, Req
 
 def _mean_ms(model: SliceModel, slo_ms: float, percentile: float) -> float:
     """The mean of a plan that just keeps the bound, if it spreads as little as the model's units do by themselves."""
-    beyond = NormalDist().inv_cdf(percentile / 100)
     units = min(float(variances(model, Variant(model.batch, layout, 1)).sum()) for layout in model.layouts)
-    room = beyond * math.sqrt(units + model.hops.cost.deviation_ms**2)
+    room = deviations(percentile) * math.sqrt(units + model.hops.cost.deviation_ms**2)
     return max(0.0, slo_ms - room) / stretch(model, percentile)

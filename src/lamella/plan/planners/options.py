@@ -26,7 +26,7 @@ from lamella.plan.pricing.fan_out import join_alone, sharded, step
 from lamella.plan.pricing.modes import modes
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.slices import Slices, slices
-from lamella.plan.pricing.spread import common_spread, variance_ms2
+from lamella.plan.pricing.spread import stretch, variance_ms2
 from lamella.plan.request import Request
 from lamella.units import MB
 
@@ -109,7 +109,7 @@ class Options:
             ConfigError: so many units that the search would take gigabytes.
         """
         self.model, self.request, self.law = model, request, Law.at(request.percentile)
-        self.stretch = 1 + self.law.deviations * common_spread(model)
+        self.stretch = stretch(model, request.percentile)
         """Of means, for what all functions of a request share: it adds as they do."""
         _refuse_too_many(model)
         self.sold = Sold(model)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
 
+from lamella.plan.document import deviations
 from lamella.plan.planners.pareto import undominated
 
 CLOSE = 1e-9
@@ -27,7 +27,7 @@ class Law(NamedTuple):
     @classmethod
     def at(cls, percentile: float | None) -> Law:
         """That of a percentile from 50 to below 100; of the mean where there is none."""
-        return cls(max(0.0, NormalDist().inv_cdf(percentile / 100)) if percentile else 0.0)
+        return cls(max(0.0, deviations(percentile)))
 
     def latency_ms(self, mean_ms: np.ndarray, variance: np.ndarray) -> np.ndarray:
         """Of sums."""

@@ -6,9 +6,9 @@ Without an SLO cost is weighed against latency, by three shares (decision 7).
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
 
 from lamella.errors import InfeasiblePlan
+from lamella.plan.document import deviations
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
@@ -119,7 +119,7 @@ def asked(model: SliceModel, request: Request, candidate: Candidate) -> float:
     """The bound to ask for, ms, that a plan keeps."""
     if request.asked_ms is None or request.percentile is None:
         return candidate.latency_ms
-    beyond = NormalDist().inv_cdf(request.percentile / 100) * deviation_ms(model, candidate.choices)
+    beyond = deviations(request.percentile) * deviation_ms(model, candidate.choices)
     return candidate.latency_ms * stretch(model, request.percentile) + beyond
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import NormalDist
 
 import msgspec
 import numpy as np
 
 from lamella.plan.choice import Choice
+from lamella.plan.document import deviations
 from lamella.plan.pricing.fan_out import stages
 from lamella.plan.pricing.predict import SliceModel
 from lamella.profile.document import Variant
@@ -76,6 +76,6 @@ def common_spread(model: SliceModel) -> float:
     return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)
 
 
-def stretch(model: SliceModel, percentile: float) -> float:
+def stretch(model: SliceModel, percentile: float | None) -> float:
     """What a percentile makes of means by the deviation that all functions of a request share."""
-    return 1 + NormalDist().inv_cdf(percentile / 100) * common_spread(model)
+    return 1 + deviations(percentile) * common_spread(model)
