@@ -78,10 +78,11 @@ def show_calibration(calibration: Calibration) -> None:
 def show_profile(profile: Profile) -> None:
     """Units and cuts with what was measured at batch 1."""
     out = console()
-    warm, cold = (cost.fixed_ms + cost.call_ms for cost in (profile.hop.warm, profile.hop.cold))
+    prices = (profile.hop.warm, profile.hop.cold, profile.hop.paused)
+    warm, cold, paused = (cost.fixed_ms + cost.call_ms for cost in prices)
     out.print(
         f"{escape(profile.model)} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
-        f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, "
+        f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, {paused:.2f} behind a pause, "
         f"noise of a known load {profile.noise.worst:.2f}x"
     )
     if profile.predicted:

@@ -18,6 +18,8 @@ from lamella.zoo import InputSpec
 
 TINY_BYTES = 1024
 """Constants up to this size (scalars, axes, shapes) are no weights worth speaking of."""
+GATHERS = frozenset({"Gather", "GatherElements", "GatherND"})
+"""Read rows of a table, not all of it."""
 
 
 def numpy_dtype(name: str) -> np.dtype[np.generic]:
@@ -157,6 +159,13 @@ class Graph:
         names = {w for op in self.operators[first:last] for w in op.weights}
         inner = sum(op.inner_bytes for op in self.operators[first:last])
         return inner + sum(self.weights[w].bytes for w in names)
+
+    def touched_bytes(self, batch: int) -> int:
+        """Memory that a request of so many rows touches, bytes: weights, of tables rows only, and every tensor made."""
+        tables = {op.weights[0] for op in self.operators if op.kind in GATHERS and op.weights}
+        tables -= {w for op in self.operators if op.kind not in GATHERS for w in op.weights}
+        made = sum(self.tensors[n].bytes_at(batch) for op in self.operators for n in op.outputs)
+        return self.weight_bytes(0, len(self.operators)) - sum(self.weights[w].bytes for w in tables) + made
 
     def live_bytes(self, first: int, last: int, batch: int = 1) -> int:
         """Peak of live activations while operators `first` to `last - 1` run as one function, bytes.

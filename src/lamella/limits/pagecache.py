@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
+BLOCK = 8 << 20
+
 
 def evict(paths: Iterable[Path]) -> None:
     """Write each file to disk, then drop it from the page cache.
@@ -30,3 +32,18 @@ def evict(paths: Iterable[Path]) -> None:
                 os.close(fd)
         except OSError as error:
             raise StorageError(f"cannot evict a file from the page cache: {error.strerror}", where=str(path)) from error
+
+
+def load(path: Path) -> None:
+    """Read a file once, so that it is in the page cache, as far as there is room.
+
+    Raises:
+        StorageError: it cannot be read.
+    """
+    try:
+        with path.open("rb", buffering=0) as file:
+            block = bytearray(BLOCK)
+            while file.readinto(block):
+                pass
+    except OSError as error:
+        raise StorageError(f"cannot read a file into the page cache: {error.strerror}", where=str(path)) from error

@@ -191,6 +191,11 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             return min(asked, self.cpu.max_vcpu.value)
         return min(memory_mb / self.cpu.mb_per_vcpu.value, self.cpu.max_vcpu.value)
 
+    @property
+    def paused(self) -> bool:
+        """Whether requests come one by one, behind pauses, in the measure of latency: where memory buys CPU."""
+        return self.cpu.mb_per_vcpu is not None
+
     def billed_ms(self, run_ms: float) -> float:
         """The time on the bill."""
         step = self.billing.granularity_ms.value

@@ -26,7 +26,7 @@ from lamella.profile.hops import floor_and_hops
 from lamella.profile.quiet import quietly
 from lamella.scratch import scratch
 
-CALIBRATION_VERSION = "2"
+CALIBRATION_VERSION = "3"
 """Part of the cache key: raise it when measuring changes."""
 LEAST_NETWORKS = FOLDS
 """One of each family: fewer tell nothing of whole kinds of operators."""

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 import msgspec
 
+from lamella.graph.model import GATHERS
 from lamella.predictor.optimised import Node, Operand
-from lamella.predictor.work import GATES, GATHERS, PRODUCTS
+from lamella.predictor.work import GATES, PRODUCTS
 from lamella.units import MB
 
 

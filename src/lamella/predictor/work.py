@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from lamella.graph.flops import flops
+from lamella.graph.model import GATHERS
 from lamella.predictor.optimised import Node, Operand
 from lamella.units import MB
 
@@ -22,8 +23,6 @@ Terms = tuple[tuple[str, float], ...]
 CACHED_MB = 8.0
 """What a step reads again beyond this comes from memory, not from a cache: of 4, 8, 12 and 16 MB on a 32 MB cache this
 fits networks left out best."""
-GATHERS = frozenset({"Gather", "GatherElements", "GatherND"})
-"""Read rows of a table, not all of it."""
 
 
 class Work(NamedTuple):

@@ -27,6 +27,16 @@ class Timing(msgspec.Struct, frozen=True):
     p95_ms: float
     shared: bool = False
     """The plain layout's: nothing of the unit would lie otherwise in this one."""
+    paused_ms: float | None = None
+    """Median behind a pause,"""
+    paused_p95_ms: float | None = None
+    """and that; measured of models that are over in `profile.timing.SHORT_MS`, to longer ones a pause does nothing."""
+
+    def behind(self, *, pause: bool) -> tuple[float, float]:
+        """Median and 95th percentile, of a request that comes at once or behind a pause, ms."""
+        if pause and self.paused_ms is not None and self.paused_p95_ms is not None:
+            return self.paused_ms, self.paused_p95_ms
+        return self.median_ms, self.p95_ms
 
 
 class UnitMemory(msgspec.Struct, frozen=True):
@@ -172,14 +182,19 @@ class HopCost(msgspec.Struct, frozen=True):
     """Per function: what the driver does between two of them."""
     call_ms: float
     """Per function and billed: waking it, reading the request, the answer's way back."""
+    entry_tensor_ms: float = 0.0
+    """Per tensor of request and answer beyond the first of each,"""
+    call_tensor_ms: float = 0.0
+    """and what that takes the function, billed."""
     deviation_ms: float = 0.0
     """Standard deviation of all this for a function, however short its work."""
 
 
 class HopCosts(msgspec.Struct, frozen=True):
-    """The price of serving, which depends on how cold a request leaves the caches.
+    """The price of serving, which depends on how cold a request leaves the caches, and on what was before it.
 
-    Little while driver and functions stay in them, several times that when they are read anew every time.
+    Little while driver and functions stay in them, several times that when they are read anew every time, or behind a
+    pause.
     """
 
     warm: HopCost
@@ -187,6 +202,8 @@ class HopCosts(msgspec.Struct, frozen=True):
     cold: HopCost
     """Functions that touch `cold_mb` per request."""
     cold_mb: float
+    paused: HopCost
+    """Behind a pause: cores and processes have to wake up, and caches are cold."""
 
     def at(self, touched_mb: float) -> HopCost:
         """The price where a request touches so much memory; linear in between (measurements: decision 9)."""

@@ -2,13 +2,15 @@
 
 A chain of functions is measured against one function that does the same work, in turns. What the chain takes more is
 the price of its hops: the driver's part, and a part that each function is billed for. Both grow with the memory that
-a request touches, since driver and functions wake up with caches that others have filled: so it is done twice, with
-functions that do next to nothing and with functions that together read `COLD_MB` of weights.
+a request touches, since driver and functions wake up with caches that others have filled: so it is done with
+functions that do next to nothing and with functions that together read `COLD_MB` of weights. And both are several times
+that behind a pause, when the cores themselves have to wake up: so it is done a third time, with requests one by one.
 """
 
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,7 +24,7 @@ from lamella.graph.weights import disk_error
 from lamella.limits.unlimited import Unlimited
 from lamella.profile.document import Floor, HopCost, HopCosts
 from lamella.profile.probes import write_function
-from lamella.runtime.chain import Chain, Size
+from lamella.runtime.chain import Answer, Chain, Size
 from lamella.runtime.function import Function, TensorSpec
 from lamella.runtime.instance import ColdStart
 from lamella.runtime.tensors import Channel, Store
@@ -36,6 +38,10 @@ WEIGHTS = "optimised.bin"
 ROWS = 16
 TURNS = 30
 PER_TURN = 4
+PAUSE_S = 0.025
+"""Before a request that comes alone: as long as between those of a comparison (`compare.rounds`)."""
+TENSORS = 33
+"""Of a request, where the price of one is measured."""
 P95 = NormalDist().inv_cdf(0.95)
 """Standard deviations of a normal distribution from its median to its 95th percentile."""
 
@@ -51,17 +57,34 @@ def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
         warm=_price(scratch / "warm", 0, entry_mb_ms),
         cold=_price(scratch / "cold", COLD_MB // MATRIX_MB // STAGES, entry_mb_ms),
         cold_mb=COLD_MB,
+        paused=_price(scratch / "paused", 0, entry_mb_ms, PAUSE_S),
     )
 
 
-def _price(directory: Path, matrices: int, entry_mb_ms: float) -> HopCost:
-    """The price where each of the stages multiplies with so many matrices."""
-    whole, divided = in_turns(directory, [[STAGES * matrices], [matrices] * STAGES], ROWS)
+def _price(directory: Path, matrices: int, entry_mb_ms: float, pause_s: float = 0.0) -> HopCost:
+    """The price where each of the stages multiplies with so many matrices, and requests come behind a pause."""
+    shapes = [[STAGES * matrices], [matrices] * STAGES, [STAGES * matrices]]
+    whole, divided, wide = in_turns(
+        directory,
+        shapes,
+        ROWS,
+        tensors=(1, 1, TENSORS),
+        pause_s=pause_s,
+        undisturbed=not pause_s,
+    )
     more = np.median(divided - whole, axis=0) / (STAGES - 1)
     fixed = max(0.0, float(more[0]))
     call = float(more[1]) if matrices else float(np.median(divided[:, 1])) / STAGES
-    spread = _deviation(directory, STAGES * matrices)
-    return HopCost(max(0.0, float(np.median(whole[:, 0])) - fixed), entry_mb_ms, fixed, max(0.0, call), spread)
+    tensor = np.median(wide - whole, axis=0) / (TENSORS - 1)
+    return HopCost(
+        entry_ms=max(0.0, float(np.median(whole[:, 0])) - fixed),
+        entry_mb_ms=entry_mb_ms,
+        fixed_ms=fixed,
+        call_ms=max(0.0, call),
+        entry_tensor_ms=max(0.0, float(tensor[0])),
+        call_tensor_ms=max(0.0, float(tensor[1])),
+        deviation_ms=deviation(whole.sum(axis=1)) if pause_s else _deviation(directory, STAGES * matrices),
+    )
 
 
 def _deviation(directory: Path, matrices: int) -> float:
@@ -82,7 +105,7 @@ def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     """The floor, and what a request takes per MB that is copied in and out, ms."""
     narrow, wide = ROWS, 64 * ROWS
     beyond = [float(np.median(in_turns(directory, [[0]], rows)[0][:, 0])) for rows in (narrow, wide)]
-    chain = _functions(directory, [0], narrow)
+    chain = _functions(directory, [0], narrow, _request(narrow, 1))
     with Chain(chain, ["x1"], {chain[0][0].name: Size(None, 1.0)}, limiter=Unlimited("profiling")) as served:
         cold: ColdStart = next(iter(served.start().values()))
         report = next(iter(served.instances.values())).report()
@@ -100,9 +123,11 @@ def in_turns(
     rows: int,
     *,
     turns: int = TURNS,
+    tensors: Sequence[int] = (),
     channels: Sequence[Channel] = (),
     store: Store | None = None,
     undisturbed: bool = True,
+    pause_s: float = 0.0,
 ) -> list[np.ndarray]:
     """Times of chains that take turns, ms: [turns, 2], a request beyond its functions' runs and the sum of these.
 
@@ -113,15 +138,18 @@ def in_turns(
         chains: what to measure.
         rows: of the tensor that goes from stage to stage, `WIDTH` floats each.
         turns: how many.
+        tensors: of each chain's request; one by default.
         channels: of each chain; shared memory by default.
         store: for those on `s3`.
         undisturbed: the least of a turn, but for its first; else every request is a row.
+        pause_s: before every request.
     """
     times: list[list[list[list[float]]]] = [[] for _ in chains]
+    requests = [_request(rows, tensors[number] if tensors else 1) for number in range(len(chains))]
     with ExitStack() as stack:
         served = []
         for number, works in enumerate(chains):
-            functions = _functions(directory / str(number), works, rows)
+            functions = _functions(directory / str(number), works, rows, requests[number])
             sizes = {f.name: Size(None, 1.0) for f, _ in functions}
             channel = channels[number] if channels else "shared-memory"
             limiter = Unlimited("profiling")
@@ -129,8 +157,8 @@ def in_turns(
             served.append(stack.enter_context(chain))
             chain.start()
         for _ in range(turns + 1):
-            for found, chain in zip(times, served, strict=True):
-                answers = [chain.infer({"x0": np.ones((rows, WIDTH), np.float32)}) for _ in range(PER_TURN)]
+            for found, chain, request in zip(times, served, requests, strict=True):
+                answers = [_answer(chain, request, pause_s) for _ in range(PER_TURN)]
                 runs = [sum(s.run_ms for s in a.stages) for a in answers]
                 pairs = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
                 # the first one meets the other chain's leavings
@@ -139,7 +167,22 @@ def in_turns(
     return [np.concatenate(found[1:]) for found in times]
 
 
-def _functions(directory: Path, works: Sequence[int], rows: int) -> list[tuple[Function, Path]]:
+def _request(rows: int, tensors: int) -> dict[str, np.ndarray]:
+    """What the first function works on, and small tensors beside it that nobody reads."""
+    return {
+        "x0": np.ones((rows, WIDTH), np.float32),
+        **{f"y{k}": np.ones((1, 1), np.float32) for k in range(1, tensors)},
+    }
+
+
+def _answer(chain: Chain, request: dict[str, np.ndarray], pause_s: float) -> Answer:
+    time.sleep(pause_s)
+    return chain.infer(request)
+
+
+def _functions(
+    directory: Path, works: Sequence[int], rows: int, request: dict[str, np.ndarray]
+) -> list[tuple[Function, Path]]:
     """A function per stage: products with 4 MB matrices, or one Relu."""
     functions = []
     for k, matrices in enumerate(works):
@@ -152,13 +195,16 @@ def _functions(directory: Path, works: Sequence[int], rows: int) -> list[tuple[F
         nodes = [helper.make_node("MatMul", [names[j], f"w{j}"], [names[j + 1]]) for j in range(matrices)]
         nodes = nodes or [helper.make_node("Relu", names[:1], names[1:])]
         ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (rows, WIDTH)) for n in (names[0], names[-1])]
-        graph = helper.make_graph(nodes, "stage", ends[:1], ends[1:], weights)
+        beside = [name for name in request if name != "x0"] if k == 0 else []
+        unread = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (1, 1)) for n in beside]
+        graph = helper.make_graph(nodes, "stage", [ends[0], *unread], ends[1:], weights)
         onnx.save(
             helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9),
             folder / "optimised.onnx",
         )
         specs = [TensorSpec(n, "float32", (rows, WIDTH)) for n in (names[0], names[-1])]
-        functions.append((write_function(folder, (specs[0],), (specs[1],)), folder))
+        more = [TensorSpec(n, "float32", (1, 1)) for n in beside]
+        functions.append((write_function(folder, (specs[0], *more), (specs[1],)), folder))
     return functions
 
 

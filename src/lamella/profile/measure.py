@@ -50,6 +50,7 @@ from lamella.profile.steps import (
     Progress,
     State,
     Step,
+    Timed,
     run_steps,
     take_codecs,
     take_floor,
@@ -64,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "20"
+PROFILE_VERSION = "21"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -206,11 +207,12 @@ def _steps(
         group = [v for v in wanted if (v.batch, v.threads) == (batch, count)]
         if group[0].layout != "plain":  # known already: it takes turns with the others again, since they share of it
             group = [Variant(batch, "plain", count), *group]
+        requests = partial(request, graph, rng, batch, ranges)
         steps.append(
             Step(
                 f"times, batch {batch}, {count} thread{'s' * (count > 1)}",
                 budget_s * (1 + 0.5 * batch),
-                partial(take_times, graph, units, group, request(graph, rng, batch, ranges), scratch, budget_s, timer),
+                partial(take_times, graph, units, group, requests, scratch, budget_s, timer),
                 timed=True,
             )
         )
@@ -319,7 +321,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
             flops=sum(op.flops for op in graph.operators[first:last]),
             weight_bytes=graph.weight_bytes(first, last),
             live_bytes=graph.live_bytes(first, last),
-            times=tuple(Timing(t.variant, t.median_ms[i], t.p95_ms[i], t.shared[i]) for t in state.timed),
+            times=tuple(_timing(t, i) for t in state.timed),
             memory=state.memory[str(first)],
             lives=state.lives.get(str(first), ()),
             quotas=state.quotas[str(first)],
@@ -350,6 +352,11 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),
     )
+
+
+def _timing(timed: Timed, unit: int) -> Timing:
+    paused = (timed.paused_ms[unit], timed.paused_p95_ms[unit]) if timed.paused_ms else ()
+    return Timing(timed.variant, timed.median_ms[unit], timed.p95_ms[unit], timed.shared[unit], *paused)
 
 
 def kinds_of(graph: Graph, first: int, last: int) -> str:

@@ -56,6 +56,9 @@ class Timed(msgspec.Struct, frozen=True):
     """Units whose figures are the plain variant's,"""
     shared_cuts: tuple[bool, ...]
     """and cuts."""
+    paused_ms: tuple[float, ...] = ()
+    """Of units behind a pause, where that was measured."""
+    paused_p95_ms: tuple[float, ...] = ()
 
 
 class State(Document, frozen=True, kw_only=True):
@@ -161,7 +164,7 @@ def take_times(
     graph: Graph,
     units: list[Span],
     variants: list[Variant],
-    inputs: dict[str, np.ndarray],
+    requests: Callable[[], dict[str, np.ndarray]],
     scratch: Path,
     budget_s: float,
     timer: Timer,
@@ -172,23 +175,29 @@ def take_times(
     least = 5 if variants[0].batch == 1 else 3
     with on_cores(max(v.threads for v in variants)):
         results = time_units(
-            graph, units, variants, inputs, scratch, budget_s=budget_s, min_rounds=least, tick=tick, timer=timer
+            graph, units, variants, requests, scratch, budget_s=budget_s, min_rounds=least, tick=tick, timer=timer
         )
     known = {t.variant: t for t in state.timed}
     scales = _scales(known.get(variants[0]), np.median(results[0].alone, axis=0))
     timed = [
         Timed(
             variant,
-            tuple((np.median(times.alone, axis=0) * scales).tolist()),
-            tuple((np.percentile(times.alone, 95, axis=0) * scales).tolist()),
+            *_median_and_p95(times.alone, scales),
             tuple((np.median(times.savings, axis=0) * np.median(scales)).tolist()),
             times.shared,
             times.shared_cuts,
+            *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
         )
         for variant, times in zip(variants, results, strict=True)
         if variant not in known
     ]
     return msgspec.structs.replace(state, timed=(*state.timed, *timed))
+
+
+def _median_and_p95(times: np.ndarray, scales: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Of each unit, of `times` [rounds, units]."""
+    median, p95 = (np.percentile(times, share, axis=0) * scales for share in (50, 95))
+    return tuple(median.tolist()), tuple(p95.tolist())
 
 
 def _scales(known: Timed | None, again_ms: np.ndarray) -> np.ndarray:

@@ -7,11 +7,11 @@ from itertools import combinations
 from pathlib import Path
 
 import pytest
-from onnx import ModelProto
+from onnx import ModelProto, TensorProto
 
 from lamella.graph.model import Graph, numpy_dtype
 from lamella.units import dim_at
-from tests.unit.graph.onnx_models import conditional, dense, graph_of, loop, masked, model, node, residual
+from tests.unit.graph.onnx_models import conditional, dense, filled, graph_of, loop, masked, model, node, residual
 
 
 def split_and_unread() -> ModelProto:
@@ -109,3 +109,11 @@ def test_a_dimension_may_follow_the_batch(dim: int | str, batch: int, expected: 
 @pytest.mark.parametrize(("name", "size"), [("float32", 4), ("int64", 8), ("bool", 1), ("bfloat16", 2)])
 def test_types_numpy_does_not_know_come_from_ml_dtypes(name: str, size: int) -> None:
     assert numpy_dtype(name).itemsize == size
+
+
+def test_a_request_touches_of_a_table_its_rows_only(tmp_path: Path) -> None:
+    weights = {"table": filled(1000, 8), "w": filled(8, 40)}
+    nodes = [node("Gather", ["table", "x"], ["row"]), node("MatMul", ["row", "w"], ["y"])]
+    kinds = {"x": TensorProto.INT64}
+    found = graph_of(model(nodes, {"x": [3]}, {"y": None}, weights, kinds), tmp_path)
+    assert found.touched_bytes(1) == 4 * (8 * 40 + 3 * 8 + 3 * 40)

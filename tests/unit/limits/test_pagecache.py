@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lamella.errors import StorageError
-from lamella.limits.pagecache import evict
+from lamella.limits.pagecache import evict, load
 from tests.unit.limits.residence import resident_bytes
 
 SIZE = (3 << 20) + 5  # not a whole number of pages
@@ -39,6 +39,13 @@ def test_eviction_empties_the_cache_even_of_dirty_pages_and_reading_fills_it(fil
     assert resident_bytes(file) == SIZE
 
 
+def test_what_is_loaded_is_resident(file: Path) -> None:
+    if not on_tmpfs(file):
+        evict([file])
+    load(file)
+    assert resident_bytes(file) == SIZE
+
+
 def test_an_empty_file_has_nothing_resident(tmp_path: Path) -> None:
     path = tmp_path / "empty"
     path.touch()
@@ -50,3 +57,5 @@ def test_a_missing_file_is_a_storage_error_with_its_path(tmp_path: Path) -> None
     path = tmp_path / "missing"
     with pytest.raises(StorageError, match=str(path)):
         evict([path])
+    with pytest.raises(StorageError, match=str(path)):
+        load(path)

@@ -107,7 +107,7 @@ def graph_of(units: tuple[Made, ...], name: str = "made-up") -> Graph:
 
 def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None) -> Profile:
     """What measuring the chain on `MACHINE` would have found."""
-    price = hop or HopCost(0.1, 0.5, 0.2, 0.05, SERVING_MS)
+    price = hop or HopCost(0.1, 0.5, 0.2, 0.05, deviation_ms=SERVING_MS)
     layouts: tuple[Layout, ...] = (*LOSSLESS, "int8") if any(u.int8_speedup for u in units) else LOSSLESS
     variants = [Variant(1, layout, threads) for threads in range(1, CORES + 1) for layout in layouts]
     return Profile(
@@ -115,7 +115,7 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
         model_hash=graph.hash,
         machine=MACHINE,
         floor=Floor(FLOOR_MB, 25.0, 100.0),
-        hop=HopCosts(price, price, 64.0),
+        hop=HopCosts(price, price, 64.0, price),
         noise=Noise(1.0, 1.0, 1.0),
         units=tuple(
             Unit(

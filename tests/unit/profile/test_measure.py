@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 
 from lamella.codecs import codec, installed
@@ -165,7 +166,7 @@ def test_figures_are_in_their_ranges(story: Story) -> None:
     assert 30 < profile.floor.resident_mb < 120
     assert 0 < profile.floor.anonymous_mb < profile.floor.resident_mb
     assert profile.floor.start_ms > 0
-    for cost in (profile.hop.warm, profile.hop.cold):
+    for cost in (profile.hop.warm, profile.hop.cold, profile.hop.paused):
         assert min(cost.entry_ms, cost.fixed_ms, cost.entry_mb_ms, cost.call_ms) >= 0
     assert profile.hop.warm.call_ms > 0  # the cold one is a difference, and may be none on a busy machine
     assert profile.hop.at(0) == profile.hop.warm
@@ -230,19 +231,40 @@ def test_units_less_savings_are_about_the_whole(story: Story, graph: Graph, tmp_
     # Both taken now and by one method, so that what the machine does meanwhile is done to both: see benchmarks for
     # figures on real models.
 
-    import numpy as np
-
     from lamella.graph.requests import request
 
     variant = Variant(1, "plain", 1)
     inputs = request(graph, np.random.default_rng(0))
     off = []
-    for _ in range(3):
-        parts = time_units(graph, units_of(graph)[0], [variant], inputs, tmp_path, budget_s=0.3)[0]
-        whole = time_units(graph, [(0, len(graph.operators))], [variant], inputs, tmp_path, budget_s=0.3)[0]
-        predicted = float(np.median(parts.alone, axis=0).sum() - np.median(parts.savings, axis=0).sum())
+    for _ in range(5):
+        parts = time_units(graph, units_of(graph)[0], [variant], lambda: inputs, tmp_path, budget_s=0.3)[0]
+        whole = time_units(graph, [(0, len(graph.operators))], [variant], lambda: inputs, tmp_path, budget_s=0.3)[0]
+        predicted = float(np.median(parts.alone, axis=0).sum() - np.maximum(np.median(parts.savings, axis=0), 0).sum())
         off.append(abs(predicted / float(np.median(whole.alone)) - 1))
     assert min(off) < 0.4
+
+
+@pytest.mark.parametrize("short_ms", [1e6, 0.0])
+def test_every_pass_has_its_own_request_and_short_models_are_timed_behind_pauses(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, short_ms: float
+) -> None:
+    from lamella.graph.requests import request
+    from lamella.profile import timing
+
+    monkeypatch.setattr(timing, "SHORT_MS", short_ms)
+    asked = []
+    rng = np.random.default_rng(0)
+
+    def fresh() -> dict[str, np.ndarray]:
+        asked.append(request(graph, rng))
+        return asked[-1]
+
+    units = units_of(graph)[0]
+    found = time_units(graph, units, [Variant(1, "plain", 1)], fresh, tmp_path, budget_s=0.001)[0]
+    rounds = len(found.alone)
+    assert len(asked) == 1 + 3 * (rounds + 1) + (rounds if short_ms else 0)
+    assert not np.array_equal(asked[-1]["x"], asked[-2]["x"])
+    assert (found.paused is not None) == bool(short_ms)
 
 
 def test_a_real_profile_prices_every_slice(story: Story, graph: Graph) -> None:

@@ -16,6 +16,8 @@ from lamella.runtime.pages import HUGE, Pages
 
 SIZE = 8 * HUGE
 PAGE = mmap.PAGESIZE
+BATCH = 31 * PAGE / HUGE
+"""Of a huge page's worth: the kernel keeps pages that another core has not yet put on its lists, at most so many."""
 
 
 @pytest.fixture
@@ -59,16 +61,20 @@ def cached(found: mmap.mmap) -> np.ndarray:
     return share
 
 
+def gone(found: mmap.mmap) -> bool:
+    return bool(cached(found).max() <= BATCH)
+
+
 def test_what_is_brought_is_there_and_what_is_let_go_is_not(one: mmap.mmap, file: Path) -> None:
     held = pages(one)
     for bring in (held.bring, held.populate):
-        assert cached(one).sum() == 0
+        assert gone(one)
         bring()
         held.bring()  # under way already, or there
         held.wait()
         assert cached(one).mean() == 1
         held.let_go()
-    assert cached(one).sum() == 0
+    assert gone(one)
     assert one[:] == file.read_bytes(), "it comes back by itself"
 
 
@@ -77,7 +83,8 @@ def test_the_first_bytes_stay_by_whole_huge_pages(one: mmap.mmap, keep: int, sta
     held = pages(one)
     held.populate()
     held.let_go(keep)
-    assert cached(one).tolist() == [1] * stay + [0] * (8 - stay)
+    assert cached(one)[:stay].tolist() == [1] * stay
+    assert (cached(one)[stay:] <= BATCH).all()
 
 
 def test_what_somebody_else_maps_stays_until_the_last_one_lets_go(one: mmap.mmap, file: Path) -> None:
@@ -88,4 +95,4 @@ def test_what_somebody_else_maps_stays_until_the_last_one_lets_go(one: mmap.mmap
         mine.let_go()
         assert cached(other).mean() == 1
         others.let_go()
-        assert cached(one).sum() == 0
+        assert gone(one)

@@ -55,10 +55,8 @@ class Hops:
         self.batch, self.units = request.batch, len(profile.units)
         self.chosen: Mapping[int, Coding] | None = None
         """Codecs, where they are chosen; None where each hop has its quickest."""
-        outputs = sum(graph.tensors[n].bytes_at(self.batch) for op in graph.operators for n in op.outputs)
-        touched = (graph.weight_bytes(0, len(graph.operators)) + outputs) / MB
-        # where memory buys CPU, requests come one by one, after pauses (the measure of latency): nothing is warm
-        self.cost = profile.hop.cold if platform.cpu.mb_per_vcpu else profile.hop.at(touched)
+        touched_mb = graph.touched_bytes(self.batch) / MB
+        self.cost = profile.hop.paused if platform.paused else profile.hop.at(touched_mb)
 
     def with_codings(self, chosen: Mapping[int, Coding]) -> Hops:
         """The same where they have those codecs, by the unit behind them, and others none."""
@@ -124,14 +122,16 @@ class Hops:
 
     @lru_cache(maxsize=4096)  # noqa: B019 - a model lives as long as one planning run
     def carrying_ms(self, unit: int) -> float:
-        """What sending what crosses before a unit takes the function on either side of it; 0 in shared memory."""
+        """What sending what crosses before a unit takes the function on either side of it.
+
+        In shared memory nothing, but that a request or an answer of many tensors takes a function longer to read.
+        """
         price = self.platform.hop.price
-        if price is None:
-            return 0.0
-        if unit in (0, self.units):
-            names = self.graph.outputs if unit else self.graph.inputs
-            return price.edge_half_ms(sum(self.graph.tensors[n].bytes_at(self.batch) for n in names))
-        return self.hop_of(self.coding(unit)).carried_ms
+        if unit not in (0, self.units):
+            return self.hop_of(self.coding(unit)).carried_ms if price else 0.0
+        names = self.graph.outputs if unit else self.graph.inputs
+        sent = price.edge_half_ms(sum(self.graph.tensors[n].bytes_at(self.batch) for n in names)) if price else 0.0
+        return sent + self.cost.call_tensor_ms * max(0, len(names) - 1)
 
     def fits_payload(self, unit: int) -> bool:
         """Whether what crosses before a unit, encoded, may travel on the platform."""
@@ -147,4 +147,5 @@ class Hops:
         """What a request takes before the first function and after the last, ms."""
         hop = self.cost
         size = sum(self.graph.tensors[n].bytes_at(self.batch) for n in {*self.graph.inputs, *self.graph.outputs})
-        return hop.entry_ms + hop.fixed_ms + hop.entry_mb_ms * size / MB
+        more = sum(max(0, len(side) - 1) for side in (self.graph.inputs, self.graph.outputs))
+        return hop.entry_ms + hop.fixed_ms + hop.entry_mb_ms * size / MB + hop.entry_tensor_ms * more

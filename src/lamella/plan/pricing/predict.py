@@ -58,7 +58,7 @@ class SliceModel:
         """The size of every function that it is enough for; None where each has its own."""
         self.units = len(profile.units)
         self.quantised = Quantised(graph, profile, lossy.int8)
-        self.times = Times(profile, self.batch, self.quantised)
+        self.times = Times(profile, self.batch, self.quantised, paused=platform.paused)
         self.memory = Memory(graph, profile, self.times, self.quantised)
         self.hops = Hops(graph, profile, platform, request, lossy)
 

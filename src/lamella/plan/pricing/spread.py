@@ -38,8 +38,10 @@ def variances(model: SliceModel, variant: Variant) -> np.ndarray:
         return np.zeros(model.units)
     plainly = model.profile.variants.index(msgspec.structs.replace(variant, layout="plain"))
     held = model.quantised.units if variant.layout == "int8" else [True] * model.units
-    times = [unit.times[at if own else plainly] for unit, own in zip(model.profile.units, held, strict=True)]
-    return np.array([(max(0.0, t.p95_ms - t.median_ms) / P95) ** 2 for t in times])
+    found = [unit.times[at if own else plainly] for unit, own in zip(model.profile.units, held, strict=True)]
+    times = np.array([t.behind(pause=model.platform.paused) for t in found])
+    spread: np.ndarray = (np.maximum(0.0, times[:, 1] - times[:, 0]) / P95) ** 2
+    return spread
 
 
 def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:

@@ -23,9 +23,9 @@ INERT_MB = 0.5
 class Times:
     """Of the units of a profile at a batch."""
 
-    def __init__(self, profile: Profile, batch: int, quantised: Quantised) -> None:
-        """What was measured, and units that run on 8-bit integers where a slice does."""
-        self.profile, self.batch, self.quantised = profile, batch, quantised
+    def __init__(self, profile: Profile, batch: int, quantised: Quantised, *, paused: bool) -> None:
+        """What was measured, units that run on 8-bit integers where a slice does, and whether requests are `paused`."""
+        self.profile, self.batch, self.quantised, self.paused = profile, batch, quantised, paused
 
     def knows(self, variant: Variant) -> bool:
         """Whether the profile has it."""
@@ -85,7 +85,7 @@ class Times:
         """
         raw = {
             v: (
-                np.array([u.times[k].median_ms for u in self.profile.units]),
+                np.array([u.times[k].behind(pause=self.paused)[0] for u in self.profile.units]),
                 np.array([c.savings[k].ms for c in self.profile.cuts]),
             )
             for k, v in enumerate(self.profile.variants)

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lamella.graph.model import Tensor
 from lamella.plan.choice import Choice
+from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.throttle import throttled_ms
 from lamella.platforms import platform
 from lamella.profile.document import HopCost
 from lamella.runtime.function import LOSSLESS
 from lamella.units import MB
 from tests.unit.plan.synthetic import CHAINS, CORES, PLATFORMS, SPEEDUP, THREE, VCPUS, Made, model_of, spans
+
+TINY = Tensor("y", "float32", (1, 1))
+
+
+def run(model: SliceModel, first: int, last: int) -> float:
+    return model.run_ms(first, last, layout="plain", vcpu=1.0)
 
 
 def beats(a: Choice, b: Choice) -> bool:
@@ -30,6 +39,17 @@ def test_a_run_is_the_computation_and_the_call_stretched_by_the_share() -> None:
     assert model.run_ms(0, 1, layout="plain", vcpu=2.0) == pytest.approx(4.0 / SPEEDUP[2] + 0.05)
     # Two threads in one and a half vCPU: no faster than the share allows, no slower than one thread.
     assert 4.0 / SPEEDUP[2] <= model.run_ms(0, 1, layout="plain", vcpu=1.5) <= busy
+
+
+def test_every_tensor_of_a_request_beyond_the_first_has_its_price() -> None:
+    hop = HopCost(0.1, 0.5, 0.2, 0.05, entry_tensor_ms=0.01, call_tensor_ms=0.003)
+    one = model_of(THREE, hop=hop)
+    inputs = ("x", "y", "z")
+    graph = replace(one.graph, inputs=inputs, tensors={**one.graph.tensors, **dict.fromkeys("yz", TINY)})
+    three = SliceModel(graph, one.profile, one.platform)
+    assert three.entry_ms == pytest.approx(one.entry_ms + 2 * 0.01, abs=1e-4)
+    assert run(three, 0, 1) == pytest.approx(run(one, 0, 1) + 2 * 0.003)
+    assert run(three, 1, 3) == run(one, 1, 3)  # it takes nothing of the request
 
 
 @given(CHAINS, PLATFORMS)

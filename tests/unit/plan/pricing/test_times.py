@@ -5,7 +5,12 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
+from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.spread import variances
+from lamella.platforms import platform
+from lamella.profile.document import Variant
 from lamella.runtime.function import LOSSLESS, Layout
 from tests.unit.plan.synthetic import CHAINS, SPEEDUP, THREE, Made, graph_of, model_of, profile_of, spans
 
@@ -35,6 +40,26 @@ def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], layout: Layout
         saved = sum(max(0.0, u.saving_ms) for u in units[first : last - 1])
         want = max(0.001, sum(times[first:last]) - saved)
         assert model.compute_ms(first, last, layout=layout, threads=threads) == pytest.approx(want)
+
+
+def test_behind_a_pause_units_take_what_was_measured_so_where_requests_come_one_by_one() -> None:
+    graph = graph_of(THREE)
+    made = profile_of(graph, THREE)
+    paused = replace(
+        made,
+        units=tuple(
+            replace(u, times=tuple(replace(t, paused_ms=t.median_ms + 1, paused_p95_ms=t.p95_ms + 3) for t in u.times))
+            for u in made.units
+        ),
+    )
+    one_by_one, at_once = (SliceModel(graph, paused, platform(name)) for name in ("aws-lambda", "openfaas"))
+    alone = at_once.compute_ms(0, 3, layout="plain", threads=1)
+    assert one_by_one.compute_ms(0, 3, layout="plain", threads=1) == pytest.approx(alone + 3)
+    variant = Variant(1, "plain", 1)
+    assert (variances(one_by_one, variant) > variances(at_once, variant)).all()
+    assert at_once.compute_ms(0, 3, layout="plain", threads=1) == model_of(THREE).compute_ms(
+        0, 3, layout="plain", threads=1
+    )
 
 
 def test_larger_batches_scale_with_threads_as_one_row_does() -> None:
