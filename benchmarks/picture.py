@@ -1,21 +1,21 @@
-"""The README's table and the staircase picture, from the results of `benchmarks/twelve.py`.
+"""The README's table and the staircase picture, from the cases of `benchmarks/quality.py`.
 
-`python -m benchmarks.picture` reads `benchmarks/results/twelve.json`, writes the table between the `results` marks of
-README.md, and draws `docs/staircase.svg`: the memory that is allocated and billed while one request of vgg19 runs.
-The picture is the report's staircase, of two plans.
+`python -m benchmarks.picture` reads `benchmarks/results/quality`, writes the table of twelve models on `openfaas` at 1x
+between the `results` marks of README.md, and draws `docs/staircase.svg`: the memory that is allocated and billed while
+one request of vgg19 runs. The picture is the report's staircase, of two plans.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.models import MODELS
-from benchmarks.twelve import BASES, PLANNERS, RESULTS, Results, answer, compared, load, means, nodes
-from lamella.compare.record import Comparison, PlanRecord
+from benchmarks.models import MODELS, between, geometric
+from benchmarks.quality import RESULTS, Campaign
+from benchmarks.quality_cases import Case
+from lamella.compare.record import PlanRecord
 from lamella.report import staircase_svg
 
 ROOT = Path(__file__).parent.parent
@@ -24,79 +24,77 @@ PICTURE = ROOT / "docs" / "staircase.svg"
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 DRAWN = "vgg19"
 TITLE = f"Memory billed while one request of {DRAWN} runs"
-OWN = "openfaas"
-PLANS = ("single", "mopar")
+OWN, FACTOR = "openfaas", 1.0
+SHOWN = ("ort", "single", "mopar", "exact")
+BASES = ("ort", "single", "mopar")
+"""What `exact` is held against."""
 
 
-def by_planner(record: Comparison) -> dict[str, PlanRecord]:
-    """The plans of a comparison by the planner's name."""
-    return {p.planner: p for p in record.plans}
+def first_set(cases: Sequence[Case]) -> list[Case]:
+    """Those of one's own cluster within the latency of the single function, measured, in the order of the models."""
+    found = {c.model: c for c in cases if (c.platform, c.factor) == (OWN, FACTOR) and c.of("exact")}
+    return [found[name] for name in MODELS if name in found]
 
 
-def table(results: Results) -> str:
-    """The README's part: what dividing saves on one's own cluster and on the clouds, date and machine."""
-    own = {n: r for n in MODELS if (r := results.measured.get(f"{n} {OWN}"))}
-    clouds = [c for c in PLANNERS if c != OWN and any(answer(results, n, c) for n in own)]
-    head = ["model", "`ort`", "`single`", "`mopar`", "functions", "less than `ort`", "than `single`", "p50 to `ort`"]
-    lines = [
-        "| " + " | ".join([*head, *(f"`{cloud}`" for cloud in clouds)]) + " |",
-        "|---" + "|---:" * (len(head) + len(clouds) - 1) + "|",
+def table(cases: Sequence[Case]) -> str:
+    """The README's part: what serving at least cost saves on one's own cluster, date and machine."""
+    head = ["model", *(f"`{p}`" for p in SHOWN), "functions", *(f"less than `{b}`" for b in BASES), "p50 to `ort`"]
+    lines = ["| " + " | ".join([*head, "p95 to SLO"]) + " |", "|---" + "|---:" * len(head) + "|"]
+    lines += [f"| {case.model} | " + " | ".join(_cells(case)) + " |" for case in cases]
+    divided = sum(len(best.functions) > 1 for case in cases if (best := case.of("exact")))
+    less = [
+        f"**{geometric(ratios):.2f}x** below `{base}`"
+        for base in BASES
+        if (ratios := [r for case in cases if (r := _ratio(case, base)) is not None])
     ]
-    for name, record in own.items():
-        cells = [*_own(by_planner(record)), *(answer(results, name, cloud) for cloud in clouds)]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
-    found = compared(own)
-    if found:
-        plain, alone = (means(found, base) for base in BASES)
-        divided = sum(plans["mopar"].stages > 1 for plans in found)
-        lines += [
+    return "\n".join(
+        [
+            *lines,
             "",
-            f"Geometric means of {plain.models} models, {divided} of them divided: cost **{plain.cheaper:.2f}x** below "
-            f"`ort` and **{alone.cheaper:.2f}x** below `single`, p50 **{plain.p50:.3f}** of that of `ort`; resource "
-            f"efficiency {plain.points:+.0f} points, {plain.relative:+.0%}. "
-            + "".join(f"{line[0].upper()}{line[1:]}" for line in nodes(found)),
+            f"Geometric means: cost {', '.join(less)}; {divided} of {len(cases)} models are divided.",
+            "",
+            "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per "
+            "GB-second, 1 vCPU per function and at most two busy at once, one request at a time. `mopar` and `exact` "
+            "keep the 95th percentile within an SLO, that of the tuned `single`; `ort` and `single`, where they "
+            "cannot, are as quick as they are. " + _circumstances(cases),
         ]
-    lines += [
-        "",
-        "Cost in dollars per million requests on the rules of `openfaas`: memory-time at Lambda's price per GB-second, "
-        "1 vCPU per function and at most two busy at once, one request at a time. On the right how much less `mopar` "
-        "costs than `single` on the rules of the clouds, and as how many functions, in brackets as planned and not "
-        "deployed. " + _circumstances(list(own.values())),
-    ]
-    return "\n".join(lines)
+    )
 
 
-def _own(plans: Mapping[str, PlanRecord]) -> list[str]:
-    """A model's cells for one's own cluster; an answer of one function is the plan of `single`, and has its figures."""
-    if "single" in plans and "mopar" in plans and plans["mopar"].stages == 1:
-        plans = {**plans, "mopar": plans["single"]}
-
-    def cost(planner: str) -> float:
-        return plans[planner].cost_usd_per_million if planner in plans else math.nan
-
-    best = plans.get("mopar")
-    slower = best.latency_ms.p50 / plans["ort"].latency_ms.p50 - 1 if best and "ort" in plans else math.nan
+def _cells(case: Case) -> list[str]:
+    best, plain = case.of("exact"), case.of("ort")
+    assert best
     return [
-        *(_number(cost(p), "{:#.3g}") for p in ("ort", "single", "mopar")),
-        str(len(best.functions)) if best else "",
-        *(_number(cost(p) / cost("mopar"), "{:.2f}x") for p in ("ort", "single")),
-        _number(slower, "{:+.1%}"),
+        *(f"{plan.cost_usd_per_million:#.3g}" if (plan := case.of(p)) else "" for p in SHOWN),
+        str(len(best.functions)),
+        *("" if (ratio := _ratio(case, base)) is None else f"{ratio:.2f}x" for base in BASES),
+        f"{best.latency_ms.p50 / plain.latency_ms.p50 - 1:+.1%}" if plain else "",
+        f"{best.latency_ms.p95 / case.slo_ms - 1:+.1%}",
     ]
 
 
-def _number(value: float, form: str) -> str:
-    return "" if math.isnan(value) else form.format(value)
+def _ratio(case: Case, base: str) -> float | None:
+    """What a base costs over `exact`; None where it has no plan."""
+    best, other = case.of("exact"), case.of(base)
+    return other.cost_usd_per_million / best.cost_usd_per_million if best and other else None
 
 
-def _circumstances(records: Sequence[Comparison]) -> str:
+def _circumstances(cases: Sequence[Case]) -> str:
+    records = [case.record for case in cases if case.record]
     machine = records[0].machine
-    dates = sorted({r.date for r in records})
     reasons = sorted({r.limits_reason for r in records if r.limits_reason})
     limits = f"limits **not enforced** ({'; '.join(reasons)})" if reasons else "limits enforced"
     return (
-        f"Measured on {' to '.join(dict.fromkeys([dates[0], dates[-1]]))}: {machine.cpu}, {machine.cores} cores, "
+        f"Measured on {between(r.date for r in records)}: {machine.cpu}, {machine.cores} cores, "
         f"onnxruntime {machine.onnxruntime}, {limits}."
     )
+
+
+def drawing(case: Case) -> str:
+    """The staircase of the single function and of `exact`."""
+    plans: list[PlanRecord] = [plan for name in ("single", "exact") if (plan := case.of(name))]
+    assert case.record
+    return staircase_svg(case.record, TITLE, tuple(dict.fromkeys(plan.planner for plan in plans)))
 
 
 def fill(text: str, part: str) -> str:
@@ -118,18 +116,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--readme", type=Path, default=README)
     parser.add_argument("--picture", type=Path, default=PICTURE)
     options = parser.parse_args(argv)
-    results = load(options.results)
-    drawn = results.measured.get(f"{DRAWN} {OWN}")
-    if not any(key.endswith(f" {OWN}") for key in results.measured):
-        print(f"no results in {options.results} yet: run `python -m benchmarks.twelve` first", file=sys.stderr)
+    cases = first_set(Campaign(options.results).all())
+    if not cases:
+        print(f"no results in {options.results} yet: run `python -m benchmarks.quality` first", file=sys.stderr)
         return 1
-    part = table(results)
+    part = table(cases)
+    drawn = next((case for case in cases if case.model == DRAWN), None)
     if drawn:
         part = f"![{TITLE}](docs/staircase.svg)\n\n{part}"
     options.readme.write_text(fill(options.readme.read_text(), part))
     print(f"wrote the table in {options.readme}")
     if drawn:
-        options.picture.write_text(staircase_svg(drawn, TITLE, PLANS))
+        options.picture.write_text(drawing(drawn))
         print(f"wrote {options.picture}")
     return 0
 
