@@ -2,7 +2,8 @@
 
 The planner is asked for the mean that leaves room for the spread. How much room a plan needs is known when it is there:
 the first bound is that of a plan that spreads as little as any. While plans are late it is tightened, at first to just
-below the plan that was, so that the next one is not passed over, then by what it is late.
+below the plan that was, so that the next one is not passed over, then by what it is late. It is one model all the
+while, so that nothing is priced anew for another bound.
 """
 
 from __future__ import annotations
@@ -23,24 +24,23 @@ SMALL = 3
 EXACT = 1e-9
 
 
-def held(model: SliceModel, request: Request, planned: Callable[[SliceModel, Request], Plan]) -> Plan:
+def held(model: SliceModel, request: Request, planned: Callable[[Request], Plan]) -> Plan:
     """The plan of a planner that bounds the mean, for a bound on the percentile that is asked for.
 
     Args:
         model: prices.
         request: what is asked.
-        planned: the plan of a model for a request whose bound is on the mean.
+        planned: the plan for a request whose bound is on the mean.
 
     Raises:
         InfeasiblePlan: no bound on the mean makes the planner keep the percentile.
     """
     slo = request.slo_ms
     if slo is None or not request.percentile:
-        return planned(model, request)
+        return planned(request)
     mean = _mean_ms(model, slo, request.percentile)
     for number in range(TRIES):
-        asked = request._replace(slo_ms=mean, asked_ms=slo)
-        plan = planned(model.asking(asked), asked)
+        plan = planned(request._replace(slo_ms=mean, asked_ms=slo))
         if plan.bounded_ms <= slo * (1 + EXACT):
             return plan
         late_ms = 0.0 if number < SMALL else (plan.bounded_ms - slo) / stretch(model, request.percentile)

@@ -81,7 +81,8 @@ def make_plan(
         return SliceModel(graph, profile, platform, request, lossy)
 
     if base in BASELINES:
-        plan = held(model_of(NOTHING_LOST), request, lambda model, request: _baseline(model, base, given, request))
+        model = model_of(NOTHING_LOST)
+        plan = held(model, request, lambda request: _baseline(model, base, given, request))
     elif request.judge and request.lossy and (request.codec or any(u.int8 for u in profile.units)):
         plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
     else:
@@ -135,7 +136,7 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
         return _batched(model, name, given, request)
     if isinstance(planner(name), Exact):
         return document(model, planner(name).decide(model, request), name, given, request)
-    return held(model, request, lambda model, request: _on_average(model, name, given, request))
+    return held(model, request, lambda request: _on_average(model, name, given, request))
 
 
 def _on_average(model: SliceModel, name: str, given: str, request: Request) -> Plan:
@@ -144,9 +145,9 @@ def _on_average(model: SliceModel, name: str, given: str, request: Request) -> P
         return document(model, planner(name).decide(model, request), name, given, request)
     divides = request.shards and model.profile.shards and planner(name).shards
     sharded = _sharded(model, name, given, request) if divides else None
-    bare = model.without_shards()
+    alone = request._replace(shards=False)
     try:
-        plan = document(bare, planner(name).decide(bare, bare.request), name, given, request)
+        plan = document(model.bare, planner(name).decide(model.bare, alone), name, given, request)
     except InfeasiblePlan:
         if sharded is None:
             raise

@@ -64,7 +64,7 @@ def sharded(model: SliceModel, first: int, last: int) -> list[Choice]:
 
 def ways_to_run(model: SliceModel, first: int, last: int, request: Request) -> list[Choice]:
     """Ways to run units `first` to `last - 1`: as one function, or where shards are asked for as those."""
-    return model.choices(first, last) + (sharded(model, first, last) if request.shards else [])
+    return [*model.choices(first, last), *(sharded(model, first, last) if request.shards else ())]
 
 
 def _undominated(found: list[Choice]) -> list[Choice]:

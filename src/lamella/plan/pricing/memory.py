@@ -49,7 +49,7 @@ class Memory:
         """Predicted VmHWM without buffers of codecs, and what law 4 demands, MB."""
         span = self.span(first, last)
         parts = [self.of_unit(u, layout) for u in range(first, last)]
-        base = min(self.of_unit(u, "plain").private_mb for u in range(self.units))  # a session without copies
+        base = self._without_copies_mb
         weights = self._weights_mb(parts, first)
         private = base + sum(p.private_mb - base for p in parts)
         takes, gives = self.graph.border(*span)
@@ -147,6 +147,11 @@ class Memory:
         return [any(t.variant.layout == "blocked" and not t.shared for t in u.times) for u in self.profile.units]
 
     @cached_property
+    def _without_copies_mb(self) -> float:
+        """What a session without copies has to itself: of all units the least."""
+        return min(self.of_unit(u, "plain").private_mb for u in range(self.units))
+
+    @cached_property
     def empty_ms(self) -> float:
         """Opening a session that holds nothing: the quickest of all units is as good as that."""
         return min(m.load_ms for unit in self.profile.units for m in unit.memory)
@@ -157,6 +162,7 @@ class Memory:
         known = all(any(live.batch == self.batch for live in unit.lives) for unit in self.profile.units)
         return self.batch if known else 1
 
+    @lru_cache(maxsize=65536)  # noqa: B019 - as above
     def of_unit(self, unit: int, layout: Layout) -> UnitMemory:
         """What a unit was measured to hold in a layout, alive at the batch that is asked for."""
         found = self.profile.units[unit]

@@ -3,6 +3,9 @@
 Time: that of its operators (`pricing.times`), of the call and of both hops (`pricing.hops`); below one vCPU the CPU
 quota stretches it (`pricing.throttle`). Memory: `pricing.memory`. No slice is ever run for a prediction, so any of the
 n*n/2 slices can be priced in O(1).
+
+Planning asks for the same slices again and again, within other bounds and of models that differ in their hops only:
+what was priced is kept, and what hops have no part in is shared by all models that are made of one.
 """
 
 from __future__ import annotations
@@ -75,28 +78,36 @@ class SliceModel:
         return found
 
     def _copy(self) -> SliceModel:
-        """To be changed: what was priced here does not hold there."""
+        """To be changed: what was priced here does not hold there, but for times and memory."""
         found = copy(self)
-        found.__dict__.pop("whole", None)
+        for name in ("_choices", "bare"):
+            found.__dict__.pop(name, None)
         return found
 
     def with_shards(self, kept: Collection[tuple[int, int, ShardSpan]]) -> SliceModel:
         """The same model where only those runs of units may be divided, first, last and what of them."""
         shards = tuple(s for s in self.profile.shards if (s.first, s.last, s.span) in kept)
-        profile = msgspec.structs.replace(self.profile, shards=shards)
-        return SliceModel(self.graph, profile, self.platform, self.request, self.lossy)
+        found = self._copy()
+        found.profile = msgspec.structs.replace(self.profile, shards=shards)
+        found.hops = Hops(self.graph, found.profile, self.platform, self.request, self.lossy)
+        return found
 
     @property
     def codes_less(self) -> bool:
         """Whether some hop goes as it is only because shards may begin or end there."""
-        bare = self.without_shards()
-        return any(self.coding(u).codec != bare.coding(u).codec for u in range(1, self.units))
+        return any(self.coding(u).codec != self.bare.coding(u).codec for u in range(1, self.units))
 
     def asking(self, request: Request) -> SliceModel:
         """The same model for another request."""
-        return SliceModel(self.graph, self.profile, self.platform, request, self.lossy)
+        if request.batch != self.batch:
+            return SliceModel(self.graph, self.profile, self.platform, request, self.lossy)
+        found = self._copy()
+        found.request, found.vcpu = request, request.vcpu
+        found.hops = Hops(self.graph, self.profile, self.platform, request, self.lossy)
+        return found
 
-    def without_shards(self) -> SliceModel:
+    @cached_property
+    def bare(self) -> SliceModel:
         """The same model where no stage may be divided, and any hop may be encoded."""
         return self.asking(self.request._replace(shards=False))
 
@@ -117,8 +128,18 @@ class SliceModel:
 
     # --------------------------------------------------------------------------------------------------- choices
 
-    def choices(self, first: int, last: int) -> list[Choice]:
+    def choices(self, first: int, last: int) -> tuple[Choice, ...]:
         """Every sensible way to run the slice on the platform: none dominates another in cost and time."""
+        if (first, last) not in self._choices:
+            self._choices[first, last] = tuple(self._price(first, last))
+        return self._choices[first, last]
+
+    @cached_property
+    def _choices(self) -> dict[tuple[int, int], tuple[Choice, ...]]:
+        """Those that were asked for before."""
+        return {}
+
+    def _price(self, first: int, last: int) -> list[Choice]:
         found: list[Choice] = []
         for layout in self.layouts_of(first, last):
             peak, law = self.memory_mb(first, last, layout=layout)
@@ -140,10 +161,10 @@ class SliceModel:
                 kept.append(choice)
         return kept
 
-    @cached_property
+    @property
     def whole(self) -> tuple[Choice, ...]:
         """The model as one function: a candidate of most planners, and what every plan is held against."""
-        return tuple(self.choices(0, self.units))
+        return self.choices(0, self.units)
 
     def sizes(self, need: int) -> list[int]:
         """Sizes worth trying, MB: what is needed, and where memory buys CPU a spread this machine can measure."""

@@ -93,11 +93,11 @@ def test_where_cpu_is_free_only_the_smallest_size_is_tried() -> None:
 
 
 def test_a_slice_that_fits_no_size_has_no_choice() -> None:
-    assert model_of((Made(weights_mb=20_000),)).choices(0, 1) == []
+    assert model_of((Made(weights_mb=20_000),)).choices(0, 1) == ()
 
 
 def test_a_slice_that_runs_beyond_the_timeout_has_no_choice() -> None:
-    assert model_of((Made(time_ms=301_000),)).choices(0, 1) == []
+    assert model_of((Made(time_ms=301_000),)).choices(0, 1) == ()
 
 
 def test_a_hop_is_what_was_measured_and_on_lambda_the_catalogue_s_besides() -> None:

@@ -63,4 +63,4 @@ def test_a_start_fetches_what_the_package_holds() -> None:
 def test_another_request_keeps_what_may_be() -> None:
     model = model_of((MADE, MADE))
     assert model.asking(Request(slo_ms=5.0)).quantised.units == [True, True]
-    assert model.without_shards().layouts == model.layouts
+    assert model.bare.layouts == model.layouts

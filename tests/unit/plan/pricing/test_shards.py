@@ -85,7 +85,7 @@ def test_mopar_chooses_among_shards_as_brute_force(
     for k in range(1, max_stages + 1):
         for cuts in combinations(inner, k - 1):
             edges = list(pairwise([marks[0], *cuts, marks[-1]]))
-            ways = [model.choices(i, j) + sharded(model, i, j) for i, j in edges]
+            ways = [[*model.choices(i, j), *sharded(model, i, j)] for i, j in edges]
             made = [priced(model, chosen) for chosen in product(*ways)]
             points += [point for stages, point in made if stages <= max_stages]
     want = best(points, slo)
