@@ -22,7 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -57,8 +57,8 @@ class Gillis:
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """By dynamic program without an SLO; with one the cheapest of what program, policy and one function offer."""
-        model = model.with_codings({})
-        quickest = _quickest_by_size(model, request)
+        program = _program(model, request.shards, request.max_stages)
+        model, quickest = program.model, program.quickest
         alone = [Candidate("one function", c.choices, c.latency_ms, c.cost_usd) for c in singles(model)]
         if not quickest and not alone:
             raise infeasible(model, [], request)
@@ -74,7 +74,7 @@ class Gillis:
         within = [c for c in quickest if c.latency_ms <= request.slo_ms]
         if within:
             start = min(within, key=lambda c: (c.cost_usd, c.latency_ms))
-            learned, found = self.learn(Groups(model, _size(start), request), start, request.slo_ms)
+            learned, found = self.learn(program.groups(_size(start)), start, request.slo_ms)
             offered += learned
             told = (
                 f"a policy at {_size(start)} MB drew {found.drawn} divisions, {found.different} of them different, "
@@ -116,17 +116,38 @@ def sizes(model: SliceModel) -> list[int]:
     return sorted({*steps, *ends, *model.sizes(least)})
 
 
-def _quickest_by_size(model: SliceModel, request: Request) -> list[Candidate]:
-    """The quickest division at each size; where memory buys no CPU the size taken down to what it needs."""
-    tried: dict[int, Candidate | None] = {}
-    for size in sizes(model):
-        found = tried[size] = Groups(model, size, request).quickest()
-        if found and model.platform.cpu.mb_per_vcpu is None:
-            del tried[size]
-            enough = _needed(model, found)
-            if enough not in tried:
-                tried[enough] = Groups(model, enough, request).quickest()
-    return [found for found in tried.values() if found]
+class Program:
+    """The quickest division at each size, which is the same whatever the bound."""
+
+    def __init__(self, model: SliceModel, request: Request) -> None:
+        """Of a model, whose hops go as they are here; of the request it heeds shards and stages."""
+        self.model, self.request = model.with_codings({}), request
+        self._groups: dict[int, Groups] = {}
+
+    def groups(self, size_mb: int) -> Groups:
+        """Those of a size."""
+        if size_mb not in self._groups:
+            self._groups[size_mb] = Groups(self.model, size_mb, self.request)
+        return self._groups[size_mb]
+
+    @cached_property
+    def quickest(self) -> list[Candidate]:
+        """Each once; where memory buys no CPU the size taken down to what it needs."""
+        tried: dict[int, Candidate | None] = {}
+        for size in sizes(self.model):
+            found = tried[size] = self.groups(size).quickest()
+            if found and self.model.platform.cpu.mb_per_vcpu is None:
+                del tried[size]
+                enough = _needed(self.model, found)
+                if enough not in tried:
+                    tried[enough] = self.groups(enough).quickest()
+        return [found for found in tried.values() if found]
+
+
+@lru_cache(maxsize=1)
+def _program(model: SliceModel, shards: bool, max_stages: int) -> Program:
+    """That of the model that was asked about last: `plan.held` asks again and again, within other bounds."""
+    return Program(model, Request(shards=shards, max_stages=max_stages))
 
 
 def _needed(model: SliceModel, plan: Candidate) -> int:
