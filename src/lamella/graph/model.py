@@ -179,17 +179,29 @@ class Graph:
     def _live_bytes(self, first: int, last: int, batch: int) -> int:
         takes, gives = self.border(first, last)
         hops = set(takes) | set(gives)
-        floor = sum(self.tensors[name].bytes_at(batch) for name in hops)
+        size = self._sizes(batch)
+        floor = sum(size[name] for name in hops)
         peak = live = floor
         ends: dict[int, list[str]] = {}
         for op in self.operators[first:last]:
             for name in op.outputs:
                 if name not in hops:
-                    live += self.tensors[name].bytes_at(batch)
+                    live += size[name]
                     ends.setdefault(min(self.last_use[name], last - 1), []).append(name)
             peak = max(peak, live)
-            live -= sum(self.tensors[name].bytes_at(batch) for name in ends.pop(op.index, ()))
+            live -= sum(size[name] for name in ends.pop(op.index, ()))
         return peak
+
+    def _sizes(self, batch: int) -> dict[str, int]:
+        """Of every tensor, bytes."""
+        if batch not in self._sizes_at:
+            self._sizes_at[batch] = {name: tensor.bytes_at(batch) for name, tensor in self.tensors.items()}
+        return self._sizes_at[batch]
+
+    @cached_property
+    def _sizes_at(self) -> dict[int, dict[str, int]]:
+        """By batch."""
+        return {}
 
     def border(self, first: int, last: int) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What operators `first` to `last - 1` take from outside and give to the outside, in a fixed order."""

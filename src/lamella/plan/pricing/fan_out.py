@@ -91,7 +91,7 @@ def _ways(model: SliceModel, first: int, last: int) -> list[tuple[ShardProfile, 
     """
     cores = model.profile.machine.cores
     most = model.request.at_once or cores
-    here = [w for w in model.profile.shards if (w.first, w.last, w.batch) == (first, last, model.batch)]
+    here = model.shards.get((first, last), [])
     forks = {(w.span, w.layout, w.at_once): w.stage_ms - makespan([p.run_ms for p in w.parts], w.at_once) for w in here}
     found = [(w, forks[w.span, w.layout, w.at_once]) for w in here if w.at_once <= most]
     for way in here:

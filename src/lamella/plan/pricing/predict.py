@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from copy import copy
 from functools import cached_property
+from typing import NamedTuple
 
 import msgspec
 
@@ -28,9 +29,20 @@ from lamella.plan.pricing.times import Times
 from lamella.plan.request import Request
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
-from lamella.profile.document import Profile
+from lamella.profile.document import Profile, ShardProfile
 from lamella.runtime.function import Layout
 from lamella.units import MB
+
+
+class _Border(NamedTuple):
+    """What a hop adds to the functions on either side of it: to who takes, who gives, or both."""
+
+    decode_ms: float
+    encode_ms: float
+    carrying_ms: float
+    waiting_ms: float
+    taking_bytes: int
+    giving_bytes: int
 
 
 class SliceModel:
@@ -80,7 +92,7 @@ class SliceModel:
     def _copy(self) -> SliceModel:
         """To be changed: what was priced here does not hold there, but for times and memory."""
         found = copy(self)
-        for name in ("_choices", "bare"):
+        for name in ("_choices", "_borders", "shards", "bare"):
             found.__dict__.pop(name, None)
         return found
 
@@ -183,12 +195,13 @@ class SliceModel:
     def _run(self, first: int, last: int, layout: Layout, vcpu: float, more_ms: float = 0.0) -> tuple[float, int]:
         """The time, and on how many threads: one for each started vCPU, or one, where that is as quick."""
         run, threads = self._busy(first, last, layout, vcpu, more_ms)
-        return run + self.hops.waiting_ms(first) + self.hops.waiting_ms(last), threads
+        return run + self._borders[first].waiting_ms + self._borders[last].waiting_ms, threads
 
     def _busy(self, first: int, last: int, layout: Layout, vcpu: float, more_ms: float) -> tuple[float, int]:
         """The part of it that needs CPU."""
-        beside = self.hops.cost.call_ms + self.coding(first).decode_ms + self.coding(last).encode_ms + more_ms
-        beside += self.hops.carrying_ms(first) + self.hops.carrying_ms(last)
+        into, out = self._borders[first], self._borders[last]
+        beside = self.hops.cost.call_ms + into.decode_ms + out.encode_ms + more_ms
+        beside += into.carrying_ms + out.carrying_ms
         alone = self.compute_ms(first, last, layout=layout, threads=1) + beside
         if vcpu < 1:
             return throttled_ms(alone, vcpu, self.platform.cpu.period_ms.value), 1
@@ -203,7 +216,7 @@ class SliceModel:
     def memory_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:
         """Predicted VmHWM, and what law 4 demands, MB."""
         peak, law = self.held_mb(first, last, layout=layout)
-        return peak + (self.coding(first).taking_bytes + self.coding(last).giving_bytes) / MB, law
+        return peak + (self._borders[first].taking_bytes + self._borders[last].giving_bytes) / MB, law
 
     # ----------------------------------------------------------------------------------------------------- parts
 
@@ -218,6 +231,31 @@ class SliceModel:
     def more_mb(self, first: int, last: int, layout: Layout) -> float:
         """What a package ships beyond a slice's weights."""
         return self.memory.more_mb(first, last, layout)
+
+    @cached_property
+    def shards(self) -> Mapping[tuple[int, int], list[ShardProfile]]:
+        """What was measured of dividing runs of units at the batch, by their ends."""
+        found: dict[tuple[int, int], list[ShardProfile]] = {}
+        for way in self.profile.shards:
+            if way.batch == self.batch:
+                found.setdefault((way.first, way.last), []).append(way)
+        return found
+
+    @cached_property
+    def _borders(self) -> list[_Border]:
+        """Before each unit, and behind the last."""
+        return [
+            _Border(
+                coding.decode_ms,
+                coding.encode_ms,
+                self.hops.carrying_ms(unit),
+                self.hops.waiting_ms(unit),
+                coding.taking_bytes,
+                coding.giving_bytes,
+            )
+            for unit in range(self.units + 1)
+            for coding in [self.coding(unit)]
+        ]
 
     def span(self, first: int, last: int) -> tuple[int, int]:
         """The operators of units `first` to `last - 1`."""
