@@ -34,6 +34,7 @@ from lamella.errors import InfeasiblePlan
 from lamella.plan.choice import Choice
 from lamella.plan.planners.milp import Arcs, Solved, cheapest, solver_name
 from lamella.plan.planners.options import Options
+from lamella.plan.planners.pareto import falling
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.route import Sums
@@ -253,7 +254,8 @@ class Program:
             ok &= hops.mb[first] + hops.mb[last] <= limits.disk_mb.value
         usd = self.options.sold.cost_usd(size, billed) + hops.usd[first]
         found = _Partitions(*(x[ok] for x in (cell, size, usd, billed + hops.ms[first])))
-        return _Partitions(*(x[_kept(first[ok], last[ok], found)] for x in found))
+        kept = _kept(first[ok], last[ok], found)
+        return _Partitions(*(x[kept] for x in found))
 
     @cached_property
     def hops(self) -> _Hops:
@@ -270,16 +272,7 @@ class Program:
 def _kept(first: np.ndarray, last: np.ndarray, found: _Partitions) -> np.ndarray:
     """Of partitions of equal runs those that no other beats in cost and time; of equal ones the first."""
     order = np.lexsort((found.usd, found.ms, last, first))
-    kept, run, least = [], (-1, -1), math.inf
-    for k, units, usd in zip(
-        order.tolist(),
-        zip(first[order].tolist(), last[order].tolist(), strict=True),
-        found.usd[order].tolist(),
-        strict=True,
-    ):
-        if units != run:
-            run, least = units, math.inf
-        if usd < least:
-            kept.append(k)
-            least = usd
-    return np.array(kept, int)
+    run = (first * (last.max(initial=0) + 1) + last)[order]
+    rank = np.unique(found.usd[order], return_inverse=True)[1]
+    kept: np.ndarray = order[falling(rank - run * len(order))]  # every run begins below all before it
+    return kept

@@ -129,6 +129,14 @@ def test_the_same_seed_gives_the_same_plan() -> None:
     assert "with seed 7" in one.why
 
 
+def test_a_model_that_was_asked_before_gives_the_same_plans_within_other_bounds() -> None:
+    model = sharded_model(EVEN, [HALVES])
+    asked = [Request(80.0), Request(100.0), Request(100.0, shards=False), Request(130.0, max_stages=2), Request()]
+    again = [Gillis().decide(model, request) for request in asked]
+    assert again == [Gillis().decide(sharded_model(EVEN, [HALVES]), request) for request in asked]
+    assert len({decision.chosen for decision in again}) > 2
+
+
 def test_every_size_is_tried_and_the_ones_above_where_memory_buys_cpu() -> None:
     free, bought = sizes(model_of(EVEN)), sizes(model_of(EVEN, "aws-lambda"))
     assert free[-1] == 256  # what the whole needs

@@ -21,7 +21,7 @@ from lamella.plan.pricing.memory import CODE_MB
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 from lamella.platforms import platform
-from lamella.profile.document import ShardPart, ShardProfile
+from lamella.profile.document import Profile, ShardPart, ShardProfile
 from lamella.runtime.lanes import makespan
 from tests.unit.plan.planners.brute_force import best
 from tests.unit.plan.synthetic import CHAINS, PLATFORMS, Made, graph_of, profile_of
@@ -176,3 +176,31 @@ def test_parts_that_nobody_joins_are_a_stage_more() -> None:
     before, after = model.choices(0, 1)[0], model.choices(2, 3)[0]
     (one,) = sharded(model, 1, 2)
     assert [stages(c) for c in ([before], [before, one, after], [before, one], [one, one, after])] == [1, 3, 3, 4]
+
+
+def priced_alone(model: SliceModel) -> list[list[Choice]]:
+    """Every slice by itself."""
+    slices = combinations(range(model.units + 1), 2)
+    return [[*model.choices(*ends), *sharded(model, *ends)] for ends in slices]
+
+
+@given(CHAINS.map(lambda c: c[:4]), PLATFORMS, SHARDS)
+def test_a_model_made_of_another_prices_as_one_made_anew(
+    units: tuple[Made, ...], where: str, shards: list[ShardProfile]
+) -> None:
+    shards = [s for s in shards if s.last <= len(units)]
+    model, fresh = sharded_model(units, shards, where), sharded_model(units, shards, where)
+    before = priced_alone(model)  # and is kept
+
+    def anew(profile: Profile, request: Request) -> SliceModel:
+        return SliceModel(model.graph, profile, model.platform, request)
+
+    asked, whole = Request(vcpu=2.0, codec=False, at_once=1), model.profile
+    kept = {(s.first, s.last, s.span) for s in shards[:1]}
+    fewer = msgspec.structs.replace(whole, shards=tuple(s for s in shards if (s.first, s.last, s.span) in kept))
+    assert priced_alone(model.asking(asked)) == priced_alone(anew(whole, asked))
+    assert priced_alone(model.bare) == priced_alone(anew(whole, Request(shards=False)))
+    assert priced_alone(model.with_shards(kept)) == priced_alone(anew(fewer, Request()))
+    assert priced_alone(model.with_codings({})) == priced_alone(fresh.with_codings({}))
+    assert priced_alone(model.with_size(512)) == priced_alone(fresh.with_size(512))
+    assert priced_alone(model) == before
