@@ -11,6 +11,7 @@ def undominated(usd: np.ndarray, ms: np.ndarray, third: np.ndarray | None = None
     """Indices of points that no other is at most as large as in all respects, of equal ones the first; by ms."""
     if third is not None:
         order = np.lexsort((third, usd, ms))
+        order = order[_likely(usd[order], third[order])]
         return np.array(_skyline(usd[order].tolist(), third[order].tolist(), order.tolist()), int)
     order = np.lexsort((usd, ms))
     kept: np.ndarray = order[falling(usd[order])]
@@ -22,6 +23,15 @@ def falling(values: np.ndarray) -> np.ndarray:
     below = np.ones(len(values), bool)
     below[1:] = values[1:] < np.minimum.accumulate(values)[:-1]
     return below
+
+
+def _likely(usd: np.ndarray, third: np.ndarray) -> np.ndarray:
+    """Of points by their first coordinate those that the cheapest before them and the least in the third leave."""
+    likely = np.ones(len(usd), bool)
+    for measure in (usd, third):
+        best = np.maximum.accumulate(np.where(falling(measure), np.arange(len(usd)), 0))[:-1]
+        likely[1:] &= (usd[best] > usd[1:]) | (third[best] > third[1:])
+    return likely
 
 
 def _skyline(usd: list[float], variance: list[float], order: list[int]) -> list[int]:

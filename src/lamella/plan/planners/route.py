@@ -34,6 +34,33 @@ class Law(NamedTuple):
         return mean_ms + self.deviations * np.sqrt(variance) if self.deviations else mean_ms
 
 
+    def line(self, mean_ms: float, variance: float, most_ms: float) -> Line:
+        """The chord beneath the law, of routes that take at least so much and at most `most_ms`, begin not in it.
+
+        The law is concave in the variance, and a route that keeps the bound has a variance of at most what the least
+        mean leaves room for: between that and the least variance the law lies on or above the chord.
+        """
+        low = math.sqrt(variance)
+        if not self.deviations or not low < math.inf:
+            return Line(0.0, 0.0)
+        high = max(low, CLOSE * most_ms, (most_ms - mean_ms) / self.deviations)
+        if math.isinf(high) or low + high == 0.0:
+            return Line(0.0, self.deviations * low)
+        slope = self.deviations / (low + high)
+        return Line(slope, slope * low * high)
+
+
+class Line(NamedTuple):
+    """A latency that adds along a route and is never above the law's: `mean + slope * variance`, and `at_ms` once."""
+
+    slope: float
+    at_ms: float
+
+    def of(self, sums: Sums) -> np.ndarray:
+        """What arcs or labels add to it."""
+        return sums.ms + self.slope * sums.variance if self.slope else sums.ms
+
+
 class Sums(NamedTuple):
     """A cost (USD), a mean (ms) and a variance (ms squared) each."""
 
@@ -63,14 +90,21 @@ class Proof(NamedTuple):
     left: int
     """Arcs that the bounds did not rule out."""
     labels: int
+    loss_usd: float = 0.0
+    """What the cheapest may cost less than the one found: not 0 only where there were more labels than are kept."""
 
 
 class Bounds(NamedTuple):
-    """Of what the cheapest route within a latency costs: some route costs `upper_usd`, and no one below `lower_usd`."""
+    """Of what the cheapest route within a latency costs: `known` keeps it, and no one that does is below `lower_usd`."""
 
     lower_usd: float
-    upper_usd: float
+    known: Route
     multiplier: float
+
+    @property
+    def upper_usd(self) -> float:
+        """What is known to be enough."""
+        return self.known.usd
 
 
 class Found(NamedTuple):

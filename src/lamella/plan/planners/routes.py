@@ -9,6 +9,10 @@ lower bound of every plan that keeps it, and some of them keep it, which is an u
 the gap best is found by the crossing of two such routes' lines (Handler and Zang, 1980). With shortest distances from
 both ends every arc that no route within the bounds can take is dropped. What is left is searched by label setting with
 Pareto pruning, every label held against the same bounds. The reference in the tests is every route, one by one.
+
+A percentile of latency does not add along a route. A line beneath it does (`route.Law.line`): bounds are on that, and
+the law itself is for labels. Labels are kept few at first, whatever that loses: the route so found is a bound that
+mostly leaves few enough for a second time that loses nothing. Where it does not, the proof says how much there may be.
 """
 
 from __future__ import annotations
@@ -20,12 +24,15 @@ from functools import cached_property
 
 import numpy as np
 
-from lamella.plan.planners.labels import Limits, labelled
-from lamella.plan.planners.route import CLOSE, Bounds, Found, Law, Proof, Route, Stairs, Sums
+from lamella.errors import ConfigError
+from lamella.plan.planners.labels import MOST_WORK, Limits, labelled
+from lamella.plan.planners.route import CLOSE, Bounds, Found, Law, Line, Proof, Route, Stairs, Sums
 from lamella.plan.planners.ways import Ways
 
 ROUNDS = 30
 """Multipliers that are tried at most."""
+FIRST = 100
+"""The first time labels are for so much less work."""
 HULL = 64
 """Lines of a front's lower hull that are looked at, at most."""
 
@@ -62,6 +69,7 @@ class Routes:
         if len(tail) and (np.any(tail >= head) or tail.min() < 0 or head.max() >= states):
             raise ValueError("an arc leads back, or out of the graph")
         self.states, self.law, self.begin_ms = states, law or Law(), begin_ms
+        self.most_work = MOST_WORK
         if stages is None or most_stages is None:
             stages, most_stages = np.zeros(len(tail), int), 0
         self.ways = Ways(states, tail, head, stages, most_stages)
@@ -81,20 +89,35 @@ class Routes:
             ValueError: something is not a finite number from 0.
         """
         found = copy(self)
-        found.__dict__.pop("_least_variance", None)
+        for known in ("_least_variance", "_least_ms"):
+            found.__dict__.pop(known, None)
         found._sums = self._checked(sums)
         return found
 
     # ------------------------------------------------------------------------------------------------- questions
 
-    def cheapest(self, most_ms: float = math.inf) -> Found:
-        """The cheapest route within a latency, of equally cheap ones the quickest; none where none keeps it."""
+    def cheapest(self, most_ms: float = math.inf, known_usd: float = math.inf) -> Found:
+        """The cheapest route within a latency, of equally cheap ones the quickest; none where none keeps it.
+
+        Args:
+            most_ms: latency that it does not exceed.
+            known_usd: what some route within it is known to cost.
+
+        Raises:
+            ConfigError: there are more labels than can be kept to say whether any route keeps the latency.
+        """
         bounds = self.bounds(most_ms)
         if bounds is None:
             return Found((), Proof(math.inf, 0.0, len(self.ways.tail), 0, 0))
-        found = self._search(most_ms, bounds.upper_usd, bounds.multiplier, bounds.lower_usd)
-        best = min(found.routes, key=lambda r: (r.usd, r.latency_ms))
-        return Found((best,), found.proof)
+        best = bounds.known
+        for work in (self.most_work // FIRST, self.most_work):
+            upper = min(best.usd, known_usd)
+            found = self._search(most_ms, upper, bounds.multiplier, bounds.lower_usd, work=work)
+            best = min((best, *found.routes), key=lambda r: (r.usd, r.latency_ms))
+            if not found.proof.loss_usd:
+                break
+        loss = min(found.proof.loss_usd, best.usd - bounds.lower_usd)
+        return Found((best,), found.proof._replace(loss_usd=loss))
 
     def quickest(self, most_usd: float = math.inf) -> Found:
         """The quickest route within a budget, of equally quick ones the cheapest; none where none keeps it."""
@@ -113,7 +136,7 @@ class Routes:
         """
         stairs = Stairs.of(self.hull()[0] if known is None else known)
         least = float(self.ways.forward(self._sums.usd)[0][-1, -1])
-        return self._search(most_ms, most_usd, 0.0, least, stairs)
+        return self._search(most_ms, most_usd, 0.0, least, stairs, work=self.most_work)
 
     def fastest(self) -> Route | None:
         """The route of least mean latency, whatever it costs."""
@@ -174,54 +197,74 @@ class Routes:
     def bounds(self, most_ms: float) -> Bounds | None:
         """What the cheapest route within a latency costs at least and at most; None where there is none.
 
-        Latency by the law is at least the mean, with the least deviation any route has.
+        Raises:
+            ConfigError: there are more labels than can be kept to say whether there is one.
         """
-        usd, ms = self._sums.usd, self._sums.ms
+        usd = self._sums.usd
         cheap = self._route(self.ways.forward(usd))
         if cheap is None:
             return None
         if self._keeps(cheap.latency_ms, most_ms):
-            return Bounds(cheap.usd, cheap.usd, 0.0)
-        fast = self._fastest(most_ms)
-        if fast is None:
+            return Bounds(cheap.usd, cheap, 0.0)
+        line = self._line(most_ms)
+        flat, allowed = line.of(self._sums), most_ms - self.begin_ms - line.at_ms
+        fast = self._route(self.ways.forward(flat))
+        assert fast is not None
+        if self._flat_ms(fast, line) > allowed + 2 * CLOSE * most_ms:
             return None
-        allowed = most_ms - self.begin_ms - self.law.deviations * math.sqrt(self._least_variance)
-        upper, lower, best = fast.usd, cheap.usd, 0.0
-        left, right = (cheap.usd, cheap.mean_ms - self.begin_ms), (fast.usd, fast.mean_ms - self.begin_ms)
+        met, lower, best = [fast, self.fastest()], cheap.usd, 0.0
+        left, right = (cheap.usd, self._flat_ms(cheap, line)), (fast.usd, self._flat_ms(fast, line))
         for _ in range(ROUNDS):
             if left[1] - right[1] <= CLOSE * left[1] or right[0] - left[0] <= CLOSE * right[0]:
                 break
             multiplier = (right[0] - left[0]) / (left[1] - right[1])
             if math.isinf(multiplier):
                 break
-            route = self._route(self.ways.forward(usd + multiplier * ms))
+            route = self._route(self.ways.forward(usd + multiplier * flat))
             assert route is not None
-            mean = route.mean_ms - self.begin_ms
-            value = route.usd + multiplier * mean
+            met.append(route)
+            taken_ms = self._flat_ms(route, line)
+            value = route.usd + multiplier * taken_ms
             if value - multiplier * allowed > lower:
                 lower, best = value - multiplier * allowed, multiplier
-            if self._keeps(route.latency_ms, most_ms):
-                upper = min(upper, route.usd)
             if value >= (left[0] + multiplier * left[1]) * (1 - CLOSE):
                 break  # no route lies beneath the line of the two
-            if mean <= allowed:
-                right = (route.usd, mean)
+            if taken_ms <= allowed:
+                right = (route.usd, taken_ms)
             else:
-                left = (route.usd, mean)
-        return Bounds(min(lower, upper), upper, best)
+                left = (route.usd, taken_ms)
+        kept = tuple(r for r in met if r and self._keeps(r.latency_ms, most_ms)) or self._fastest(most_ms)
+        known = min(kept, key=lambda r: (r.usd, r.latency_ms), default=None)
+        return Bounds(min(lower, known.usd), known, best) if known else None
 
-    def _fastest(self, most_ms: float) -> Route | None:
-        """A route that keeps the bound, if there is one; by the mean, or where that does not do, by labels.
+    def _fastest(self, most_ms: float) -> tuple[Route, ...]:
+        """Routes that keep the bound where means do not tell, if there are any.
 
-        Labels of latency alone: with costs every size that is sold would be one.
+        By labels of latency alone: with costs every size that is sold would be one.
         """
-        route = self.fastest()
-        if route is None or self._keeps(route.latency_ms, most_ms):
-            return route
         if not self.law.deviations:
-            return None
-        found = self._search(most_ms, math.inf, 0.0, 0.0, free=True).routes
-        return min(found, key=lambda r: r.usd) if found else None
+            return ()
+        found = self._search(most_ms, math.inf, 0.0, 0.0, free=True, work=self.most_work)
+        if not found.routes and found.proof.loss_usd:
+            raise ConfigError(
+                f"whether any plan takes at most {most_ms:g} ms is not settled by as many labels as are kept",
+                where="--slo-ms",
+                try_=f"--slo-ms {most_ms * 1.05:.3g}, further from the least there is",
+            )
+        return found.routes
+
+    def _line(self, most_ms: float) -> Line:
+        """The latency that bounds are on: beneath the law for all routes that keep the bound."""
+        if not self.law.deviations:
+            return Line(0.0, 0.0)
+        return self.law.line(self._least_ms, self._least_variance, most_ms * (1 + CLOSE) - self.begin_ms)
+
+    def _flat_ms(self, route: Route, line: Line) -> float:
+        return route.mean_ms - self.begin_ms + line.slope * route.variance
+
+    @cached_property
+    def _least_ms(self) -> float:
+        return float(self.ways.forward(self._sums.ms)[0][-1, -1])
 
     @cached_property
     def _least_variance(self) -> float:
@@ -231,17 +274,21 @@ class Routes:
         return latency_ms <= most_ms * (1 + CLOSE)
 
     def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
-        """Which arcs some route may take that keeps both bounds, by means: the others can be left out. [arcs], bool."""
+        """Which arcs some route may take that keeps both bounds: the others can be left out. [arcs], bool."""
         ok = np.empty(len(self.ways.tail), bool)
-        ok[self.ways.order] = self._within((most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms), multiplier)
+        ok[self.ways.order] = self._within(self._limits(most_ms, most_usd, multiplier))
         return ok
 
-    def _within(self, caps: tuple[float, float], multiplier: float) -> np.ndarray:
+    def _limits(self, most_ms: float, most_usd: float, multiplier: float, stairs: Stairs | None = None) -> Limits:
+        ms = most_ms * (1 + CLOSE) - self.begin_ms
+        return Limits(most_usd * (1 + CLOSE), ms, multiplier, stairs, self.begin_ms, self._line(most_ms))
+
+    def _within(self, limits: Limits) -> np.ndarray:
         """By the shortest way that an arc is on: in cost, in latency, and with latency weighed into cost."""
-        usd, ms = self._sums.usd, self._sums.ms
-        tests = [(usd, caps[0]), (ms, caps[1])]
-        if multiplier:
-            tests.append((usd + multiplier * ms, (caps[0] + multiplier * caps[1]) * (1 + CLOSE)))
+        usd, flat = self._sums.usd, limits.line.of(self._sums)
+        tests = [(usd, limits.usd), (flat, limits.flat_ms)]
+        if limits.multiplier:
+            tests.append((usd + limits.multiplier * flat, limits.mixed_usd))
         ok = np.ones(len(self.ways.tail), bool)
         for weight, most in tests:
             if math.isfinite(most):
@@ -270,17 +317,17 @@ class Routes:
         bound_usd: float,
         stairs: Stairs | None = None,
         *,
+        work: int,
         free: bool = False,
     ) -> Found:
         """The front of routes within both bounds, of labels that no step of the stairs beats for sure.
 
         The quickest alone, where all are searched as if they were `free`.
         """
-        caps = (most_usd * (1 + CLOSE), most_ms * (1 + CLOSE) - self.begin_ms)
-        kept = np.flatnonzero(self._within(caps, multiplier))
-        limits = Limits(*caps, multiplier, stairs, self.begin_ms)
+        limits = self._limits(most_ms, most_usd, multiplier, stairs)
+        kept = np.flatnonzero(self._within(limits))
         sums = self._sums._replace(usd=np.zeros_like(self._sums.usd)) if free else self._sums
-        found = labelled(self.ways, sums, self.law, kept, limits)
+        found = labelled(self.ways, sums, self.law, kept, limits, work)
         routes: list[Route] = []
         for label in found.best(self.law, self.begin_ms):
             route = self._made(found.arcs(label, self.ways))
@@ -288,7 +335,7 @@ class Routes:
                 routes.pop()  # exact sums may turn the order of neighbours that differ by rounding
             if not routes or route.usd < routes[-1].usd:
                 routes.append(route)
-        proof = Proof(float(bound_usd), multiplier, len(self._sums.usd), len(kept), found.looked_at)
+        proof = Proof(float(bound_usd), multiplier, len(self._sums.usd), len(kept), found.looked_at, found.loss_usd)
         return Found(tuple(routes), proof)
 
 

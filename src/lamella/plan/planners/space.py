@@ -128,7 +128,7 @@ class Space:
                 return Answer(None, Proof(math.inf, 0.0, 0, 0, 0))
             ok = level.optimistic.within(most_ms, upper, limits.multiplier)
             level = self._level(level.blocks.at(ok).divided(), most_stages)
-        found = level.real.cheapest(most_ms)
+        found = level.real.cheapest(most_ms, upper)
         return Answer(self._read(found.routes[0], level.blocks) if found.routes else None, found.proof)
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:

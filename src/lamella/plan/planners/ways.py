@@ -54,6 +54,15 @@ class Ways:
                 least[state, count:] = np.minimum(least[state, count:], values.min(axis=0))
         return least
 
+    def farthest(self, weight: np.ndarray) -> np.ndarray:
+        """The greatest weight from each state to the end, of however many stages; -inf where no way leads there."""
+        most = np.full(self.states, -math.inf)
+        most[-1] = 0.0
+        heads, weights = self.head[self._by_tail], weight[self._by_tail]
+        for state, _, low, high in reversed(self._from):
+            most[state] = max(most[state], (most[heads[low:high]] + weights[low:high]).max())
+        return most
+
     def route(self, found: tuple[np.ndarray, np.ndarray]) -> list[int] | None:
         """The arcs to the end, of what `forward` found; None where no way leads there."""
         least, by = found
