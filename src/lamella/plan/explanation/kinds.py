@@ -113,6 +113,12 @@ class Marked(Routes):
         """As of all routes, likewise."""
         return self._any(super().beating(stairs, multipliers))
 
+    def weighed(self, most_ms: float, multiplier: float) -> np.ndarray:
+        """As of all routes: the least, behind any number of marks."""
+        found = np.full(self.arcs, np.inf)
+        np.minimum.at(found, self.of, super().weighed(most_ms, multiplier))
+        return found
+
     def _any(self, ok: np.ndarray) -> np.ndarray:
         found = np.zeros(self.arcs, bool)
         found[self.of[ok]] = True

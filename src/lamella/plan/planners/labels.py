@@ -26,8 +26,10 @@ MOST_WORK = 100_000_000
 """Labels times arcs that leave them: what a search takes before it rounds costs, some ten seconds of time."""
 MOST_LABELS = 2_000_000
 """That are kept, each of 48 bytes."""
+SHARE = 8
+"""Of what work is left one state may make so great a part,"""
 LEAST_LABELS = 100
-"""Of a state, however many there are."""
+"""and so many labels in any case."""
 CHUNK = 1 << 18
 """Labels that are made before they are held against bounds and each other."""
 
@@ -256,15 +258,14 @@ def labelled(ways: Ways, sums: Sums, law: Law, kept: np.ndarray, limits: Limits,
     search = _Search(ways, sums, law, kept, limits)
     ends = np.searchsorted(ways.head[kept], np.arange(ways.states + 1))
     leaving = np.bincount(ways.tail[kept], minlength=ways.states)
-    to_come, room, looked_at = int(np.count_nonzero(leaving)), MOST_LABELS, 0
+    room, looked_at = MOST_LABELS, 0
     for state in range(1, ways.states):
         arcs = kept[ends[state] : ends[state + 1]]
         reached = [search.fronts[tail] is not None for tail in ways.tail[arcs].tolist()]
         if any(reached):
-            shares = room // max(1, to_come), work // max(1, to_come * int(leaving[state]))
-            count = search.reach(state, arcs[reached], max(LEAST_LABELS, min(shares)))
+            share = min(room, work // max(1, int(leaving[state]))) // SHARE
+            count = search.reach(state, arcs[reached], max(LEAST_LABELS, share))
             work, room, looked_at = work - count * int(leaving[state]), room - count, looked_at + count
-        to_come -= int(leaving[state] > 0)
     return Labelled(search.fronts, looked_at, float(search.loss_usd[-1]))
 
 

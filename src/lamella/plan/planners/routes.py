@@ -279,6 +279,13 @@ class Routes:
         ok[self.ways.order] = self._within(self._limits(most_ms, most_usd, multiplier))
         return ok
 
+    def weighed(self, most_ms: float, multiplier: float) -> np.ndarray:
+        """What the best route over each arc costs at least, with latency weighed in. [arcs], USD."""
+        found = np.empty(len(self.ways.tail))
+        weight = self._sums.usd + multiplier * self._line(most_ms).of(self._sums)
+        found[self.ways.order] = self.ways.over(weight)
+        return found
+
     def _limits(self, most_ms: float, most_usd: float, multiplier: float, stairs: Stairs | None = None) -> Limits:
         ms = most_ms * (1 + CLOSE) - self.begin_ms
         return Limits(most_usd * (1 + CLOSE), ms, multiplier, stairs, self.begin_ms, self._line(most_ms))

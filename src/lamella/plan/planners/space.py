@@ -23,11 +23,17 @@ from lamella.plan.choice import Choice
 from lamella.plan.planners.blocks import Arcs, Blocks, arcs_of, run_ms, sums_of, whole_cells
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.planner import Candidate
-from lamella.plan.planners.route import Proof, Route, Stairs
+from lamella.plan.planners.route import Bounds, Proof, Route, Stairs
 from lamella.plan.planners.routes import Routes
 from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
+
+
+CORE = 500
+"""Blocks of each division that are looked at for a plan near the cheapest."""
+MOST_BLOCKS = 1_500_000
+"""That are priced at once, each in a good kilobyte."""
 
 
 class Chosen(NamedTuple):
@@ -53,6 +59,15 @@ class Answer(NamedTuple):
 
     chosen: Chosen | None
     proof: Proof
+
+
+    @property
+    def cost_usd(self) -> float:
+        """Of the plan; infinite where there is none."""
+        return self.chosen.cost_usd if self.chosen else math.inf
+
+
+NOTHING = Answer(None, Proof(math.inf, 0.0, 0, 0, 0))
 
 
 class _Level(NamedTuple):
@@ -118,18 +133,43 @@ class Space:
     def _cheapest(self, most_ms: float, most_stages: int | None) -> Answer:
         first = self._first(most_stages)
         level: _First | _Level = first
-        upper = math.inf
+        upper, known = math.inf, NOTHING
         while not level.single:
+            limits = level.optimistic.bounds(most_ms)
+            if limits is None:
+                return NOTHING
             for real in (level.real, *((first.least,) if level is first else ())):
                 if bounds := real.bounds(most_ms):
                     upper = min(upper, bounds.upper_usd)
-            limits = level.optimistic.bounds(most_ms)
-            if limits is None:
-                return Answer(None, Proof(math.inf, 0.0, 0, 0, 0))
+            if level is first and limits.lower_usd < upper:
+                known = self._dived(first, limits, most_ms, most_stages)
+                upper = min(upper, known.cost_usd)
             ok = level.optimistic.within(most_ms, upper, limits.multiplier)
-            level = self._level(level.blocks.at(ok).divided(), most_stages)
+            finer = level.blocks.at(ok).divided()
+            if len(finer.cell) > MOST_BLOCKS:
+                return min(known, self._coarse(level, most_ms, limits.lower_usd), key=lambda answer: answer.cost_usd)
+            level = self._level(finer, most_stages)
         found = level.real.cheapest(most_ms, upper)
         return Answer(self._read(found.routes[0], level.blocks) if found.routes else None, found.proof)
+
+    def _dived(self, first: _First, limits: Bounds, most_ms: float, most_stages: int | None) -> Answer:
+        """A plan near the cheapest: of every division of sizes only the most promising blocks are divided further."""
+        level: _First | _Level = first
+        bounds: Bounds | None = limits
+        while bounds and not level.single:
+            weight = level.optimistic.weighed(most_ms, bounds.multiplier)[: len(level.blocks.cell)]
+            best = np.argsort(weight, kind="stable")[:CORE]
+            level = self._level(level.blocks.at(np.sort(best)).divided(), most_stages)
+            bounds = level.optimistic.bounds(most_ms)
+        return self._coarse(level, most_ms, limits.lower_usd) if bounds else NOTHING
+
+    def _coarse(self, level: _First | _Level, most_ms: float, lower_usd: float) -> Answer:
+        """The cheapest plan of a division's largest sizes, where no plan of any size is below `lower_usd`."""
+        found = level.real.cheapest(most_ms)
+        if not found.routes:
+            return NOTHING
+        loss = max(0.0, found.routes[0].usd - lower_usd)
+        return Answer(self._read(found.routes[0], level.blocks), found.proof._replace(loss_usd=loss))
 
     def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
         """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
