@@ -269,6 +269,9 @@ class Plan(Document, frozen=True, kw_only=True):
     """Where the platform's figures are known."""
     orders: Orders | None = None
     """Where the planner looked at all choices: what it did not look at."""
+    gap: float | None = None
+    """Share of the cheapest plan's cost that another in the same order and bounds may still save, or of a budget that
+    it takes to have a quicker one: 0 is a proof; none: the planner does not say."""
     validation: Validation | None = None
     """Where lossy codecs were asked about."""
     fitted: tuple[FittedCodec, ...] = ()

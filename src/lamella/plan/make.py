@@ -244,6 +244,7 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
         ),
         why=decision.why + (f"; {model.profile.predicted.said}" if model.profile.predicted else ""),
         orders=decision.orders,
+        gap=decision.gap,
     )
     widths = zip(plan.by_stage(), plan.at_once, strict=True)
     runs_ms = [makespan([f.run_ms for f in stage], many) for stage, many in widths]

@@ -60,7 +60,7 @@ def front(asked: Asked, plan: Plan) -> Front:
     """
     asked, own = answered(asked, plan)
     asked = asked.asking(judge=None, percentile=plan.percentile)
-    found = asked.space().front()
+    found = asked.space().front().plans
     if not found:
         raise InfeasiblePlan(f"no plan of {asked.graph.name} runs on {asked.platform.name}", try_="another --platform")
     p = outline(own, plan.percentile)

@@ -29,7 +29,7 @@ def prices(asked: Asked, space: Space, best: Chosen, takes: dict[str, float], mo
 
 def _latency_price(space: Space, best: Chosen, slo_ms: float, takes: float) -> Price:
     """From the front of cost and latency, every point of it."""
-    front = space.front()
+    front = space.front().plans
     cheaper = [p for p in front if p.bounded_ms > slo_ms and _less(p.cost_usd, best.cost_usd)]
     one = [p.cost_usd for p in cheaper if p.bounded_ms <= slo_ms + 1]
     return Price(

@@ -83,25 +83,31 @@ class Exact:
                 alone = space.whole(alone.bounded_ms, alone.cost_usd) or alone  # `single` looks at few sizes
                 return self._decision(space, answer, alone, cap, why)
         near = space.front(cap, answer.chosen.cost_usd * (1 + BAND))
-        chosen = min(near, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
+        chosen = min(near.plans, key=lambda c: c.bounded_ms * c.cost_usd, default=answer.chosen)
         why = f"within {said} the least cost x latency within {BAND:.0%} of the least cost; the cheapest: {proof}"
         return self._decision(space, answer, chosen, cap, why)
 
     def _afforded(self, space: Space, budget_usd: float) -> Decision:
         """The quickest plan within a budget of a million requests: the first of the front that the budget leaves."""
-        front = space.front(most_usd=budget_usd / 1e6)
+        front, loss_usd = space.front(most_usd=budget_usd / 1e6)
         if not front:
             raise _unaffordable(space, budget_usd)
         chosen, request = front[0], space.request
         why = (
             f"the quickest of all plans within the budget of ${budget_usd:g} per million requests{_at(request)}, of "
             f"at most {request.max_stages} stages over {space.options.model.units} units"
+            + (
+                f"; surely of those up to ${digits(budget_usd - loss_usd * 1e6, 3)}: more than are kept"
+                if loss_usd
+                else ""
+            )
         )
         others = [("single", one) for one in _singles(space) if one.choices != chosen.choices][:3]
         if len(front) > 1:
             others.append(("cheapest at any latency", front[-1]))
         said = tuple((_mean(name, one), _instead(one, chosen, budget_usd)) for name, one in others)
-        return Decision(_mean(self.name, chosen), why, said, chosen.codings, request.percentile)
+        gap = min(1.0, loss_usd * 1e6 / budget_usd) if loss_usd else 0.0
+        return Decision(_mean(self.name, chosen), why, said, chosen.codings, request.percentile, gap=gap)
 
     def _decision(self, space: Space, answer: Answer, chosen: Chosen, cap: float, why: str) -> Decision:
         """With one function, and the cheapest at any latency, as what was turned down."""
@@ -119,6 +125,7 @@ class Exact:
             chosen.codings,
             space.request.percentile,
             orders=orders(space, answer.chosen.cost_usd, cap) if answer.chosen else None,
+            gap=_gap(answer.proof.loss_usd, answer.chosen) if answer.chosen else None,
         )
 
 
@@ -177,6 +184,18 @@ def _at(request: Request) -> str:
     return f" at percentile {request.percentile:g}" if request.percentile else ""
 
 
+def _gap(loss_usd: float, found: Chosen) -> float:
+    """Share of a plan's cost that one as quick may save."""
+    return min(1.0, loss_usd / found.cost_usd) if loss_usd else 0.0
+
+
+def _unproven(loss_usd: float, found: Chosen) -> str:
+    """What was not settled."""
+    if not loss_usd:
+        return ""
+    return f"; there were more than are kept of them, and one as quick may cost up to {_gap(loss_usd, found):.2%} less"
+
+
 def _proof(answer: Answer, space: Space) -> str:
     """How much was looked at, and what is known of what was not."""
     assert answer.chosen
@@ -185,4 +204,5 @@ def _proof(answer: Answer, space: Space) -> str:
     return (
         f"{answer.chosen.stages} stage(s) of at most {space.request.max_stages} over {units} units; no plan costs less "
         f"than {1 - max(0.0, gap):.1%} of it by bounds alone, {answer.proof.labels} labels looked at the rest"
+        f"{_unproven(answer.proof.loss_usd, answer.chosen)}"
     )

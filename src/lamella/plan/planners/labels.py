@@ -28,7 +28,7 @@ MOST_LABELS = 2_000_000
 """That are kept, each of 48 bytes."""
 SHARE = 8
 """Of what work is left one state may make so great a part,"""
-LEAST_LABELS = 100
+LEAST_LABELS = 32
 """and so many labels in any case."""
 CHUNK = 1 << 18
 """Labels that are made before they are held against bounds and each other."""
@@ -102,7 +102,9 @@ class Labelled(NamedTuple):
         return arcs[::-1]
 
 
-def later_ms(law: Law, ms: np.ndarray, variance: np.ndarray, rest: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+def later_ms(
+    law: Law, ms: np.ndarray, variance: np.ndarray, rest: tuple[float, float]
+) -> tuple[np.ndarray, np.ndarray]:
     """Latency of labels if the rest adds nothing but the least or the greatest variance there is.
 
     A label that is at both no later than another is no later at any variance between: what it is ahead,
@@ -205,7 +207,8 @@ class _Search:
             within &= mixed <= limits.mixed_usd
         if limits.stairs:
             within &= ~limits.stairs.beats(usd, limits.begin_ms + latency)
-        return chosen[within]
+        found: np.ndarray = chosen[within]
+        return found
 
     def _best(self, front: Labels, state: int, usd: np.ndarray | None = None) -> Labels:
         """The labels that no other is at least as good as: in cost, latency and where they count stages.

@@ -66,14 +66,15 @@ def orders(space: Space, cost_usd: float, most_ms: float = math.inf) -> Orders |
     if core is None:
         return None
     relaxed = Relaxed(space, needed, core)
-    found = relaxed.space.cheapest(most_ms).chosen
+    found, proof = relaxed.space.cheapest(most_ms)
     if found is None or not cost_usd:
         return None
     order = relaxed.order([(c.first, c.last) for c in found.choices])
-    may = found.cost_usd < cost_usd * (1 - WORTH) and order != tuple(range(len(units)))
+    may = found.cost_usd - proof.loss_usd < cost_usd * (1 - WORTH) and order != tuple(range(len(units)))
     best = _planned(space, order, most_ms) if may else None
     saved = max(0.0, 1 - best / cost_usd) if best is not None else 0.0
-    bound = min(found.cost_usd, cost_usd, best or math.inf)  # sums in another order differ a little
+    least = found.cost_usd - proof.loss_usd
+    bound = min(least, cost_usd, best or math.inf)  # sums in another order differ a little
     return Orders(
         one=False,
         units=len(units),

@@ -35,6 +35,8 @@ class Decision(NamedTuple):
     """Of every function, where they are all of one size."""
     orders: Orders | None = None
     """What plans in another order of units could save, where the planner says it."""
+    gap: float | None = None
+    """Share of the cheapest plan's cost that one within the same bounds may save, where the planner proves it."""
 
 
 class Planner(Protocol):

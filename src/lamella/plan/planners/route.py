@@ -33,7 +33,6 @@ class Law(NamedTuple):
         """Of sums."""
         return mean_ms + self.deviations * np.sqrt(variance) if self.deviations else mean_ms
 
-
     def line(self, mean_ms: float, variance: float, most_ms: float) -> Line:
         """The chord beneath the law, of routes that take at least so much and at most `most_ms`, begin not in it.
 
@@ -95,7 +94,7 @@ class Proof(NamedTuple):
 
 
 class Bounds(NamedTuple):
-    """Of what the cheapest route within a latency costs: `known` keeps it, and no one that does is below `lower_usd`."""
+    """Of what the cheapest route within a latency costs: `lower_usd` or more, and at most what `known` does."""
 
     lower_usd: float
     known: Route

@@ -338,6 +338,8 @@ class Routes:
         routes: list[Route] = []
         for label in found.best(self.law, self.begin_ms):
             route = self._made(found.arcs(label, self.ways))
+            if route.usd > limits.usd:
+                continue  # it stands for cheaper ones that were dropped
             if routes and route.latency_ms <= routes[-1].latency_ms and route.usd <= routes[-1].usd:
                 routes.pop()  # exact sums may turn the order of neighbours that differ by rounding
             if not routes or route.usd < routes[-1].usd:

@@ -29,7 +29,6 @@ from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 
-
 CORE = 500
 """Blocks of each division that are looked at for a plan near the cheapest."""
 MOST_BLOCKS = 1_500_000
@@ -60,11 +59,25 @@ class Answer(NamedTuple):
     chosen: Chosen | None
     proof: Proof
 
-
     @property
     def cost_usd(self) -> float:
         """Of the plan; infinite where there is none."""
         return self.chosen.cost_usd if self.chosen else math.inf
+
+    def or_else(self, known: Answer) -> Answer:
+        """This, or a cheaper plan of the same question, by this one's proof."""
+        if known.cost_usd >= self.cost_usd:
+            return self
+        loss = max(0.0, known.cost_usd - (self.cost_usd - self.proof.loss_usd))
+        return Answer(known.chosen, self.proof._replace(loss_usd=loss))
+
+
+class Front(NamedTuple):
+    """Plans that no other beats in both cost and latency."""
+
+    plans: tuple[Chosen, ...]
+    loss_usd: float
+    """What a plan as quick as one of them may cost less: not 0 only where there were more labels than are kept."""
 
 
 NOTHING = Answer(None, Proof(math.inf, 0.0, 0, 0, 0))
@@ -147,10 +160,11 @@ class Space:
             ok = level.optimistic.within(most_ms, upper, limits.multiplier)
             finer = level.blocks.at(ok).divided()
             if len(finer.cell) > MOST_BLOCKS:
-                return min(known, self._coarse(level, most_ms, limits.lower_usd), key=lambda answer: answer.cost_usd)
+                return self._coarse(level, most_ms, limits.lower_usd).or_else(known)
             level = self._level(finer, most_stages)
         found = level.real.cheapest(most_ms, upper)
-        return Answer(self._read(found.routes[0], level.blocks) if found.routes else None, found.proof)
+        answer = Answer(self._read(found.routes[0], level.blocks) if found.routes else None, found.proof)
+        return answer.or_else(known) if found.proof.loss_usd else answer
 
     def _dived(self, first: _First, limits: Bounds, most_ms: float, most_stages: int | None) -> Answer:
         """A plan near the cheapest: of every division of sizes only the most promising blocks are divided further."""
@@ -169,28 +183,29 @@ class Space:
         if not found.routes:
             return NOTHING
         loss = max(0.0, found.routes[0].usd - lower_usd)
-        return Answer(self._read(found.routes[0], level.blocks), found.proof._replace(loss_usd=loss))
+        largest = level.blocks._replace(low=level.blocks.high)
+        return Answer(self._read(found.routes[0], largest), found.proof._replace(loss_usd=loss))
 
-    def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> tuple[Chosen, ...]:
+    def front(self, most_ms: float = math.inf, most_usd: float = math.inf) -> Front:
         """Every plan within bounds that no other beats in both cost and latency, by latency, so that costs fall."""
         most = self.request.max_stages
         found = self._front(most_ms, most_usd, None)
-        return found if all(plan.stages <= most for plan in found) else self._front(most_ms, most_usd, most)
+        return found if all(plan.stages <= most for plan in found.plans) else self._front(most_ms, most_usd, most)
 
-    def _front(self, most_ms: float, most_usd: float, most_stages: int | None) -> tuple[Chosen, ...]:
+    def _front(self, most_ms: float, most_usd: float, most_stages: int | None) -> Front:
         first = self._first(most_stages)
         level: _First | _Level = first
         known = first.least.hull()[0]
         while not level.single:
             known += level.real.hull()[0]
             if not known:
-                return ()
+                return Front((), 0.0)
             optimistic = level.optimistic
             ok = optimistic.beating(Stairs.of(known), optimistic.hull()[1])
             ok &= optimistic.within(most_ms, most_usd, 0.0)
             level = self._level(level.blocks.at(ok).divided(), most_stages)
         found = level.real.front(most_ms, most_usd, known + level.real.hull()[0])
-        return tuple(self._read(route, level.blocks) for route in found.routes)
+        return Front(tuple(self._read(route, level.blocks) for route in found.routes), found.proof.loss_usd)
 
     def quickest(self) -> Chosen | None:
         """The quickest plan whatever it costs."""

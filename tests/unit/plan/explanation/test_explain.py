@@ -107,7 +107,7 @@ def test_the_price_of_a_limit_is_what_planning_one_step_further_saves() -> None:
 def test_the_price_of_latency_is_the_next_point_of_the_front() -> None:
     units = (Made(weights_mb=20, time_ms=100), Made(weights_mb=900, time_ms=20))
     question = asked(units, "aws-lambda", Request(slo_ms=130))
-    front = [(p.bounded_ms, p.cost_usd * 1e6) for p in question.space().front()]
+    front = [(p.bounded_ms, p.cost_usd * 1e6) for p in question.space().front().plans]
     plan = planned(question)
     price = explained(question).prices[0]
     base = plan.predicted.cost_usd_per_million

@@ -35,7 +35,7 @@ def check(model: SliceModel, kind: Kind, points: Iterable[Point], slo: float) ->
     else:
         assert chosen.cost_usd == pytest.approx(least, rel=1e-7)
         assert chosen.bounded_ms <= slo * (1 + 1e-8)
-    front = space.front()
+    front = space.front().plans
     assert bool(front) == bool(kept)
     if front:
         assert front[0].bounded_ms == pytest.approx(min(ms for ms, _ in kept))

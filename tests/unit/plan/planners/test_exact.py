@@ -14,7 +14,9 @@ from msgspec.structs import replace
 
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.choice import Join
+from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
+from lamella.plan.planners import space
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.space import Chosen, Space
@@ -166,9 +168,9 @@ def check(model: SliceModel, slo: float, most_stages: int, rate: float | None = 
         for stages, ms, usd, v in plans
         if stages <= most_stages
     ]
-    space = Space.of(model, Request(max_stages=most_stages, rate_per_s=rate))
-    check_front(space.front(), points, most_stages)
-    answer = space.cheapest(slo)
+    every_plan = Space.of(model, Request(max_stages=most_stages, rate_per_s=rate))
+    check_front(every_plan.front().plans, points, most_stages)
+    answer = every_plan.cheapest(slo)
     within = [usd for ms, usd in points if ms <= slo]
     if answer.chosen is None:
         assert not within
@@ -237,6 +239,49 @@ def test_every_megabyte_where_memory_buys_cpu(units: tuple[Made, ...], slo: floa
         memory, min_mb=replace(memory.min_mb, number=most_mb - 10), max_mb=replace(memory.max_mb, number=most_mb + 10)
     )
     check(SliceModel(model.graph, model.profile, replace(model.platform, memory=few), model.request), slo, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(CHAINS, st.sampled_from(["aws-lambda", "aws-lambda-2021"]), st.floats(1.0, 2.0), st.sampled_from([0, 40]))
+def test_with_too_many_blocks_the_plan_is_as_near_as_it_says(
+    units: tuple[Made, ...], where: str, looser: float, most: int
+) -> None:
+    model = model_of(units, where)
+    quickest = Space.of(model, model.request).quickest()
+    assume(quickest)
+    assert quickest
+    slo = quickest.bounded_ms * looser
+    best = Space.of(model, model.request).cheapest(slo)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "MOST_BLOCKS", most)
+        patch.setattr(space, "CORE", 3)
+        found = Space.of(model, model.request).cheapest(slo)
+    assert best.chosen
+    assert found.chosen
+    assert best.proof.loss_usd == 0
+    assert found.chosen.bounded_ms <= slo * (1 + 1e-8)
+    assert found.cost_usd - found.proof.loss_usd <= best.cost_usd * (1 + 1e-8)
+    assert found.cost_usd >= best.cost_usd * (1 - 1e-8)
+
+
+def test_a_plan_says_what_may_be_left_to_save(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = model_of((Made(60, 3.0, 42.0),) * 4, "aws-lambda")
+
+    def made(request: Request) -> Plan:
+        return make_plan(model.graph, model.profile, model.platform, "exact", given="made-up", request=request)
+
+    quickest = Space.of(model, model.request).quickest()
+    assert quickest
+    request = Request(quickest.bounded_ms * 1.05)
+    proven = made(request)
+    assert proven.gap == 0
+    assert "more than are kept" not in proven.why
+    monkeypatch.setattr(space, "MOST_BLOCKS", 0)
+    monkeypatch.setattr(space, "CORE", 1)
+    plan = made(request)
+    assert plan.gap
+    assert plan.predicted.cost_usd_per_million * (1 - plan.gap) <= proven.predicted.cost_usd_per_million * (1 + 1e-9)
+    assert f"may cost up to {plan.gap:.2%} less" in plan.why
 
 
 @settings(max_examples=40, deadline=None)
