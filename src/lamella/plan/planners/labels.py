@@ -153,13 +153,14 @@ class _Search:
         self.loss_usd = np.zeros(ways.states)
 
     def reach(self, state: int, arcs: np.ndarray, most: int) -> int:
-        """Make a state's labels, at most about so many; how many they are."""
+        """Make a state's labels, at most about so many; how many they are.
+
+        They are thinned on the way, too, where chunks leave more than one of them holds.
+        """
         lost = float(self.loss_usd[self.ways.tail[arcs]].max())
-        front: Labels | None = None
         waiting: list[Labels] = []
         for made in self._extended(arcs):
-            here = self._best(made.at(self._within(made, state, lost)), state)
-            waiting.append(here)
+            waiting.append(self._best(made.at(self._within(made, state, lost)), state))
             if sum(len(one.arc) for one in waiting) > CHUNK:
                 waiting = [self._best(_joined(waiting), state)]
                 if len(waiting[0].arc) > max(most, CHUNK):
@@ -193,15 +194,16 @@ class _Search:
 
     def _within(self, here: Labels, state: int, lost: float) -> np.ndarray:
         """Which labels may end within the limits, with the least that there is to come; `lost` is not held to them."""
-        chosen = np.flatnonzero(here.stages <= self.ways.most)
-        rests, limits, left = self.rests, self.limits, self.ways.most - here.stages[chosen]
+        rests, limits = self.rests, self.limits
+        left = self.ways.most - here.stages
+        chosen = np.flatnonzero((left >= 0) & np.isfinite(rests.sums.ms[state, np.maximum(left, 0)]))
+        left = left[chosen]
         sums = Sums(*(s[chosen] for s in here.sums))
         rest = Sums(*(r[state, left] for r in rests.sums))
         usd = sums.usd - lost + rest.usd
         latency = self.law.latency_ms(sums.ms + rest.ms, sums.variance + rest.variance)
         flat = limits.line.of(sums)
         within = (usd <= limits.usd) & (latency <= limits.ms) & (flat + rests.flat[state, left] <= limits.flat_ms)
-        within &= np.isfinite(rest.ms)
         if limits.multiplier:
             mixed = sums.usd - lost + limits.multiplier * flat + rests.mixed[state, left]
             within &= mixed <= limits.mixed_usd
