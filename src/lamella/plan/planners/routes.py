@@ -12,7 +12,7 @@ Pareto pruning, every label held against the same bounds. The reference in the t
 
 A percentile of latency does not add along a route. A line beneath it does (`route.Law.line`): bounds are on that, and
 the law itself is for labels. Labels are kept few at first, whatever that loses: the route so found is a bound that
-mostly leaves few enough for a second time that loses nothing. Where it does not, the proof says how much there may be.
+mostly leaves few enough for a time that loses nothing. Where it does not, the proof says how much there may be.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from lamella.plan.planners.ways import Ways
 
 ROUNDS = 30
 """Multipliers that are tried at most."""
-FIRST = 100
-"""The first time labels are for so much less work."""
+SHARES = (100, 10, 1)
+"""Labels are first for so much less work: what that finds is a bound for the next time."""
 HULL = 64
 """Lines of a front's lower hull that are looked at, at most."""
 
@@ -110,8 +110,8 @@ class Routes:
         if bounds is None:
             return Found((), Proof(math.inf, 0.0, len(self.ways.tail), 0, 0))
         best = bounds.known
-        for work in (self.most_work // FIRST, self.most_work):
-            upper = min(best.usd, known_usd)
+        for share in SHARES:
+            upper, work = min(best.usd, known_usd), self.most_work // share
             found = self._search(most_ms, upper, bounds.multiplier, bounds.lower_usd, work=work)
             best = min((best, *found.routes), key=lambda r: (r.usd, r.latency_ms))
             if not found.proof.loss_usd:
