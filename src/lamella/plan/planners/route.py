@@ -42,8 +42,8 @@ class Law(NamedTuple):
         low = math.sqrt(variance)
         if not self.deviations or not low < math.inf:
             return Line(0.0, 0.0)
-        high = max(low, CLOSE * most_ms, (most_ms - mean_ms) / self.deviations)
-        if math.isinf(high) or low + high == 0.0:
+        high = max(low, CLOSE * max(1.0, most_ms), (most_ms - mean_ms) / self.deviations)  # slopes stay numbers
+        if math.isinf(high):
             return Line(0.0, self.deviations * low)
         slope = self.deviations / (low + high)
         return Line(slope, slope * low * high)

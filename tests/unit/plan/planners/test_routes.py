@@ -68,6 +68,17 @@ def test_the_cheapest_route_is_that_of_looking_at_all(routes: Routes, most_ms: f
     assert route.usd == pytest.approx(same.usd)
 
 
+def test_an_slo_that_is_next_to_nothing_is_one() -> None:
+    one = Sums(np.ones(2), np.array([0.0, 1.0]), np.array([0.0, 1.0]))
+    routes = Routes(2, np.zeros(2, int), np.ones(2, int), one, Law(1.645))
+    for most_ms in (0.0, 5e-324, 3.8e-303, 1e-9):
+        (route,) = routes.cheapest(most_ms).routes
+        assert route.latency_ms == 0.0
+    assert (
+        not Routes(2, np.zeros(1, int), np.ones(1, int), Sums(*(np.ones(1),) * 3), Law(1.645)).cheapest(1e-303).routes
+    )
+
+
 @settings(max_examples=200)
 @given(graphs(), st.booleans())
 def test_the_slo_exactly_at_a_route_s_latency_is_kept(routes: Routes, last: bool) -> None:
