@@ -124,6 +124,8 @@ def show_front(found: Front) -> None:
     out.print(where if found.at is not None else "quicker than every plan without loss")
     if plan.lossy:
         out.print("the plan loses something, as its validation allows; those of the front lose nothing")
+    if found.said:
+        out.print(found.said)
     rows, before = [], None
     for k in shown(found, POINTS):
         at = found.points[k]

@@ -53,7 +53,11 @@ def held(model: SliceModel, request: Request, planned: Callable[[Request], Plan]
 
 
 def _mean_ms(model: SliceModel, slo_ms: float, percentile: float) -> float:
-    """The mean of a plan that just keeps the bound, if it spreads as little as the model's units do by themselves."""
+    """The mean of a plan that just keeps the bound, if it spreads as little as the model's units may by themselves.
+
+    On several threads they take, and spread, at best as much less.
+    """
     units = min(float(variances(model, Variant(model.batch, layout, 1)).sum()) for layout in model.layouts)
+    units /= max(variant.threads for variant in model.profile.variants) ** 2
     room = deviations(percentile) * math.sqrt(units + model.hops.cost.deviation_ms**2)
     return max(0.0, slo_ms - room) / stretch(model, percentile)

@@ -17,7 +17,6 @@ from lamella.plan.held import held
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
 from lamella.plan.planners.amps_inf import STORAGE, AmpsInf
-from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.registry import planner
@@ -134,7 +133,7 @@ def _planned(model: SliceModel, name: str, given: str, request: Request) -> Plan
     """
     if request.max_batch > 1:
         return _batched(model, name, given, request)
-    if isinstance(planner(name), Exact):
+    if planner(name).holds:
         return document(model, planner(name).decide(model, request), name, given, request)
     return held(model, request, lambda request: _on_average(model, name, given, request))
 
@@ -160,7 +159,7 @@ def _on_average(model: SliceModel, name: str, given: str, request: Request) -> P
 
 def for_exact(name: str, request: Request) -> None:
     """ConfigError where another planner is asked for what only `exact` decides."""
-    if name not in BASELINES and isinstance(planner(name), Exact):
+    if name not in BASELINES and planner(name).holds:
         return
     if request.max_batch > 1:
         raise ConfigError(f"--max-batch: {name} does not choose batches", try_="--planner exact")

@@ -158,8 +158,10 @@ class _Prices:
         """Nodes that run one behind the other."""
         counts = self.calibration.threads
         if variant.threads in counts:
-            share = self.share(variant.batch)
-            return sum(self.calibration.node_ms(work, variant, share) for work in works)
+            share = self.share(variant.batch)  # rows of a table are in no cache for the next request
+            return sum(
+                self.calibration.node_ms(work, variant, 1.0 if work.kind == "gather" else share) for work in works
+            )
         one, most = (self.of(works, Variant(variant.batch, variant.layout, n)) for n in (1, max(counts)))
         return amdahl(one, most, max(counts), variant.threads)
 

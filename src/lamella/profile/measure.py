@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "21"
+PROFILE_VERSION = "22"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""

@@ -36,6 +36,7 @@ from lamella.profile.document import Variant
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
+from lamella.runtime.memory import populate
 
 Span = tuple[int, int]
 SHORT_MS = 20.0
@@ -191,6 +192,7 @@ def time_units(
         for v, pieces in zip(variants, singles, strict=True)
     ]
     load(graph.weights_file)
+    populate(graph.weights_file)  # as a function does
     values = {name: in_segment(array) for name, array in requests().items()}
     alone: list[list[list[float]]] = [[] for _ in variants]
     together: list[list[list[float]]] = [[] for _ in variants]

@@ -112,6 +112,8 @@ def standing(front: Front) -> list[str]:
         found.append("No plan beats it in both.")
     elif front.dearer > 0:
         found.append(f"One as quick costs {front.dearer / (1 + front.dearer):.1%} less.")
+    if front.said:
+        found.append(f"{front.said[0].upper()}{front.said[1:]}.")
     if front.plan.lossy:
         found.append("The plan loses something, as its validation allows; the others here lose nothing.")
     for words, other in (("The next quicker plan", front.quicker), ("The next cheaper plan", front.cheaper)):

@@ -50,6 +50,15 @@ class Front(Document, frozen=True, kw_only=True):
     """The point before that one: the next that is quicker,"""
     cheaper: Outline | None
     """and the one behind: the next that is cheaper."""
+    gap: float = 0.0
+    """Share of its cost that one as quick as the cheapest point may save: not 0 where plans were too many to keep."""
+
+    @property
+    def said(self) -> str:
+        """What was not settled; empty where all was."""
+        if not self.gap:
+            return ""
+        return f"plans were too many to keep: one as quick as any of these may cost up to {self.gap:.1%} less"
 
 
 def front(asked: Asked, plan: Plan) -> Front:
@@ -60,7 +69,7 @@ def front(asked: Asked, plan: Plan) -> Front:
     """
     asked, own = answered(asked, plan)
     asked = asked.asking(judge=None, percentile=plan.percentile)
-    found = asked.space().front().plans
+    found, loss_usd = asked.space().front()
     if not found:
         raise InfeasiblePlan(f"no plan of {asked.graph.name} runs on {asked.platform.name}", try_="another --platform")
     p = outline(own, plan.percentile)
@@ -82,6 +91,7 @@ def front(asked: Asked, plan: Plan) -> Front:
         dearer=dearer,
         quicker=neighbour(at - 1) if at is not None else None,
         cheaper=neighbour(0 if at is None else at + 1),
+        gap=min(1.0, loss_usd / found[-1].cost_usd) if loss_usd else 0.0,
     )
 
 

@@ -59,6 +59,7 @@ class AmpsInf:
     name: str = "amps-inf"
     shards: bool = False
     codes: bool = False
+    holds: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest plan that was found within the SLO; without one as `exact` has it."""

@@ -33,6 +33,7 @@ class Random:
     seed: int = 0
     shards: bool = True
     codes: bool = True
+    holds: bool = False
 
     @property
     def name(self) -> str:

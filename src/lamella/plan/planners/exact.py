@@ -20,7 +20,7 @@ from lamella.plan.planners.verdicts import BAND, LATENCY_MARGIN, WORTH, infeasib
 from lamella.plan.pricing.batching import wait_ms
 from lamella.plan.pricing.cold import starts_usd
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.spread import deviation_ms
+from lamella.plan.pricing.spread import bounded_ms
 from lamella.plan.request import Request
 from lamella.units import digits
 
@@ -35,6 +35,7 @@ class Exact:
     name: str = "exact"
     shards: bool = True
     codes: bool = True
+    holds: bool = True
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest plan within the SLO, or the quickest within the budget.
@@ -155,11 +156,9 @@ def _singles(space: Space) -> list[Chosen]:
     """One function in every size that is not beaten."""
     options, found = space.options, []
     for one in singles(options.model):
-        late = options.law.deviations * deviation_ms(options.model, one.choices)
+        bounded = bounded_ms(options.model, one.choices, one.latency_ms, space.request.percentile)
         more = options.cold_share * starts_usd(options.model, one.choices) if options.starts_billed else 0.0
-        found.append(
-            Chosen(one.choices, {}, one.latency_ms, one.latency_ms * options.stretch + late, one.cost_usd + more, 1)
-        )
+        found.append(Chosen(one.choices, {}, one.latency_ms, bounded, one.cost_usd + more, 1))
     return found
 
 

@@ -52,6 +52,7 @@ class Gillis:
     name: str = "gillis"
     shards: bool = True
     codes: bool = True
+    holds: bool = False
     seed: int = 0
     """Of the policy."""
 

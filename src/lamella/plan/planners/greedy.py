@@ -34,6 +34,7 @@ class LatencyGreedy:
     name: str = "latency-greedy"
     shards: bool = True
     codes: bool = True
+    holds: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The end of the way; with an SLO what is cheapest on it within that."""

@@ -29,6 +29,7 @@ class Mopar:
     name: str = "mopar"
     shards: bool = True
     codes: bool = False
+    holds: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest division within the SLO, `single` among the candidates."""

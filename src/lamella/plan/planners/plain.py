@@ -28,6 +28,7 @@ class Single:
     name: str = "single"
     shards: bool = False
     codes: bool = False
+    holds: bool = False
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The cheapest single function within the SLO."""
@@ -44,6 +45,7 @@ class Uniform:
     stages: int
     shards: bool = False
     codes: bool = False
+    holds: bool = False
 
     @property
     def name(self) -> str:

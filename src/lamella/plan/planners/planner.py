@@ -54,5 +54,9 @@ class Planner(Protocol):
     def codes(self) -> bool:
         """Whether it chooses the codec of each hop, and between shards and codecs: else each hop gets its quickest."""
 
+    @property
+    def holds(self) -> bool:
+        """Whether it keeps a percentile and a budget and chooses rows per run: else `plan.held` keeps the first."""
+
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The division to use; InfeasiblePlan with the nearest feasible one where the request cannot be met."""

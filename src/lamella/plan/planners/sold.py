@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.throttle import throttled
+from lamella.plan.pricing.throttle import shared, throttled
 from lamella.platforms.platform import threads as threads_for
 
 
@@ -42,9 +42,10 @@ class Sold:
         """Of work [threads, any] at sizes (indices): `SliceModel.run_ms`, many at once."""
         one, vcpu = work_ms[0], self.vcpu[size]
         many = work_ms[self.threads[size] - 1, np.arange(len(size))]
-        slow = throttled(one, vcpu, self.platform.cpu.period_ms.value)
-        shared = np.maximum(many, np.where(vcpu < self.threads[size], one / np.maximum(vcpu, 1.0), 0.0))
-        return np.where(vcpu < 1, slow, np.minimum(one, shared))
+        period_ms = self.platform.cpu.period_ms.value
+        slow = throttled(one, vcpu, period_ms)
+        several = np.where(vcpu < self.threads[size], shared(many, one, np.maximum(vcpu, 1.0), period_ms), many)
+        return np.where(vcpu < 1, slow, np.minimum(one, several))
 
     def cost_usd(self, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
         """Of runs at sizes (indices): `Platform.cost_usd`, many at once."""

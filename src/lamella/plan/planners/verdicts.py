@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 
 from lamella.errors import InfeasiblePlan
-from lamella.plan.document import deviations
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.spread import deviation_ms, stretch
+from lamella.plan.pricing.spread import bounded_ms
 from lamella.plan.request import Request
 from lamella.units import MB, digits
 
@@ -117,10 +116,8 @@ def infeasible(
 
 def asked(model: SliceModel, request: Request, candidate: Candidate) -> float:
     """The bound to ask for, ms, that a plan keeps."""
-    if request.asked_ms is None or request.percentile is None:
-        return candidate.latency_ms
-    beyond = deviations(request.percentile) * deviation_ms(model, candidate.choices)
-    return candidate.latency_ms * stretch(model, request.percentile) + beyond
+    percentile = None if request.asked_ms is None else request.percentile
+    return bounded_ms(model, candidate.choices, candidate.latency_ms, percentile)
 
 
 def _average(request: Request) -> str:

@@ -24,7 +24,7 @@ from lamella.plan.pricing.coding import Coding
 from lamella.plan.pricing.hops import NOTHING_LOST, HopPrice, Hops, Lossy
 from lamella.plan.pricing.memory import Memory
 from lamella.plan.pricing.quantised import Quantised
-from lamella.plan.pricing.throttle import throttled_ms
+from lamella.plan.pricing.throttle import shared_ms, throttled_ms
 from lamella.plan.pricing.times import Times
 from lamella.plan.request import Request
 from lamella.platforms import Platform
@@ -210,7 +210,7 @@ class SliceModel:
             return alone, 1
         busy = self.compute_ms(first, last, layout=layout, threads=threads) + beside
         if vcpu < threads:
-            busy = max(busy, alone / vcpu)
+            busy = shared_ms(busy, alone, vcpu, self.platform.cpu.period_ms.value)
         return (busy, threads) if busy < alone else (alone, 1)
 
     def memory_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:

@@ -81,3 +81,9 @@ def common_spread(model: SliceModel) -> float:
 def stretch(model: SliceModel, percentile: float | None) -> float:
     """What a percentile makes of means by the deviation that all functions of a request share."""
     return 1 + deviations(percentile) * common_spread(model)
+
+
+def bounded_ms(model: SliceModel, choices: Sequence[Choice], latency_ms: float, percentile: float | None) -> float:
+    """A plan's latency at a percentile, by its mean, ms: what bounds are on."""
+    beyond = deviations(percentile) * deviation_ms(model, choices) if percentile else 0.0
+    return latency_ms * stretch(model, percentile) + beyond

@@ -106,17 +106,17 @@ def test_the_price_of_a_limit_is_what_planning_one_step_further_saves() -> None:
 
 def test_the_price_of_latency_is_the_next_point_of_the_front() -> None:
     units = (Made(weights_mb=20, time_ms=100), Made(weights_mb=900, time_ms=20))
-    question = asked(units, "aws-lambda", Request(slo_ms=130))
+    question = asked(units, "aws-lambda", Request(slo_ms=100))
     front = [(p.bounded_ms, p.cost_usd * 1e6) for p in question.space().front().plans]
     plan = planned(question)
     price = explained(question).prices[0]
     base = plan.predicted.cost_usd_per_million
     assert price.constraint == LATENCY
-    ms, usd = next((ms, usd) for ms, usd in front if ms > 130)
+    ms, usd = next((ms, usd) for ms, usd in front if ms > 100)
     assert price.next_limit == pytest.approx(ms)
     assert price.next_saves == pytest.approx(base - usd)
     assert price.most_saves == pytest.approx(base - front[-1][1])
-    one = min(usd for ms, usd in front if ms <= 131)
+    one = min(usd for ms, usd in front if ms <= 101)
     assert price.one_saves == pytest.approx(max(0.0, base - one))
 
 

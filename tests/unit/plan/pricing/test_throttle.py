@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.plan.pricing.throttle import throttled_ms
+from lamella.plan.pricing.throttle import shared_ms, throttled_ms
 
 HUNDREDTHS = st.integers(3, 99)
 CPU_US = st.one_of(st.integers(1, 400_000), st.integers(1, 400).map(lambda ms: ms * 1000))
@@ -77,3 +77,18 @@ def test_half_a_vcpu_by_hand() -> None:
 
 def test_long_work_takes_its_time_over_the_share() -> None:
     assert throttled_ms(60_000.0, 0.3, 10.0) == pytest.approx(200_000, rel=1e-3)
+
+
+@given(CPU_US, st.integers(101, 200), HUNDREDTHS, PERIODS)
+def test_threads_that_share_a_quota_are_held_back_as_one_is_by_its_share_of_it(
+    busy_us: int, cores: int, hundredths: int, period: int
+) -> None:
+    busy_ms, alone_ms, vcpu = busy_us / 1000, busy_us * cores / 100_000, 1 + hundredths / 100
+    took = shared_ms(busy_ms, alone_ms, vcpu, float(period))
+    if 100 + hundredths >= cores:
+        assert took == busy_ms  # never more than granted
+        return
+    grant = Fraction(100 + hundredths, cores) * period
+    exact = simulated_ms(Fraction(busy_us, 1000), grant, Fraction(period))
+    assert took == pytest.approx(float(exact), rel=1e-6)
+    assert busy_ms * (1 - 1e-9) <= took <= alone_ms / vcpu + period
