@@ -114,7 +114,7 @@ def test_the_front_falls_from_left_to_right_and_every_name_is_on_it(
 
 
 def test_the_page_of_a_front_tells_where_the_plan_stands() -> None:
-    found = fronted(slo=400.0)
+    found = fronted(slo=230.0)
     said = standing(found)
     assert said[1] == "No plan beats it in both."
     page = Page(front_page(found, ("plan", "zoo:x", "--front")))
