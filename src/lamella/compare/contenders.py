@@ -21,7 +21,7 @@ from lamella.graph.extract import Extractor
 from lamella.graph.model import Graph
 from lamella.limits import Limiter
 from lamella.limits.memory import major_faults, peak_rss_mb
-from lamella.limits.pagecache import evict, load
+from lamella.limits.pagecache import evict
 from lamella.machine import on_cores
 from lamella.objects import Bucket
 from lamella.plan.document import Loss, Plan
@@ -134,18 +134,9 @@ def _settle(
 
 
 def _cold(deployment: Deployment, package: Path, inputs: Values) -> tuple[float, ColdStart]:
-    """The first request from empty caches; the next ones find all weights as they are after many requests.
-
-    On a virtual machine a page that came from disk costs the processor some 10 us more when it first reads it, since
-    the host has to map it, too. Of weights that are read in full the first request pays that, of tables each request
-    pays for its rows (dlrm: 0.4 ms instead of 0.1), for hours.
-    """
-    files = [path for path in package.rglob("*") if path.is_file()]
-    evict(files)
+    evict(p for p in package.rglob("*") if p.is_file())
     answer = deployment.infer(inputs)
     deployment.pause()
-    for path in files:
-        load(path)
     starts = [i.cold for i in deployment.instances.values() if i.cold]
     return answer.latency_ms, max(starts, key=lambda c: c.total)
 

@@ -39,7 +39,7 @@ ROWS = 16
 TURNS = 30
 PER_TURN = 4
 PAUSE_S = 0.025
-"""Before a request that comes alone: as long as between those of a comparison (`compare.rounds`)."""
+"""Before a request that comes alone, and before a pass over units that does: as between those of `compare.rounds`."""
 TENSORS = 33
 """Of a request, where the price of one is measured."""
 P95 = NormalDist().inv_cdf(0.95)

@@ -33,16 +33,15 @@ from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.limits.pagecache import load
 from lamella.profile.document import Variant
+from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
-from lamella.runtime.memory import populate
 
 Span = tuple[int, int]
 SHORT_MS = 20.0
 """Of a model: the units of shorter ones are timed behind a pause as well, which takes them up to 0.3 ms longer in all
 (code, tables of pages and cores' clocks are cold)."""
-PAUSE_S = 0.025
 
 
 class Piece:
@@ -192,7 +191,6 @@ def time_units(
         for v, pieces in zip(variants, singles, strict=True)
     ]
     load(graph.weights_file)
-    populate(graph.weights_file)  # as a function does
     values = {name: in_segment(array) for name, array in requests().items()}
     alone: list[list[list[float]]] = [[] for _ in variants]
     together: list[list[list[float]]] = [[] for _ in variants]
