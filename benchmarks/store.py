@@ -57,7 +57,7 @@ from lamella.machine import this_machine
 from lamella.package import Favour, build
 from lamella.plan.manual import plan_by_hand
 from lamella.platforms import platform
-from lamella.profile.quiet import known_load
+from lamella.profile.quiet import known_load, slowdown
 from lamella.runtime.starts import STARTS
 from lamella.scratch import scratch
 from lamella.store import client
@@ -284,7 +284,7 @@ def in_turns(turns: Mapping[str, Callable[[], T]], rounds: int) -> tuple[dict[st
         drawn = {str(name): turns[str(name)]() for name in rng.permutation(list(turns))}
         after = known_load()
         loads += [before, after]
-        if max(before, after) > NOISY * min(loads):
+        if slowdown([before, after], loads) > NOISY:
             if rejected < rounds:
                 rejected += 1
                 continue

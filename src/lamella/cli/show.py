@@ -83,7 +83,7 @@ def show_profile(profile: Profile) -> None:
     out.print(
         f"{escape(profile.model)} on {profile.machine.cpu}, onnxruntime {profile.machine.onnxruntime}: runtime floor "
         f"{profile.floor.resident_mb:.0f} MB, a hop {warm:.2f} to {cold:.2f} ms, {paused:.2f} behind a pause, "
-        f"noise of a known load {profile.noise.worst:.2f}x"
+        f"noise of a known load {profile.noise.worst:.2f}x, in memory {profile.noise.worst_memory:.2f}x"
     )
     if profile.predicted:
         out.print(f"not run: {profile.predicted.said}", markup=False)

@@ -11,7 +11,7 @@ import numpy as np
 from lamella.compare.field import OWN_FAULTS
 from lamella.deploy.local import Answer, Deployment
 from lamella.errors import LamellaError
-from lamella.profile.quiet import known_load
+from lamella.profile.quiet import known_load, slowdown
 
 NOISY = 1.15
 """A round is rejected when the known load beside it took this much longer than the fastest seen."""
@@ -89,7 +89,7 @@ def run_rounds(
         after = known_load()
         loads += [before, after]
         order = [str(n) for n in rng.permutation([n for n in order if n not in lost])]  # none always after the same one
-        if max(before, after) > NOISY * min(loads):
+        if slowdown([before, after], loads) > NOISY:
             if rejected < limit:
                 rejected += 1
                 continue

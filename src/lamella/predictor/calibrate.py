@@ -23,10 +23,10 @@ from lamella.predictor.networks import SPREAD, Network
 from lamella.predictor.sampling import Sampled, call_time, sample
 from lamella.profile.document import Floor, HopCosts
 from lamella.profile.hops import floor_and_hops
-from lamella.profile.quiet import quietly
+from lamella.profile.quiet import Load, quietly
 from lamella.scratch import scratch
 
-CALIBRATION_VERSION = "3"
+CALIBRATION_VERSION = "4"
 """Part of the cache key: raise it when measuring changes."""
 LEAST_NETWORKS = FOLDS
 """One of each family: fewer tell nothing of whole kinds of operators."""
@@ -44,7 +44,7 @@ class CalibrationState(Document, frozen=True, kw_only=True):
     call_ms: float = 0.0
     threads: tuple[int, ...] = ()
     samples: tuple[Sampled, ...] = ()
-    loads_ms: tuple[float, ...] = ()
+    loads: tuple[Load, ...] = ()
 
 
 def calibrate(
@@ -117,10 +117,10 @@ def _keep(path: Path, state: CalibrationState) -> CalibrationState:
 def _floor(state: CalibrationState, space: Path) -> CalibrationState:
     """The runtime without a model, what a hop takes, and a call."""
     with on_cores(1):
-        (floor, hop), loads = quietly(partial(floor_and_hops, space), state.loads_ms)
+        (floor, hop), loads = quietly(partial(floor_and_hops, space), state.loads)
         call_ms = call_time(space)
     threads = tuple(sorted({1, this_machine().cores}))
-    return msgspec.structs.replace(state, floor=floor, hop=hop, call_ms=call_ms, threads=threads, loads_ms=loads)
+    return msgspec.structs.replace(state, floor=floor, hop=hop, call_ms=call_ms, threads=threads, loads=loads)
 
 
 def _sampled(state: CalibrationState, network: Network, space: Path, budget_s: float) -> CalibrationState:
@@ -130,8 +130,8 @@ def _sampled(state: CalibrationState, network: Network, space: Path, budget_s: f
         with scratch(network.name, space) as place:
             return sample(network, place, threads=state.threads, budget_s=budget_s, call_ms=state.call_ms)
 
-    found, loads = quietly(measure, state.loads_ms, retakes=1)
-    return msgspec.structs.replace(state, samples=(*state.samples, found), loads_ms=loads)
+    found, loads = quietly(measure, state.loads, retakes=1)
+    return msgspec.structs.replace(state, samples=(*state.samples, found), loads=loads)
 
 
 def assemble(state: CalibrationState, spread: int) -> Calibration:
@@ -153,5 +153,5 @@ def assemble(state: CalibrationState, spread: int) -> Calibration:
         memory=fit_memory(state.samples),
         error=error,
         network_error=whole,
-        loads_ms=state.loads_ms,
+        loads=state.loads,
     )

@@ -19,6 +19,7 @@ from lamella.machine import Machine
 from lamella.predictor.footprint import Footprint
 from lamella.predictor.work import ANY, Work
 from lamella.profile.document import Floor, HopCosts, Variant
+from lamella.profile.quiet import Load
 from lamella.runtime.function import Layout
 
 MOST = math.log(2)
@@ -98,7 +99,7 @@ class Calibration(Document, frozen=True, kw_only=True, dict=True):
     """Of all nodes' times, cold, plain, on one thread, each weighted by its time: mean absolute, networks left out."""
     network_error: float
     """The same of whole networks."""
-    loads_ms: tuple[float, ...]
+    loads: tuple[Load, ...]
     """Known loads beside the measurements."""
 
     @cached_property

@@ -96,7 +96,7 @@ def predict(
         machine=calibration.machine,
         floor=calibration.floor,
         hop=calibration.hop,
-        noise=_noise(calibration),
+        noise=Noise.of(calibration.loads),
         units=tuple(_unit(graph, span, at, variants, priced) for span, at in zip(units, seen, strict=True)),
         cuts=tuple(
             _cut(cut, before, after, variants, priced)
@@ -119,11 +119,6 @@ def _check(graph: Graph, calibration: Calibration, batches: Sequence[int]) -> No
             f"batch {max(batches)} needs a free batch axis, {graph.name} has none",
             try_="--shape NAME=N,... on its inputs",
         )
-
-
-def _noise(calibration: Calibration) -> Noise:
-    loads = calibration.loads_ms
-    return Noise(loads[0], loads[-1], max(loads) / min(loads))
 
 
 def _look(graph: Graph, span: Span, batches: Sequence[int]) -> dict[int, _Seen]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 
 from lamella.documents import Document
 from lamella.graph.divide import ShardSpan
 from lamella.machine import Machine
+from lamella.profile.quiet import Load
 from lamella.runtime.function import Layout
 from lamella.units import MB
 
@@ -238,11 +241,18 @@ class ChannelPrice(Document, frozen=True, kw_only=True):
 
 
 class Noise(msgspec.Struct, frozen=True):
-    """A known load before and after measuring, ms; `worst` is the slowest over the fastest seen."""
+    """A known load before and after measuring, and the slowest over the fastest seen, in a core and in memory."""
 
-    before_ms: float
-    after_ms: float
+    before: Load
+    after: Load
     worst: float
+    worst_memory: float
+
+    @classmethod
+    def of(cls, loads: Sequence[Load]) -> Noise:
+        """What it comes to."""
+        core, memory = zip(*loads, strict=True)
+        return cls(loads[0], loads[-1], max(core) / min(core), max(memory) / min(memory))
 
 
 class PredictedBy(msgspec.Struct, frozen=True):

@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "22"
+PROFILE_VERSION = "23"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -340,14 +340,13 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         )
         for i, cut in enumerate(cuts)
     ]
-    loads = state.loads_ms
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
         machine=this_machine(),
         floor=state.floor,
         hop=state.hop,
-        noise=Noise(loads[0], loads[-1], max(loads) / min(loads)),
+        noise=Noise.of(state.loads),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),

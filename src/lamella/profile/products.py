@@ -25,11 +25,11 @@ from lamella.graph.blocked import block, rewrite
 from lamella.graph.products import products
 from lamella.graph.weights import write_weights
 from lamella.machine import on_cores, this_machine
-from lamella.profile.quiet import quietly
+from lamella.profile.quiet import Load, quietly
 from lamella.runtime.function import LOSSLESS, Layout, open_session
 from lamella.scratch import scratch
 
-PRODUCTS_VERSION = 2
+PRODUCTS_VERSION = 3
 """Part of the table's name: raise it when times are measured in another way."""
 COLD_BYTES = 32 << 20
 """Weights that the copies of a product hold together."""
@@ -76,7 +76,7 @@ class Table(Document, frozen=True, kw_only=True):
     """What was measured on a machine."""
 
     times: tuple[ProductTimes, ...] = ()
-    loads_ms: tuple[float, ...] = ()
+    loads: tuple[Load, ...] = ()
     """Known loads beside them."""
 
     def of(self, shape: ProductShape) -> ProductTimes | None:
@@ -103,9 +103,9 @@ def product_times(shape: ProductShape) -> ProductTimes:
     if found:
         return found
     with on_cores(shape.threads):
-        new, loads = quietly(partial(measure_product, shape), table.loads_ms)
+        new, loads = quietly(partial(measure_product, shape), table.loads)
     others = (t for t in _table().times if t.shape != shape)  # somebody else may have measured meanwhile
-    documents.write(_path(), Table(times=tuple(sorted((*others, new), key=lambda t: t.shape)), loads_ms=loads))
+    documents.write(_path(), Table(times=tuple(sorted((*others, new), key=lambda t: t.shape)), loads=loads))
     return new
 
 

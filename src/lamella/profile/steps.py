@@ -36,7 +36,7 @@ from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
-from lamella.profile.quiet import RETAKES, quietly
+from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
 from lamella.profile.timing import Span, border_values, time_units
 from lamella.runtime.function import Layout
@@ -74,7 +74,7 @@ class State(Document, frozen=True, kw_only=True):
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
     codecs: dict[str, tuple[CodecResult, ...]] = msgspec.field(default_factory=dict)
     shards: dict[str, tuple[ShardProfile, ...]] = msgspec.field(default_factory=dict)
-    loads_ms: tuple[float, ...] = ()
+    loads: tuple[Load, ...] = ()
     int8: dict[str, tuple[str, ...]] = msgspec.field(default_factory=dict)
     """Of each unit, where it was asked for: what its products give that can run on 8-bit integers."""
 
@@ -108,8 +108,8 @@ def _tick(progress: Progress, done: float, step: Step, total: float, share: floa
 
 def _quietly(step: Step, state: State, tick: Callable[[float], None]) -> State:
     """Run a step; one that measures time is taken again, twice at most, while a known load says the machine is busy."""
-    new, loads = quietly(partial(step.run, state, tick), state.loads_ms, RETAKES * step.timed)
-    return msgspec.structs.replace(new, loads_ms=loads)
+    new, loads = quietly(partial(step.run, state, tick), state.loads, RETAKES * step.timed)
+    return msgspec.structs.replace(new, loads=loads)
 
 
 class Borders:

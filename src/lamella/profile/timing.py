@@ -37,6 +37,7 @@ from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
+from lamella.runtime.memory import populate
 
 Span = tuple[int, int]
 SHORT_MS = 20.0
@@ -110,7 +111,7 @@ def _open_blocked(
         path = work / "made" / "blocked.onnx"
         if not blocked_graph(extractor.graph, optimised, variant.batch, variant.threads, timer, path):
             return None
-        return open_session(path, "packaged", threads=variant.threads, prepack=False)  # its weights stay mapped
+        return _mapped(open_session(path, "packaged", threads=variant.threads, prepack=False), path.parent)
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -124,9 +125,16 @@ def _open_int8(
     work = directory / "int8"
     try:
         optimise(quantise(extractor.write(*span, work), names))
-        return open_session(work / "optimised.onnx", "packaged", threads=variant.threads, prepack=False)
+        return _mapped(open_session(work / "optimised.onnx", "packaged", threads=variant.threads, prepack=False), work)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _mapped(session: ort.InferenceSession, directory: Path) -> ort.InferenceSession:
+    """With the weights that it maps from there, whose names will be gone, in its tables of pages, as in a function."""
+    for path in directory.glob("*.bin"):
+        populate(path)
+    return session
 
 
 OPENED: Mapping[Layout, Callable[[Extractor, Span, Variant, Path, Timer], ort.InferenceSession | None]] = {
@@ -191,6 +199,7 @@ def time_units(
         for v, pieces in zip(variants, singles, strict=True)
     ]
     load(graph.weights_file)
+    populate(directory / graph.weights_file.name)  # as in a function: else rows of a table cost a page fault each
     values = {name: in_segment(array) for name, array in requests().items()}
     alone: list[list[list[float]]] = [[] for _ in variants]
     together: list[list[list[float]]] = [[] for _ in variants]

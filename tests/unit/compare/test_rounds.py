@@ -14,6 +14,7 @@ from lamella.deploy.local import Deployment
 from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
+from lamella.profile.quiet import Load
 from tests.faults import packages
 
 QUIET, NOISY = 1.0, 2.0
@@ -36,7 +37,7 @@ def run(
 ) -> Rounds:
     """Rounds of one request, beside a known load that takes `loads`, two of them per round, and then no more."""
     left = iter([QUIET] * 5 + loads)
-    patch.setattr(module, "known_load", lambda: next(left))
+    patch.setattr(module, "known_load", lambda: Load(next(left), QUIET))
     rng = np.random.default_rng(0)
     return run_rounds(deployments, lambda: request(graph, rng), rounds=rounds, per_round=1, tick=lambda share: None)
 

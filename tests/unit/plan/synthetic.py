@@ -29,6 +29,7 @@ from lamella.profile.document import (
     UnitMemory,
     Variant,
 )
+from lamella.profile.quiet import Load
 from lamella.runtime.function import LOSSLESS, Layout
 from lamella.units import MB
 
@@ -116,7 +117,7 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
         machine=MACHINE,
         floor=Floor(FLOOR_MB, 25.0, 100.0),
         hop=HopCosts(price, price, 64.0, price),
-        noise=Noise(1.0, 1.0, 1.0),
+        noise=Noise.of([Load(1.0, 1.0)]),
         units=tuple(
             Unit(
                 first=i,

@@ -10,6 +10,7 @@ from lamella.graph.divide import ShardSpan
 from lamella.plan.pricing.fan_out import sharded
 from lamella.plan.pricing.spread import PHASE, beside, common_spread, deviation_ms, variance_ms2
 from lamella.profile.document import Noise, ShardPart, ShardProfile
+from lamella.profile.quiet import Load
 from tests.unit.plan.pricing.test_shards import HEAVY, sharded_model
 from tests.unit.plan.synthetic import SERVING_MS, Made, model_of
 
@@ -68,5 +69,5 @@ def test_a_stage_of_shards_spreads_as_it_was_measured_to_and_its_join_as_a_funct
 def test_what_all_functions_share_is_the_machine_s_noise_and_what_predictions_are_off() -> None:
     model = model_of((Made(),))
     quiet = common_spread(model)
-    model.profile = msgspec.structs.replace(model.profile, noise=Noise(1.0, 1.0, 1.2))
+    model.profile = msgspec.structs.replace(model.profile, noise=Noise.of([Load(1.0, 1.0), Load(1.2, 1.0)]))
     assert common_spread(model) == pytest.approx(np.hypot(0.05, quiet))
