@@ -34,6 +34,8 @@ class Timing(msgspec.Struct, frozen=True):
     """Median behind a pause,"""
     paused_p95_ms: float | None = None
     """and that; measured of models that are over in `profile.timing.SHORT_MS`, to longer ones a pause does nothing."""
+    cpu_ms: float | None = None
+    """CPU time of all threads, where they are several: what a quota counts."""
 
     def behind(self, *, pause: bool) -> tuple[float, float]:
         """Median and 95th percentile, of a request that comes at once or behind a pause, ms."""

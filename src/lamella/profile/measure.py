@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "23"
+PROFILE_VERSION = "24"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -354,8 +354,15 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
 
 
 def _timing(timed: Timed, unit: int) -> Timing:
-    paused = (timed.paused_ms[unit], timed.paused_p95_ms[unit]) if timed.paused_ms else ()
-    return Timing(timed.variant, timed.median_ms[unit], timed.p95_ms[unit], timed.shared[unit], *paused)
+    return Timing(
+        timed.variant,
+        timed.median_ms[unit],
+        timed.p95_ms[unit],
+        timed.shared[unit],
+        paused_ms=timed.paused_ms[unit] if timed.paused_ms else None,
+        paused_p95_ms=timed.paused_p95_ms[unit] if timed.paused_ms else None,
+        cpu_ms=timed.cpu_ms[unit] if timed.variant.threads > 1 else None,
+    )
 
 
 def kinds_of(graph: Graph, first: int, last: int) -> str:

@@ -52,6 +52,8 @@ class Timed(msgspec.Struct, frozen=True):
     median_ms: tuple[float, ...]
     p95_ms: tuple[float, ...]
     saving_ms: tuple[float, ...]
+    cpu_ms: tuple[float, ...]
+    """Median CPU time of all threads, of units."""
     shared: tuple[bool, ...]
     """Units whose figures are the plain variant's,"""
     shared_cuts: tuple[bool, ...]
@@ -184,6 +186,7 @@ def take_times(
             variant,
             *_median_and_p95(times.alone, scales),
             tuple((np.median(times.savings, axis=0) * np.median(scales)).tolist()),
+            tuple((np.median(times.cpu, axis=0) * scales).tolist()),
             times.shared,
             times.shared_cuts,
             *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),

@@ -45,6 +45,13 @@ SHORT_MS = 20.0
 (code, tables of pages and cores' clocks are cold)."""
 
 
+class Took(NamedTuple):
+    """Time of a run and what CPU time all its threads used, ms."""
+
+    wall_ms: float
+    cpu_ms: float
+
+
 class Piece:
     """A session over operators `first` to `last - 1` with its tensors bound to shared arrays."""
 
@@ -53,8 +60,8 @@ class Piece:
         self.session, self.takes, self.gives = session, takes, gives
         self._binding: ort.IOBinding | None = None
 
-    def run(self, values: dict[str, np.ndarray]) -> float:
-        """Run on the arrays in `values`; ms. The first run makes the outputs' arrays, later ones write in place."""
+    def run(self, values: dict[str, np.ndarray]) -> Took:
+        """Run on the arrays in `values`. The first run makes the outputs' arrays, later ones write in place."""
         if self._binding is None:
             outputs = self.session.run(self.gives, {n: values[n] for n in self.takes})
             for name, array in zip(self.gives, outputs, strict=True):
@@ -67,9 +74,10 @@ class Piece:
             for name in self.gives:
                 a = values[name]
                 self._binding.bind_output(name, "cpu", 0, a.dtype, a.shape, a.ctypes.data)
-        start = time.perf_counter()
+        used, start = time.process_time(), time.perf_counter()
         self.session.run_with_iobinding(self._binding)
-        return (time.perf_counter() - start) * 1000
+        end = time.perf_counter()
+        return Took((end - start) * 1000, (time.process_time() - used) * 1000)
 
     def warm(self, values: dict[str, np.ndarray]) -> None:
         """Run once more, if it ran before."""
@@ -146,9 +154,10 @@ OPENED: Mapping[Layout, Callable[[Extractor, Span, Variant, Path, Timer], ort.In
 
 
 class UnitTimes(NamedTuple):
-    """What a variant took: `alone` [rounds, units] and `savings` [rounds, units - 1], ms."""
+    """What a variant took: `alone` [rounds, units], CPU time of that, and `savings` [rounds, units - 1], ms."""
 
     alone: np.ndarray
+    cpu: np.ndarray
     savings: np.ndarray
     shared: tuple[bool, ...]
     """Units whose times are those of the plain variant beside it,"""
@@ -201,21 +210,21 @@ def time_units(
     load(graph.weights_file)
     populate(directory / graph.weights_file.name)  # as in a function: else rows of a table cost a page fault each
     values = {name: in_segment(array) for name, array in requests().items()}
-    alone: list[list[list[float]]] = [[] for _ in variants]
-    together: list[list[list[float]]] = [[] for _ in variants]
+    alone: list[list[list[Took]]] = [[] for _ in variants]
+    together: list[list[list[Took]]] = [[] for _ in variants]
     passes = [[range(len(units))], [range(0, len(pairs), 2), range(1, len(pairs), 2)]]
-    paused: list[list[list[float]]] = [[] for _ in variants]
+    paused: list[list[list[Took]]] = [[] for _ in variants]
     begun = time.monotonic()
     for round_ in range(max_rounds + 1):
-        ones, twos = list[list[float]](), list[list[float]]()
+        ones, twos = list[list[Took]](), list[list[Took]]()
         for one, two in zip(singles, joined, strict=True):
             for pieces, found, orders in zip((one, two), (ones, twos), passes, strict=True):
                 found.append(_turn(pieces, values, found, orders, requests))
         if round_ == 0:
             begun = time.monotonic()
             continue  # the first round makes arrays and touches weights
-        late = list[list[float]]()
-        for one in singles if sum(ones[0]) < SHORT_MS else []:
+        late = list[list[Took]]()
+        for one in singles if sum(took.wall_ms for took in ones[0]) < SHORT_MS else []:
             late.append(_turn(one, values, late, passes[0], requests, PAUSE_S))
         for k in range(len(variants)):
             alone[k].append(ones[k])
@@ -227,23 +236,24 @@ def time_units(
             break
     results = []
     for k in range(len(variants)):
-        t, pair = np.array(alone[k]), np.array(together[k]).reshape(len(alone[k]), -1)
+        t, cpu = np.moveaxis(np.array(alone[k]), -1, 0)
+        pair = np.array([[took.wall_ms for took in turn] for turn in together[k]]).reshape(len(t), -1)
         shared, shared_cuts = (tuple(piece is None for piece in side[k]) for side in (singles, joined))
-        late_ms = np.array(paused[k]) if len(paused[k]) >= min_rounds else None
-        results.append(UnitTimes(t, t[:, :-1] + t[:, 1:] - pair, shared, shared_cuts, late_ms))
+        late_ms = np.array(paused[k])[..., 0] if len(paused[k]) >= min_rounds else None
+        results.append(UnitTimes(t, cpu, t[:, :-1] + t[:, 1:] - pair, shared, shared_cuts, late_ms))
     return results
 
 
 def _turn(
     pieces: Sequence[Piece | None],
     values: dict[str, np.ndarray],
-    before: list[list[float]],
+    before: list[list[Took]],
     passes: Iterable[Sequence[int]],
     requests: Callable[[], Mapping[str, np.ndarray]],
     pause_s: float = 0.0,
-) -> list[float]:
+) -> list[Took]:
     """The times of a variant's pieces, run in that order; of those it shares what the first variant took this round."""
-    taken = [0.0] * len(pieces)
+    taken = [Took(0.0, 0.0)] * len(pieces)
     for order in passes:
         for name, array in requests().items():
             values[name][...] = array

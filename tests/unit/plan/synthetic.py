@@ -68,6 +68,8 @@ class Made:
     """Opening its session."""
     spread: float = 0.0
     """How much of its time the 95th percentile lies above."""
+    more_cpu: float = 1.0
+    """CPU time of several threads over that of one."""
 
 
 SERVING_MS = 0.3
@@ -127,7 +129,13 @@ def profile_of(graph: Graph, units: tuple[Made, ...], hop: HopCost | None = None
                 weight_bytes=graph.weight_bytes(i, i + 1),
                 live_bytes=graph.live_bytes(i, i + 1),
                 times=tuple(
-                    Timing(v, _time_ms(unit, v), _time_ms(unit, v) * (1 + unit.spread), _shares(unit, v))
+                    Timing(
+                        v,
+                        _time_ms(unit, v),
+                        _time_ms(unit, v) * (1 + unit.spread),
+                        _shares(unit, v),
+                        cpu_ms=unit.time_ms * unit.more_cpu if v.threads > 1 else None,
+                    )
                     for v in variants
                 ),
                 memory=tuple(
@@ -207,6 +215,7 @@ UNITS = st.builds(
     admitted=st.booleans(),
     saving_ms=st.sampled_from([-0.1, 0.0, 0.005]),
     load_ms=st.sampled_from([0.0, 3.0, 120.0]),
+    more_cpu=st.sampled_from([1.0, 1.0, 1.5]),
     spread=st.sampled_from([0.0, 0.1, 0.5]),
 )
 CODED = st.builds(

@@ -34,6 +34,8 @@ class Sold:
             [platform.vcpu(size, v) for sizes, v in zip(self.by_share, shares, strict=True) for size in sizes]
         )
         self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
+        self.more_cpu = np.array([model.times.more_cpu(threads) for threads in self.threads.tolist()])
+        """`Times.more_cpu` of the threads of each size."""
         self.usd_per_ms = np.array(
             [platform.usd_per_ms(mb, vcpu) for mb, vcpu in zip(self.mb.tolist(), self.vcpu.tolist(), strict=True)]
         )
@@ -44,7 +46,8 @@ class Sold:
         many = work_ms[self.threads[size] - 1, np.arange(len(size))]
         period_ms = self.platform.cpu.period_ms.value
         slow = throttled(one, vcpu, period_ms)
-        several = np.where(vcpu < self.threads[size], shared(many, one, np.maximum(vcpu, 1.0), period_ms), many)
+        held = shared(many, one * self.more_cpu[size], np.maximum(vcpu, 1.0), period_ms)
+        several = np.where(vcpu < self.threads[size], held, many)
         return np.where(vcpu < 1, slow, np.minimum(one, several))
 
     def cost_usd(self, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:

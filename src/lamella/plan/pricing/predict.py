@@ -210,7 +210,7 @@ class SliceModel:
             return alone, 1
         busy = self.compute_ms(first, last, layout=layout, threads=threads) + beside
         if vcpu < threads:
-            busy = shared_ms(busy, alone, vcpu, self.platform.cpu.period_ms.value)
+            busy = shared_ms(busy, alone * self.times.more_cpu(threads), vcpu, self.platform.cpu.period_ms.value)
         return (busy, threads) if busy < alone else (alone, 1)
 
     def memory_mb(self, first: int, last: int, *, layout: Layout) -> tuple[float, float]:

@@ -39,19 +39,19 @@ def _throttled(cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.nda
     return held
 
 
-def shared(busy_ms: np.ndarray, alone_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndarray:
+def shared(busy_ms: np.ndarray, cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms: float) -> np.ndarray:
     """Wall time of runs on several threads under quotas that may grant less than these use; many at once.
 
-    A run of `busy_ms` with a core for each thread, which takes one thread `alone_ms`, keeps `alone_ms / busy_ms` cores
+    A run of `busy_ms` with a core for each thread, in which they use `cpu_ms` together, keeps `cpu_ms / busy_ms` cores
     busy on average. Of that many a quota grants a share, and what it does is what it does to one.
     """
-    return throttled(busy_ms, vcpu * busy_ms / alone_ms, period_ms)
+    return throttled(busy_ms, vcpu * busy_ms / cpu_ms, period_ms)
 
 
 @lru_cache(maxsize=65536)
-def shared_ms(busy_ms: float, alone_ms: float, vcpu: float, period_ms: float) -> float:
+def shared_ms(busy_ms: float, cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """`shared` of one run."""
-    return float(shared(np.array(busy_ms), np.array(alone_ms), np.array(vcpu), period_ms))
+    return float(shared(np.array(busy_ms), np.array(cpu_ms), np.array(vcpu), period_ms))
 
 
 @lru_cache(maxsize=65536)

@@ -63,6 +63,19 @@ class Times:
         scaled: np.ndarray = sums(Variant(self.batch, layout, 1)) * many / one
         return scaled
 
+    def more_cpu(self, threads: int) -> float:
+        """CPU time of the model on so many threads over that on one: they wait for memory, and for each other.
+
+        A figure of the whole model, since a quota is spent by all operators of a run. 1 where it was not measured.
+        """
+        one, many = (
+            [t for unit in self.profile.units for t in unit.times if t.variant == Variant(1, "plain", n)]
+            for n in (1, threads)
+        )
+        if threads == 1 or any(t.cpu_ms is None for t in many):
+            return 1.0
+        return max(1.0, sum(t.cpu_ms or 0.0 for t in many) / sum(t.median_ms for t in one))
+
     def _sum(self, first: int, last: int, variant: Variant) -> float:
         times, saved = self._prefix[variant]
         return max(0.001, float(times[last] - times[first] - (saved[last - 1] - saved[first])))
