@@ -19,6 +19,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.document import deviations
 from lamella.plan.pricing.fan_out import stages
 from lamella.plan.pricing.predict import SliceModel
+from lamella.plan.pricing.throttle import phase_deviation_ms
 from lamella.profile.document import Variant
 from lamella.profile.hops import P95
 
@@ -26,8 +27,6 @@ PREDICTION_ERROR = 0.04
 """Of the mean latency of plans, as measured (docs/benchmarks-quality.md)."""
 EXTREMES = 4.0
 """Standard deviations between the slowest and the fastest of some ten runs, more or less."""
-PHASE = 0.4
-"""Of what a period holds a function back: 0.31 to 0.48 by simulating every phase (tests/unit/plan/pricing)."""
 
 
 def variances(model: SliceModel, variant: Variant) -> np.ndarray:
@@ -46,9 +45,8 @@ def variances(model: SliceModel, variant: Variant) -> np.ndarray:
 
 def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:
     """Variance of runs beside that of the operators, ms squared: serving's, and a quota's phase."""
-    period_ms = model.platform.cpu.period_ms.value
-    held_ms = np.where((vcpu < 1) & (run_ms > vcpu * period_ms), (1 - np.minimum(vcpu, 1.0)) * period_ms, 0.0)
-    found: np.ndarray = model.hops.cost.deviation_ms**2 + (PHASE * held_ms) ** 2
+    phase_ms = phase_deviation_ms(run_ms, vcpu, model.platform.cpu.period_ms.value)
+    found: np.ndarray = model.hops.cost.deviation_ms**2 + phase_ms**2
     return found
 
 

@@ -24,7 +24,7 @@ from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, joined, sharded
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.spread import deviation_ms
-from lamella.plan.pricing.throttle import throttled_ms
+from lamella.plan.pricing.throttle import phase_deviation_ms, throttled_ms
 from lamella.plan.request import Request
 from lamella.profile.document import ShardProfile
 from lamella.runtime.function import Layout
@@ -97,9 +97,8 @@ def varied(model: SliceModel, first: int, last: int, layout: Layout, run_ms: flo
 
 def beside(model: SliceModel, run_ms: float, vcpu: float) -> float:
     """Variance of a run beside that of its work: of serving it, and of where in a quota's period it begins."""
-    period_ms = model.platform.cpu.period_ms.value
-    held_ms = (1 - vcpu) * period_ms if vcpu < 1 and run_ms > vcpu * period_ms else 0.0
-    return SERVING_MS**2 + (0.4 * held_ms) ** 2
+    phase_ms = phase_deviation_ms(np.array([run_ms]), np.array([vcpu]), model.platform.cpu.period_ms.value)
+    return SERVING_MS**2 + float(phase_ms[0]) ** 2
 
 
 def crossings(model: SliceModel, unit: int) -> list[Coding]:

@@ -8,7 +8,8 @@ import pytest
 
 from lamella.graph.divide import ShardSpan
 from lamella.plan.pricing.fan_out import sharded
-from lamella.plan.pricing.spread import PHASE, beside, common_spread, deviation_ms, variance_ms2
+from lamella.plan.pricing.spread import beside, common_spread, deviation_ms, variance_ms2
+from lamella.plan.pricing.throttle import phase_deviation_ms
 from lamella.profile.document import Noise, ShardPart, ShardProfile
 from lamella.profile.quiet import Load
 from tests.unit.plan.pricing.test_shards import HEAVY, sharded_model
@@ -17,35 +18,13 @@ from tests.unit.plan.synthetic import SERVING_MS, Made, model_of
 SPAN = ShardSpan(1, 2, 2, "channels")
 
 
-def wall_ms(cpu_ms: float, grant_ms: float, period_ms: float, left_ms: float) -> float:
-    """Of a run that begins with so much of a period left and its grant unspent."""
-    if cpu_ms <= min(grant_ms, left_ms):
-        return cpu_ms
-    time, work = left_ms, cpu_ms - min(grant_ms, left_ms)
-    while work > grant_ms + 1e-9:
-        time, work = time + period_ms, work - grant_ms
-    return time + work
-
-
-@pytest.mark.parametrize("vcpu", [0.1, 0.25, 0.5, 0.7, 0.9])
-@pytest.mark.parametrize("grants", [0.5, 1.2, 3.5, 10.1, 20.9])
-def test_the_phase_of_a_quota_spreads_as_a_simulation_of_it_does(vcpu: float, grants: float) -> None:
-    period = 10.0
-    grant = vcpu * period
-    left = (np.arange(2000) + 0.5) / 2000 * period
-    walls = np.array([wall_ms(grants * grant, grant, period, x) for x in left])
-    if grants < 1:
-        assert walls.std() == 0
-        return
-    assert walls.std() == pytest.approx(PHASE * (period - grant), rel=0.25)
-
-
-def test_a_quota_s_phase_counts_only_below_one_vcpu_and_beyond_the_first_grant() -> None:
+def test_a_quota_spreads_what_it_holds_back_and_nothing_else() -> None:
     model = model_of((Made(time_ms=5.0),), "aws-lambda")
     period = model.platform.cpu.period_ms.value
-    found = beside(model, np.array([0.4 * period, 50.0, 50.0, 50.0]), np.array([0.5, 0.5, 0.8, 1.0]))
-    held = PHASE * period * np.array([0.0, 0.5, 0.2, 0.0])
-    assert found == pytest.approx(SERVING_MS**2 + held**2)
+    run_ms, vcpu = np.array([0.4 * period, 50.0, 50.0, 50.0]), np.array([0.5, 0.5, 0.8, 1.0])
+    held = phase_deviation_ms(run_ms, vcpu, period)
+    assert ((held > 0) == [False, True, True, False]).all()
+    assert beside(model, run_ms, vcpu) == pytest.approx(SERVING_MS**2 + held**2)
 
 
 def test_variances_of_functions_add_and_serving_is_in_each() -> None:

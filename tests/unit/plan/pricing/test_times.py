@@ -43,12 +43,13 @@ def test_compute_time_is_the_sum_by_hand(units: tuple[Made, ...], layout: Layout
 
 
 def test_threads_that_use_more_cpu_together_are_held_back_by_a_quota_that_covers_one_alone() -> None:
-    idle, waiting = (model_of((Made(time_ms=60.0, more_cpu=more),), vcpu=1.7) for more in (1.0, 1.5))
+    idle, waiting = (model_of((Made(time_ms=600.0, more_cpu=more),), vcpu=1.7) for more in (1.0, 1.5))
     assert (idle.times.more_cpu(1), idle.times.more_cpu(2), waiting.times.more_cpu(2)) == (1.0, 1.0, 1.5)
-    assert idle.run_ms(0, 1, layout="plain", vcpu=1.7) == pytest.approx(60 / SPEEDUP[2] + 0.05)
-    held = waiting.run_ms(0, 1, layout="plain", vcpu=1.7)
-    assert held == pytest.approx(60 * 1.5 / 1.7, rel=0.1)
-    assert waiting.run_ms(0, 1, layout="plain", vcpu=2.0) == idle.run_ms(0, 1, layout="plain", vcpu=2.0)
+    free, held = (model.run_ms(0, 1, layout="plain", vcpu=1.7) for model in (idle, waiting))
+    assert free == pytest.approx(600 / SPEEDUP[2], abs=3)  # 1.6 cores are busy
+    assert free < held < 600  # one thread would do as well
+    quickest = idle.run_ms(0, 1, layout="plain", vcpu=2.0)
+    assert waiting.run_ms(0, 1, layout="plain", vcpu=2.0) == quickest
 
 
 def test_cpu_time_that_was_not_measured_is_that_of_one_thread() -> None:
