@@ -42,7 +42,7 @@ def test_a_case_measures_what_it_says() -> None:
     model, request = profiled(6, speed.WHERE, shards=True, codecs=True)
     assert len(model.codings(1)) == 4
     assert {len(s.parts) for s in model.profile.shards} == {2, 3, 4}
-    assert len(model.platform.sizes_mb()) == speed.SIZES
+    assert len(model.platform.sizes_mb(1.0)) == speed.SIZES
     row = speed.run_case("choices 6")
     slo = speed.SLO * sum(u.times[0].median_ms for u in model.profile.units)
     assert row.usd_per_million == pytest.approx(

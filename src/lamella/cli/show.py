@@ -158,9 +158,15 @@ def _bounded(plan: Plan) -> str:
     return "" if plan.percentile is None else f" (percentile {plan.percentile:g}: {plan.bounded_ms:.1f})"
 
 
+def _shared(plan: Plan) -> str:
+    """How many requests share a run."""
+    return f", {plan.requests} of which share a run" if plan.requests > 1 else ""
+
+
 def _starts(plan: Plan) -> list[str]:
     """What starts after idle times add."""
     cold, lines = plan.cold, []
+    one = "run" if plan.requests > 1 else "request"
     if cold is None:
         return []
     if cold.rate_per_s is not None:
@@ -171,13 +177,18 @@ def _starts(plan: Plan) -> list[str]:
         )
         adds = cold.share * cold.usd_per_million_starts
         lines.append(
-            f"starts: with a request every {_span(1 / cold.rate_per_s)}, {cold.share:.1%} of them find {cold.starts} "
+            f"starts: with a {one} every {_span(1 / cold.rate_per_s)}, {cold.share:.1%} of them find {cold.starts} "
             f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds "
-            f"${digits(adds, 3)} per million requests"
+            f"${digits(adds / plan.requests, 3)} per million requests"
         )
+        if plan.percentile is not None and cold.share > 1 - plan.percentile / 100:
+            lines.append(
+                f"the SLO holds for {one}s that find their functions ready: so many find them stopped that percentile "
+                f"{plan.percentile:g} of all is one that waits for starts"
+            )
     if cold.one_function_below_per_s:
         least = _span(1 / cold.one_function_below_per_s)
-        lines.append(f"with fewer requests than one every {least} one function would be cheaper, for its fewer starts")
+        lines.append(f"with fewer {one}s than one every {least} one function would be cheaper, for its fewer starts")
     return lines
 
 
@@ -201,7 +212,7 @@ def show_plan(plan: Plan) -> None:
     out.print(
         f"[bold]{escape(plan.model.name)} on {plan.platform} by {plan.planner}[/bold]: {_parts(plan)}, "
         f"{p.latency_ms:.1f} ms{_bounded(plan)}, {p.memory_mb:.0f} MB in all, "
-        f"${digits(p.cost_usd_per_million, 3)} per million requests (predicted)"
+        f"${digits(p.cost_usd_per_million / plan.requests, 3)} per million requests{_shared(plan)} (predicted)"
     )
     out.print(f"why: {plan.why}", markup=False)
     if plan.orders:

@@ -106,25 +106,31 @@ def deployed(
         freezable=True,
         shared=False,  # costs are those of functions that hold all their weights
     ) as deployment:
-        (cold_ms, cold), settled = _settle(deployment, package, allocation, on.platform, inputs)
+        (cold_ms, cold), settled = _settle(deployment, package, plan, allocation, on.platform, inputs)
         yield Contender(plan, deployment, settled, cold_ms, cold)
 
 
 def _settle(
-    deployment: Deployment, package: Path, allocation: dict[str, Allocation], platform: Platform, inputs: Values
+    deployment: Deployment,
+    package: Path,
+    plan: Plan,
+    allocation: dict[str, Allocation],
+    platform: Platform,
+    inputs: Values,
 ) -> tuple[tuple[float, ColdStart], dict[str, Allocation]]:
     """The cold start, and the allocation it lived at.
 
     A start is never the same twice: a function that lived through its trials a few MB below its limit may be killed
     now. Then its size was none, and it gets the next one.
     """
+    share = {f.name: f.vcpu for f in plan.functions}
     for _ in range(GROWTHS):
         try:
             return _cold(deployment, package, inputs), allocation
         except OutOfMemory as error:
             name = error.where.removeprefix("function ")
             held = allocation[name]
-            size = platform.allocation_mb(held.memory_mb * 1.02 + 1)
+            size = platform.allocation_mb(held.memory_mb * 1.02 + 1, share[name])
             if size is None:
                 raise
             tried = (*held.tried, (size, "after the kernel killed a start one size below"))

@@ -116,11 +116,11 @@ def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: 
     need = max(free.peak_mb, planned.floor_mb)
     if platform.cpu.mb_per_vcpu:  # memory was chosen for its CPU
         need = max(need, planned.memory_mb)
-    size = platform.allocation_mb(need)
+    size = platform.allocation_mb(need, planned.vcpu)
     if size is None:
         raise InfeasiblePlan(
             f"memory: {planned.name} peaks at {free.peak_mb:.0f} MB, the largest size of {platform.name} is "
-            f"{platform.most_mb():.0f} MB",
+            f"{platform.most_mb(planned.vcpu):.0f} MB",
             where=f"function {planned.name}",
         )
     if not enforced:
@@ -139,12 +139,12 @@ def _search(bench: _Bench, planned: FunctionPlan, platform: Platform, enforced: 
         if verdict == "ok":
             break
         refused = size
-        larger = platform.allocation_mb(max(size * 1.06, size + platform.step_mb))
+        larger = platform.allocation_mb(max(size * 1.06, size + platform.step_mb), planned.vcpu)
         if larger is None:
             raise InfeasiblePlan(f"memory: {planned.name} runs badly at {size} MB ({verdict})", where=planned.name)
         size = larger
     while refused and (size - refused) > max(platform.step_mb, size * PRECISION):
-        middle = platform.allocation_mb((refused + size) / 2)
+        middle = platform.allocation_mb((refused + size) / 2, planned.vcpu)
         if middle is None or middle in (refused, size):
             break
         verdict = bench.judge(middle, free)

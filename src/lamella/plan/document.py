@@ -292,6 +292,16 @@ class Plan(Document, frozen=True, kw_only=True):
         return self.predicted.cost_usd_per_million + (told.share * told.usd_per_million_starts if told else 0.0)
 
     @property
+    def requests(self) -> int:
+        """How many requests a run answers: its rows, where they come one by one and wait for each other."""
+        return self.batch if self.wait_ms > 0 else 1
+
+    @property
+    def request_usd(self) -> float:
+        """Price of a million requests: `charged_usd`, shared by those that share a run."""
+        return self.charged_usd / self.requests
+
+    @property
     def bounded_ms(self) -> float:
         """What the SLO bounds: mean latency, or its percentile; what rows wait for each other included."""
         return self.wait_ms + self.predicted.at(self.percentile)

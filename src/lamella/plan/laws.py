@@ -226,11 +226,12 @@ def _memory(plan: Plan, platform: Platform) -> list[LamellaError]:
         need = max(f.peak_mb, f.floor_mb)
         if f.memory_mb < need - 0.5:
             found.append(LawBroken(f"law 4: {f.name} is given {f.memory_mb} MB and needs {need:.0f} MB", where=f.name))
-        if platform.allocation_mb(f.memory_mb) != f.memory_mb:
+        if platform.allocation_mb(f.memory_mb, f.vcpu) != f.memory_mb:
+            sizes = platform.sizes_mb(f.vcpu)
             found.append(
                 PlatformLimit(
-                    f"{f.name}: {platform.name} does not sell {f.memory_mb} MB (from {platform.memory.min_mb.value:g} "
-                    f"to {platform.most_mb():g} MB in steps of {platform.step_mb:g})",
+                    f"{f.name}: {platform.name} does not sell {f.memory_mb} MB with {f.vcpu:g} vCPU (from "
+                    f"{sizes[0]:g} to {sizes[-1]:g} MB in steps of {platform.step_mb:g})",
                     where=f.name,
                 )
             )

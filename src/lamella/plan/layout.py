@@ -190,7 +190,7 @@ def why(model: SliceModel, choice: Choice) -> str:
     """Which requirement set the size, and what the next best layout of the weights would have taken."""
     need = max(choice.peak_mb, choice.floor_mb)
     what = "its predicted peak" if choice.peak_mb >= choice.floor_mb else "law 4 (all weights in full)"
-    at_least = model.platform.allocation_mb(need)
+    at_least = model.platform.allocation_mb(need, choice.vcpu)
     if choice.memory_mb == model.equal_mb:
         size = f"{choice.memory_mb} MB as all functions of the plan, {need:.0f} are needed"
     elif at_least == choice.memory_mb:
@@ -209,7 +209,7 @@ def _next_best(model: SliceModel, choice: Choice) -> str:
             continue
         need = max(model.memory_mb(choice.first, choice.last, layout=layout))
         run = model.run_ms(choice.first, choice.last, layout=layout, vcpu=choice.vcpu)
-        size = platform.allocation_mb(need)
+        size = platform.allocation_mb(need, choice.vcpu)
         cost = platform.cost_usd(max(size, least), run, choice.vcpu) if size else math.inf
         found.append((cost, layout, run, need))
     if not found:

@@ -27,11 +27,12 @@ from lamella.plan.pricing.batching import batches, runs_per_s, wait_ms
 from lamella.plan.pricing.fan_out import joined, stages
 from lamella.plan.pricing.hops import NOTHING_LOST, Lossy
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.spread import common_spread, deviation_ms
+from lamella.plan.pricing.spread import bounded_ms, common_spread, deviation_ms
 from lamella.plan.pricing.throttle import throttled_ms
 from lamella.plan.request import Request, variant
 from lamella.plan.validation.lossy import judged
 from lamella.platforms import Platform
+from lamella.platforms.platform import Architecture
 from lamella.platforms.platform import threads as threads_for
 from lamella.profile.baseline import BaselineKind, measure_whole
 from lamella.profile.channels import channel_price
@@ -70,10 +71,18 @@ def make_plan(
     """
     base, request = variant(name, request)
     for_exact(base, request)
-    architecture = platform.cheapest_architecture if request.architecture == "any" else request.architecture
+    _finite(profile)
+    architecture = architecture_of(platform, request)
     platform = on_channel(platform, request).on(architecture)
     if base == AmpsInf().name and request.channel is None:
         platform = platform.through(STORAGE)
+    if not platform.sells(request.vcpu):
+        sold = ", ".join(f"{r.vcpu:g}" for r in platform.cpu.ranges)
+        raise ConfigError(
+            f"{platform.name} sells {sold} vCPU, or fractions of one; not {request.vcpu:g}",
+            where="--vcpu",
+            try_=f"--vcpu {max((r.vcpu for r in platform.cpu.ranges if r.vcpu < request.vcpu), default=1):g}",
+        )
     profile = _completed(graph, profile, platform, request)
 
     def model_of(lossy: Lossy) -> SliceModel:
@@ -92,12 +101,36 @@ def make_plan(
     return plan
 
 
+def _finite(profile: Profile) -> None:
+    """ConfigError where a figure of a profile is no number: sums of it would be none, and comparisons of them false."""
+    for number, unit in enumerate(profile.units):
+        figures = [value for held in (*unit.times, *unit.memory) for value in msgspec.structs.astuple(held)]
+        if not all(math.isfinite(value) for value in figures if isinstance(value, float)):
+            raise ConfigError(
+                f"the profile of {profile.model} has a time or a size that is no number",
+                where=f"unit {number} (operators {unit.first} to {unit.last - 1})",
+                try_="lamella profile MODEL",
+            )
+    for cut in profile.cuts:
+        if not all(math.isfinite(saving.ms) for saving in cut.savings):
+            raise ConfigError(
+                f"the profile of {profile.model} has a saving that is no number",
+                where=f"cut {cut.position}",
+                try_="lamella profile MODEL",
+            )
+
+
 def _completed(graph: Graph, profile: Profile, platform: Platform, request: Request) -> Profile:
     """The profile with the batch and the thread counts that are asked for and were not measured (`profile.scaling`)."""
     vcpu = platform.cpu.max_vcpu.value if platform.cpu.coupling == "memory" else request.vcpu
     for count in range(1, min(profile.machine.cores, threads_for(vcpu)) + 1):
         profile = at(profile, graph, batch=request.batch, threads=count)
     return profile
+
+
+def architecture_of(platform: Platform, request: Request) -> Architecture:
+    """The one that is asked for, or the cheapest."""
+    return platform.cheapest_architecture if request.architecture == "any" else request.architecture
 
 
 def on_channel(platform: Platform, request: Request) -> Platform:
@@ -210,7 +243,7 @@ def _sharded(model: SliceModel, name: str, given: str, request: Request) -> Plan
 def _keeps(plan: Plan, request: Request, platform: Platform) -> bool:
     """Whether a plan keeps the request with its joins."""
     late = request.slo_ms is not None and plan.predicted.latency_ms > request.slo_ms
-    fits = all(platform.allocation_mb(max(f.peak_mb, f.floor_mb)) is not None for f in plan.functions)
+    fits = all(platform.allocation_mb(max(f.peak_mb, f.floor_mb), f.vcpu) is not None for f in plan.functions)
     return plan.stages <= request.max_stages and not late and fits
 
 
@@ -259,7 +292,12 @@ def document(model: SliceModel, decision: Decision, name: str, given: str, reque
 
 def _cold(model: SliceModel, choices: Sequence[Choice], cost_usd: float, request: Request) -> Cold | None:
     """What starts add, beside one function that keeps the SLO, too."""
-    whole = [c for c in singles(model) if request.slo_ms is None or c.latency_ms <= request.slo_ms]
+    percentile = request.percentile if request.asked_ms is None else None  # else the bound leaves room for it
+
+    def ms(one: Candidate) -> float:
+        return wait_ms(model.batch, request) + bounded_ms(model, one.choices, one.latency_ms, percentile)
+
+    whole = [c for c in singles(model) if request.slo_ms is None or ms(c) <= request.slo_ms]
     alone = cheapest_of(whole).choices[0] if whole else None
     return cold(model, choices, cost_usd, alone, runs_per_s(model.batch, request))
 
@@ -277,7 +315,8 @@ def _slack(model: SliceModel, plan: Plan) -> tuple[Slack, ...]:
         rows.append(Slack(f"latency SLO{plan.at}", plan.slo_ms, plan.bounded_ms, "ms"))
     if plan.budget_usd is not None:
         rows.append(Slack("budget", plan.budget_usd, plan.charged_usd, "$"))
-    rows.append(Slack("largest memory", platform.most_mb(), max(f.memory_mb for f in plan.functions), "MB"))
+    largest = max(plan.functions, key=lambda f: f.memory_mb)
+    rows.append(Slack("largest memory", platform.most_mb(largest.vcpu), largest.memory_mb, "MB"))
     rows.append(Slack("package", platform.limits.package_mb.value, max(f.package_mb for f in plan.functions), "MB"))
     if plan.hops:
         ways = [(platform.through(h.channel), h.encoded_bytes) for h in plan.hops]
@@ -297,11 +336,11 @@ def _baseline(model: SliceModel, name: str, given: str, request: Request) -> Pla
         + (graph.weight_bytes(0, len(graph.operators)) + graph.live_bytes(0, len(graph.operators), batch)) / MB
     )
     peak = measure_whole(graph, kind, 1, batch, ranges).peak_mb
-    need = platform.allocation_mb(max(peak, law))
+    need = platform.allocation_mb(max(peak, law), vcpu)
     if need is None:
         raise InfeasiblePlan(
             f"memory: {graph.name} as one plain session needs {max(peak, law):.0f} MB, the largest size of "
-            f"{platform.name} is {platform.most_mb():.0f} MB",
+            f"{platform.name} is {platform.most_mb(vcpu):.0f} MB",
             try_="--planner mopar",
         )
     candidates = []

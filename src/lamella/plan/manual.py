@@ -52,7 +52,7 @@ def plan_by_hand(
     for number, spans in enumerate(stages):
         for k, (first, last) in enumerate(spans):
             held = (made.weight_bytes(first, last) + made.live_bytes(first, last)) / MB
-            size = platform.allocation_mb(ROOM_MB + held + made.live_bytes(first, last) / MB)
+            size = platform.allocation_mb(ROOM_MB + held + made.live_bytes(first, last) / MB, vcpu)
             name = "whole" if len(stages) == 1 else f"stage-{number + 1}"
             functions.append(
                 FunctionPlan(
@@ -61,7 +61,7 @@ def plan_by_hand(
                     first=first,
                     last=last,
                     kind="packaged",
-                    memory_mb=size or int(platform.most_mb()),
+                    memory_mb=size or int(platform.most_mb(vcpu)),
                     vcpu=vcpu,
                     threads=1,
                     layout="plain",

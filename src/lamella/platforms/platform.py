@@ -114,6 +114,12 @@ class HopRule(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     price: ChannelPrice | None = None
     """Of another channel than the platform's own, as measured here; never in the catalogue."""
 
+    @property
+    def known(self) -> bool:
+        """Whether every figure is there that a hop's time, price and limit need."""
+        needed = (self.latency_ms, self.mb_per_s, self.usd, self.usd_per_gb, self.payload_mb)
+        return all(figure is None or figure.known for figure in needed)
+
 
 class Start(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Parts of a cold start that this machine does not show, and how long a start lasts."""
@@ -153,7 +159,7 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     node: Node | None = None
     """Of a cluster of one's own; None where the platform runs the machines."""
 
-    def sizes_mb(self, vcpu: float = 1.0) -> tuple[int, ...]:
+    def sizes_mb(self, vcpu: float) -> tuple[int, ...]:
         """Every size that is sold with so many vCPU, in MB, smallest first."""
         low, high = self._bounds_mb(vcpu)
         if self.memory.only_mb:
@@ -168,16 +174,17 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         sizes = sorted(f.value for f in self.memory.only_mb)
         return int(min((b - a for a, b in pairwise(sizes)), default=1))
 
-    def most_mb(self, vcpu: float = 1.0) -> float:
+    def most_mb(self, vcpu: float) -> float:
         """The largest size that is sold with so many vCPU, MB."""
         return self._bounds_mb(vcpu)[1]
 
     def _bounds_mb(self, vcpu: float) -> tuple[float, float]:
-        fits = next((r for r in self.cpu.ranges if vcpu <= r.vcpu + 1e-9), None)
+        share = min(vcpu, self.cpu.max_vcpu.value)
+        fits = next((r for r in self.cpu.ranges if share <= r.vcpu + 1e-9), None)
         low, high = self.memory.min_mb.value, self.memory.max_mb.value
         return (max(low, fits.min_mb.value), min(high, fits.max_mb.value)) if fits else (low, high)
 
-    def allocation_mb(self, need_mb: float, vcpu: float = 1.0) -> int | None:
+    def allocation_mb(self, need_mb: float, vcpu: float) -> int | None:
         """The smallest size sold that holds `need_mb`, with so many vCPU; None where none does."""
         if self.memory.only_mb:
             return next((s for s in self.sizes_mb(vcpu) if s >= need_mb - 1e-9), None)
@@ -190,6 +197,10 @@ class Platform(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         if self.cpu.mb_per_vcpu is None:
             return min(asked, self.cpu.max_vcpu.value)
         return min(memory_mb / self.cpu.mb_per_vcpu.value, self.cpu.max_vcpu.value)
+
+    def sells(self, vcpu: float) -> bool:
+        """Whether a function may have so much CPU: where sizes depend on it, fractions of one and what is listed."""
+        return vcpu <= 1 or not self.cpu.ranges or any(math.isclose(vcpu, r.vcpu) for r in self.cpu.ranges)
 
     @property
     def paused(self) -> bool:

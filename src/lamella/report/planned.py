@@ -84,13 +84,13 @@ def where(places: Places) -> list[str]:
     if not possible:
         return ["No platform can serve it as asked."]
     (best, plan), others = possible[0], possible[1:]
-    usd = plan.predicted.cost_usd_per_million
+    usd = plan.request_usd
     found = [
         f"{best.platform} is cheapest, as {said(plan)}: ${number(usd)} per million requests, "
         f"{number(plan.predicted.latency_ms)} ms each."
     ]
     if others and usd:
-        times = others[0][1].predicted.cost_usd_per_million / usd
+        times = others[0][1].request_usd / usd
         found.append(f"Next is {others[0][0].platform}, {number(times)} times as dear.")
     quickest, quick = min(possible, key=lambda x: x[1].predicted.latency_ms)
     if quickest is not best and quick.predicted.latency_ms < plan.predicted.latency_ms:

@@ -103,7 +103,7 @@ def said(plan: Plan) -> str:
 
 def money(places: Places) -> Money | None:
     """The figure; None where fewer than two plans cost something."""
-    costs = [(p.platform, plan.predicted.cost_usd_per_million) for p, plan in places.possible]
+    costs = [(p.platform, plan.request_usd) for p, plan in places.possible]
     known = [(name, usd) for name, usd in costs if usd > 0]
     if len(known) < 2:
         return None

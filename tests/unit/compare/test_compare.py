@@ -185,7 +185,7 @@ def test_turns_are_the_rounds_and_their_mean_is_the_cost(done: Done) -> None:
 def test_allocations_are_sizes_sold_that_hold_the_peak(done: Done) -> None:
     for plan in done.json["plans"]:
         for function in plan["functions"]:
-            assert RULES.allocation_mb(function["memory_mb"]) == function["memory_mb"]
+            assert RULES.allocation_mb(function["memory_mb"], 1.0) == function["memory_mb"]
             assert function["memory_mb"] >= function["peak_mb"] - 0.5
             assert function["cpu"] == 1.0
         assert 30 < plan["peak_memory_mb"] < 200 * plan["stages"]
@@ -407,7 +407,7 @@ def test_on_rules_where_memory_buys_cpu_hops_are_emulated_and_every_function_is_
         gb_s = plan.memory_time_mb_s.billed / 1024
         assert plan.cost_usd_per_million == pytest.approx((gb_s * rules.billing.usd_per_gb_s.value + fees) * 1e6)
         for function in plan.functions:
-            assert rules.allocation_mb(function.memory_mb) == function.memory_mb >= function.planned_mb
+            assert rules.allocation_mb(function.memory_mb, 1.0) == function.memory_mb >= function.planned_mb
             assert function.cpu == pytest.approx(rules.vcpu(function.planned_mb, 1.0))
 
 

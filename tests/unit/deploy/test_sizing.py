@@ -27,7 +27,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def is_sold(size_mb: int) -> bool:
-    return OPENFAAS.allocation_mb(size_mb) == size_mb
+    return OPENFAAS.allocation_mb(size_mb, 1.0) == size_mb
 
 
 @pytest.fixture
@@ -138,7 +138,7 @@ def test_without_limits_the_peak_alone_decides_and_it_is_said(
 ) -> None:
     for allocation in allocate(three_slices, request(cnn, rng), OPENFAAS, free, runs=1).values():
         assert allocation == Allocation(
-            memory_mb=OPENFAAS.allocation_mb(allocation.peak_mb) or 0,
+            memory_mb=OPENFAAS.allocation_mb(allocation.peak_mb, 1.0) or 0,
             peak_mb=allocation.peak_mb,
             cold_ms=allocation.cold_ms,
             run_ms=allocation.run_ms,

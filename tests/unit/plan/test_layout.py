@@ -155,4 +155,4 @@ def test_a_join_that_no_size_holds_is_in_no_plan(bert: Graph, profile: Profile) 
     plan = planned(
         100_000.0
     )  # what it keeps of shards is joined by stages of their own, which hold no more than the parts
-    assert all(platform("openfaas").allocation_mb(max(f.peak_mb, f.floor_mb)) for f in plan.functions)
+    assert all(platform("openfaas").allocation_mb(max(f.peak_mb, f.floor_mb), 1.0) for f in plan.functions)

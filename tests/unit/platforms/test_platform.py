@@ -69,18 +69,18 @@ def test_an_allocation_is_the_smallest_size_sold_that_holds_the_need(name: str, 
 
 @given(st.sampled_from(EVERY), st.integers(0, 1000))
 def test_a_size_sold_is_its_own_allocation(name: str, number: int) -> None:
-    sold = platform(name).sizes_mb()
-    assert platform(name).allocation_mb(sold[number % len(sold)]) == sold[number % len(sold)]
+    sold = platform(name).sizes_mb(1.0)
+    assert platform(name).allocation_mb(sold[number % len(sold)], 1.0) == sold[number % len(sold)]
 
 
 def test_sizes_by_hand() -> None:
-    assert platform("aws-lambda-2021").sizes_mb() == tuple(range(128, 3009, 64))
-    assert len(platform("aws-lambda-2021").sizes_mb()) == 46
-    assert FLEX.sizes_mb() == (512, 2048, 4096)
+    assert platform("aws-lambda-2021").sizes_mb(1.0) == tuple(range(128, 3009, 64))
+    assert len(platform("aws-lambda-2021").sizes_mb(1.0)) == 46
+    assert FLEX.sizes_mb(1.0) == (512, 2048, 4096)
     assert FLEX.step_mb == 1536
     assert RUN.sizes_mb(1.0)[-1] == 4096
     assert (RUN.sizes_mb(4.0)[0], RUN.sizes_mb(3.0)[-1]) == (2048, 16384)
-    assert RUN.allocation_mb(5000) is None
+    assert RUN.allocation_mb(5000, 1.0) is None
     assert RUN.allocation_mb(5000, 2.0) == 5000
     assert RUN.allocation_mb(100, 8.0) == 4096
 
@@ -100,7 +100,7 @@ def test_sizes_by_hand() -> None:
     ],
 )
 def test_allocations_by_hand(rules: Platform, need: float, size: int | None) -> None:
-    assert rules.allocation_mb(need) == size
+    assert rules.allocation_mb(need, 1.0) == size
 
 
 @pytest.mark.parametrize(
@@ -151,8 +151,8 @@ def test_one_thread_below_one_vcpu_else_one_for_each_begun(vcpu: float, count: i
 
 
 def test_azure_bills_used_memory_in_steps_of_128_mb_and_at_least_100_ms() -> None:
-    assert AZURE.allocation_mb(129) == 256
-    assert AZURE.allocation_mb(1537) is None
+    assert AZURE.allocation_mb(129, 1.0) == 256
+    assert AZURE.allocation_mb(1537, 1.0) is None
     assert AZURE.vcpu(128, 4.0) == AZURE.vcpu(1536, 4.0) == 1.0
     assert AZURE.cost_usd(256, 30.0, 1.0) == pytest.approx(0.25 * 0.1 * 0.000016 + 0.0000002, rel=1e-12)
     assert AZURE.cost_usd(256, 100.4, 1.0) == pytest.approx(0.25 * 0.101 * 0.000016 + 0.0000002, rel=1e-12)
@@ -165,7 +165,7 @@ def test_cloud_run_bills_cpu_and_memory_apart_in_steps_of_100_ms() -> None:
 
 
 def test_flex_sells_cpu_with_memory_and_bills_at_least_a_second() -> None:
-    assert [FLEX.vcpu(size, 4.0) for size in FLEX.sizes_mb()] == [0.25, 1.0, 2.0]
+    assert [FLEX.vcpu(size, 4.0) for size in FLEX.sizes_mb(1.0)] == [0.25, 1.0, 2.0]
     assert FLEX.cost_usd(2048, 30.0, 1.0) == pytest.approx(2 * 1.0 * 0.000026 + 0.0000004, rel=1e-12)
     assert FLEX.cost_usd(2048, 1001.0, 1.0) == pytest.approx(2 * 1.1 * 0.000026 + 0.0000004, rel=1e-12)
 

@@ -103,7 +103,7 @@ def test_a_file_may_tell_only_what_differs(tmp_path: Path) -> None:
     assert base_of(path) == "azure-flex"
     assert one.start.spawn_ms.value == 900
     assert one.memory == read_platform(path).memory
-    assert one.sizes_mb() == platform("azure-flex").sizes_mb()
+    assert one.sizes_mb(1.0) == platform("azure-flex").sizes_mb(1.0)
     assert one.hop.latency_ms.value == platform("azure-flex").hop.latency_ms.value
 
 

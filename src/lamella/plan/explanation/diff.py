@@ -172,9 +172,10 @@ def _stages(plan: Plan, spans: Sequence[Range]) -> list[_Stage]:
 
 
 def _totals(plan: Plan, stages: Sequence[_Stage]) -> Totals:
-    p = plan.predicted
-    rest = p.latency_ms - sum(s.ms for s in stages)
-    return Totals(plan.stages, len(plan.functions), p.memory_mb, p.latency_ms, p.cost_usd_per_million, rest)
+    """Per request: with what rows wait for each other, and their share of a run and of starts."""
+    latency_ms = plan.wait_ms + plan.predicted.latency_ms
+    rest = latency_ms - sum(s.ms for s in stages)
+    return Totals(plan.stages, len(plan.functions), plan.predicted.memory_mb, latency_ms, plan.request_usd, rest)
 
 
 # ---------------------------------------------------------------------------------------------------------- fields
@@ -187,11 +188,12 @@ def _changes(before: Plan, after: Plan) -> list[Change]:
         ("model's hash", before.model.hash[:12], after.model.hash[:12]),
         ("profiled on", _machine(before), _machine(after)),
         ("platform", before.platform, after.platform),
+        ("architecture", before.architecture, after.architecture),
         ("channel", before.channel, after.channel),
         ("planner", before.planner, after.planner),
         ("SLO", _slo(before), _slo(after)),
         ("requests", _rate(before), _rate(after)),
-        ("batch", str(before.batch), str(after.batch)),
+        ("batch", _rows(before), _rows(after)),
         ("loss", _judged(before), _judged(after)),
     ]
     return [Change(*row) for row in told if row[1] != row[2]]
@@ -211,6 +213,10 @@ def _slo(plan: Plan) -> str:
 def _rate(plan: Plan) -> str:
     known = plan.cold is not None and plan.cold.rate_per_s is not None
     return f"{plan.cold.rate_per_s:g} a second" if plan.cold and known else "none"
+
+
+def _rows(plan: Plan) -> str:
+    return f"{plan.batch}, that wait {plan.wait_ms:g} ms for each other" if plan.requests > 1 else str(plan.batch)
 
 
 def _judged(plan: Plan) -> str:

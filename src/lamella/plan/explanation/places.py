@@ -12,7 +12,7 @@ import msgspec
 from lamella.documents import Document
 from lamella.errors import ConfigError, InfeasiblePlan, LamellaError, PlatformLimit
 from lamella.plan.document import ModelRef, Plan, model_ref
-from lamella.plan.explanation.document import Way, outline
+from lamella.plan.explanation.document import Way
 from lamella.plan.explanation.loosen import Asked
 from lamella.plan.explanation.refusal import refused
 from lamella.plan.laws import payloads
@@ -78,7 +78,7 @@ def survey(asked: Sequence[Asked], planner: str, done: Callable[[int], None] = l
     for number, one in enumerate(asked, 1):
         found.append(_place(one, planner))
         done(number)
-    found.sort(key=lambda p: outline(p.plan, None).cost_usd_per_million if p.plan else float("inf"))
+    found.sort(key=lambda p: p.plan.request_usd if p.plan else float("inf"))
     first = asked[0]
     return Places(
         model=model_ref(first.graph, first.given),

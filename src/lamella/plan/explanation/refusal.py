@@ -10,6 +10,7 @@ from lamella.plan.explanation.asking import laid_out
 from lamella.plan.explanation.document import Refusal, Way, outline
 from lamella.plan.explanation.loosen import LATENCY, Asked, Constraint, constraints, used
 from lamella.plan.explanation.prices import Move, first_that
+from lamella.plan.make import architecture_of
 
 
 def refused(asked: Asked, error: LamellaError, move: Move = lambda share, what: None) -> Refusal:
@@ -21,6 +22,7 @@ def refused(asked: Asked, error: LamellaError, move: Move = lambda share, what: 
         move: told of the progress.
     """
     asked = asked.asking(judge=None)
+    asked = asked._replace(platform=asked.platform.on(architecture_of(asked.platform, asked.request)))
     ways, every = [], constraints(asked)
     quickest = asked.space().quickest()
     slo = asked.request.slo_ms

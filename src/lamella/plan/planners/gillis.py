@@ -108,12 +108,14 @@ class Gillis:
 def sizes(model: SliceModel) -> list[int]:
     """Sizes that are tried, MB: by steps to what the whole model needs, and where memory buys CPU the marks above."""
     platform = model.platform
-    least = platform.allocation_mb(model.profile.floor.resident_mb)
+    least = platform.allocation_mb(model.profile.floor.resident_mb, model.vcpu)
     if least is None:
         return []
     needs = [max(model.memory_mb(0, model.units, layout=way)) for way in model.layouts]
-    ends = sorted(size if (size := platform.allocation_mb(n)) else int(platform.most_mb()) for n in needs)
-    steps = {s for mb in np.linspace(least, ends[-1], SIZES + 1).tolist() if (s := platform.allocation_mb(mb))}
+    most = int(platform.most_mb(model.vcpu))
+    ends = sorted(platform.allocation_mb(n, model.vcpu) or most for n in needs)
+    marks = np.linspace(least, ends[-1], SIZES + 1).tolist()
+    steps = {s for mb in marks if (s := platform.allocation_mb(mb, model.vcpu))}
     return sorted({*steps, *ends, *model.sizes(least)})
 
 
@@ -158,7 +160,7 @@ def _needed(model: SliceModel, plan: Candidate) -> int:
         assert choice
         joined = before.join.mb if before and before.join and not choice.shards else 0.0
         needs += [max(part.peak_mb, part.floor_mb) + joined for part in choice.shards or (choice,)]
-    enough = model.platform.allocation_mb(max(needs))
+    enough = model.platform.allocation_mb(max(needs), model.vcpu)
     assert enough
     return enough
 

@@ -32,6 +32,8 @@ from lamella.units import MB
 
 MOST_SLICES = 4_000_000
 """Of which a gigabyte is enough to hold what they take."""
+MOST_CELLS = 40_000_000
+"""Of slices between states: five gigabytes."""
 
 
 class State(NamedTuple):
@@ -158,6 +160,12 @@ class Options:
         begins, many_begins = self._at_units(lambda state: True)
         ends, many_ends = self._at_units(lambda state: state.join is None)
         count = many_begins[table.first] * many_ends[table.last] * len(self.sold.by_share)
+        if count.sum() > MOST_CELLS:
+            raise ConfigError(
+                f"{self.model.graph.name} has {count.sum() / 1e6:.0f} million slices with their layouts, codecs and "
+                f"channels: more than the {MOST_CELLS / 1e6:g} million that all choices at once are searched for",
+                try_="--no-codecs, or --planner uniform-8",
+            )
         row = np.repeat(np.arange(len(count)), count)
         number = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
         number, share = number // len(self.sold.by_share), number % len(self.sold.by_share)

@@ -11,6 +11,7 @@ import numpy as np
 
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.pricing.throttle import shared, throttled
+from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 
 
@@ -24,7 +25,7 @@ class Sold:
         most = per_vcpu.value * model.profile.machine.cores if per_vcpu else math.inf
         self.free = per_vcpu is None
         """Whether CPU has nothing to do with memory."""
-        shares = _shares(platform.vcpu(0, model.vcpu)) if self.free else [model.vcpu]
+        shares = _shares(platform, platform.vcpu(0, model.vcpu)) if self.free else [model.vcpu]
         self.by_share = [np.array(platform.sizes_mb(vcpu), float) for vcpu in shares]
         """Sizes by what is asked for of CPU, MB; below, all of them one after the other."""
         self.measured = np.array([max(1, int((sizes <= most).sum())) for sizes in self.by_share])
@@ -61,6 +62,6 @@ class Sold:
         return cost
 
 
-def _shares(most: float) -> list[float]:
-    """How much CPU a function may have where that is free: what is asked for, and whole ones below it."""
-    return [*(float(v) for v in range(1, math.ceil(most))), most]
+def _shares(platform: Platform, most: float) -> list[float]:
+    """How much CPU a function may have where that is free: what is asked for, and whole ones below it that are sold."""
+    return [*(float(v) for v in range(1, math.ceil(most)) if platform.sells(v)), most]

@@ -74,17 +74,18 @@ def infeasible(
         peak, law = model.memory_mb(0, model.units, layout="plain")
         worst = max((max(model.memory_mb(u, u + 1, layout="plain")), u) for u in range(model.units))
         unit = model.profile.units[worst[1]]
-        most, package = model.platform.most_mb(), model.platform.limits.package_mb.value
+        most, package = model.platform.most_mb(model.vcpu), model.platform.limits.package_mb.value
         shipped = [model.graph.weight_bytes(*model.span(u, u + 1)) / MB for u in range(model.units)]
         whole = model.graph.weight_bytes(*model.span(0, model.units)) / MB  # less than the sum where units share some
         divided = worst[0] <= most and max(shipped) <= package
-        hint = "--planner mopar, or more --max-stages" if divided else "another --platform"
-        if model.platform.allocation_mb(max(peak, law)):
+        crossing = _too_wide(model) if divided else ""
+        hint = "--planner mopar, or more --max-stages" if divided and not crossing else "another --platform"
+        if model.platform.allocation_mb(max(peak, law), model.vcpu):
             if whole > package:
                 return InfeasiblePlan(
                     f"package: {model.graph.name} ships {digits(whole, 0)} MB of weights as one function and "
                     f"{digits(max(shipped), 0)} MB for its largest unit; the limit of {model.platform.name} is "
-                    f"{package:g} MB",
+                    f"{package:g} MB{crossing}",
                     try_=hint,
                 )
             vcpu = model.platform.vcpu(most, model.vcpu)
@@ -96,7 +97,7 @@ def infeasible(
             )
         return InfeasiblePlan(
             f"memory: {model.graph.name} needs {max(peak, law):.0f} MB as one function and {worst[0]:.0f} MB for its "
-            f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB",
+            f"largest unit, the largest size of {model.platform.name} is {most:.0f} MB{crossing}",
             where=f"unit {worst[1]} ({unit.kinds}, operators {unit.first} to {unit.last - 1})",
             try_=hint,
         )
@@ -114,6 +115,15 @@ def infeasible(
     )
 
 
+def _too_wide(model: SliceModel) -> str:
+    """Why a model whose units would fit is not divided: no cut's tensors may travel; nothing where some may."""
+    if model.units == 1 or any(model.fits_payload(unit) for unit in range(1, model.units)):
+        return ""
+    least = min(model.platform.hop_mb(c.bytes) for unit in range(1, model.units) for c in model.codings(unit))
+    limit = model.platform.hop_limit_mb
+    return f"; no cut is possible: at least {digits(least, 1)} MB cross each, the payload limit is {limit:g} MB"
+
+
 def asked(model: SliceModel, request: Request, candidate: Candidate) -> float:
     """The bound to ask for, ms, that a plan keeps."""
     percentile = None if request.asked_ms is None else request.percentile
@@ -129,9 +139,10 @@ def unfit(model: SliceModel, first: int, last: int) -> str:
     """Why no function of the platform can be units `first` to `last - 1`: which limit, by how much."""
     platform, limits = model.platform, model.platform.limits
     need = min(max(model.memory_mb(first, last, layout=way)) for way in model.layouts)
-    if platform.allocation_mb(need) is None:
+    if platform.allocation_mb(need, model.vcpu) is None:
         return (
-            f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is {platform.most_mb():.0f} MB"
+            f"memory: a slice needs {need:.0f} MB, the largest size of {platform.name} is "
+            f"{platform.most_mb(model.vcpu):.0f} MB"
         )
     shipped = model.graph.weight_bytes(*model.span(first, last)) / MB
     if shipped + min(model.more_mb(first, last, way) for way in model.layouts) > limits.package_mb.value:

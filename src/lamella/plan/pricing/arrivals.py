@@ -62,9 +62,10 @@ def cold(
 def _break_even(model: SliceModel, alone: Choice | None, cost_usd: float, starts_usd: float) -> float | None:
     """The rate below which the starts of a divided plan cost more than it saves; 0 where they never do."""
     saved = alone.cost_usd - cost_usd if alone else 0.0
-    if alone is None or saved <= 0:
+    keep_alive_s = model.platform.start.keep_alive_s.value
+    if alone is None or saved <= 0 or not keep_alive_s:  # without keep-alive every request starts, at any rate
         return None
     (one,) = starts(model, [alone])
     more = starts_usd - start_usd(model.platform, one)
     share = saved / more if more > 0 else math.inf
-    return 0.0 if share >= 1 else -math.log(share) / model.platform.start.keep_alive_s.value
+    return 0.0 if share >= 1 else -math.log(share) / keep_alive_s

@@ -58,7 +58,9 @@ def _erlang(arrivals: int, share: float) -> float:
 
 
 def batches(graph: Graph, platform: Platform, request: Request) -> Iterator[int]:
-    """Powers of two up to the most that is asked for, that one, and no more than the platform takes in a request.
+    """Powers of two and what lies in the middle between two, up to what is asked for and what the platform takes.
+
+    What is tried for fewer rows is tried for more, too, so that allowing more never makes a plan dearer (law 8).
 
     Raises:
         ConfigError: requests of more than one row cannot be made, or nobody said how they come or how long they may.
@@ -71,6 +73,6 @@ def batches(graph: Graph, platform: Platform, request: Request) -> Iterator[int]
     if not graph.batchable:
         raise ConfigError(f"--max-batch {request.max_batch} needs a free batch axis, {graph.name} has none")
     powers = [2**k for k in range(request.max_batch.bit_length())]
-    for batch in sorted({*powers, request.max_batch}):
-        if not payloads(graph, batch, platform):
+    for batch in sorted({*powers, *(3 * p // 2 for p in powers[1:])}):
+        if batch <= request.max_batch and not payloads(graph, batch, platform):
             yield batch

@@ -107,7 +107,7 @@ def _shard(model: SliceModel, part: ShardPart, carried_ms: float, waiting_ms: fl
     platform = model.platform
     law = model.profile.floor.resident_mb + part.weights_mb
     peak = part.peak_mb + EDGE_MB
-    size = platform.allocation_mb(max(peak, law))
+    size = platform.allocation_mb(max(peak, law), model.vcpu)
     if size is None or part.weights_mb + GRAPH_MB > platform.limits.package_mb.value:
         return None
     vcpu = platform.vcpu(size, model.vcpu)
@@ -155,7 +155,7 @@ def join_alone(model: SliceModel, join: Join, live_mb: float | None = None) -> C
     tail_mb = model.graph.weight_bytes(join.first, model.span(0, join.unit)[1]) / MB
     floor = model.profile.floor.resident_mb + live + tail_mb
     peak = floor + CODE_MB
-    size = model.platform.allocation_mb(peak) or int(model.platform.most_mb())
+    size = model.platform.allocation_mb(peak, model.vcpu) or int(model.platform.most_mb(model.vcpu))
     vcpu = model.platform.vcpu(size, model.vcpu)
     # the parts and the whole are carried
     run = (model.hops.cost.call_ms + join.ms + 2 * model.hops.carrying_ms(join.unit)) / min(1.0, vcpu)

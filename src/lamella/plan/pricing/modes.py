@@ -52,8 +52,7 @@ def channels(model: SliceModel) -> list[str]:
     rules = model.platform
     if not rules.hop.emulated or model.request.channel:
         return [""]
-    others = [name for name, way in rules.channels.items() if way.latency_ms.known and way.mb_per_s.known]
-    return ["", *(name for name in others if rules.channels[name].usd.known)]
+    return ["", *(name for name, way in rules.channels.items() if way.known)]
 
 
 def _as_good(one: Mode, other: Mode) -> bool:

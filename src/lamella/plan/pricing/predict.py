@@ -155,7 +155,7 @@ class SliceModel:
         found: list[Choice] = []
         for layout in self.layouts_of(first, last):
             peak, law = self.memory_mb(first, last, layout=layout)
-            need = self.platform.allocation_mb(max(peak, law))
+            need = self.platform.allocation_mb(max(peak, law), self.vcpu)
             shipped = self.graph.weight_bytes(*self.span(first, last)) / MB + self.more_mb(first, last, layout)
             if need is None or shipped > self.platform.limits.package_mb.value:
                 continue
@@ -185,7 +185,8 @@ class SliceModel:
             return [need]
         most = min(per_vcpu.value * self.profile.machine.cores, self.platform.memory.max_mb.value)
         marks = [per_vcpu.value * share for share in (0.25, 1 / 3, 0.5, 2 / 3, 0.75, 0.9, 1.0, 1.25, 1.5, 2.0)]
-        sizes = {need, *(size for m in marks if need < m <= most and (size := self.platform.allocation_mb(m)))}
+        bought = (self.platform.allocation_mb(m, self.vcpu) for m in marks if need < m <= most)
+        sizes = {need, *(size for size in bought if size)}
         return sorted(sizes)
 
     def run_ms(self, first: int, last: int, *, layout: Layout, vcpu: float, more_ms: float = 0.0) -> float:

@@ -71,9 +71,11 @@ def common_spread(model: SliceModel) -> float:
     """Relative deviation that all functions of a request share, so that no number of them evens it out.
 
     The machine's own noise, of which a known load's slowest and fastest runs beside the profile are four deviations
-    apart, more or less; and what predictions are off.
+    apart, more or less; and what predictions are off: much more where nothing of the model was run.
     """
-    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, PREDICTION_ERROR)
+    predicted = model.profile.predicted
+    error = max(PREDICTION_ERROR, predicted.error) if predicted else PREDICTION_ERROR
+    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, error)
 
 
 def stretch(model: SliceModel, percentile: float | None) -> float:

@@ -119,7 +119,7 @@ def judged(judge: Judge, model_of: Callable[[Lossy], SliceModel], plan_of: Calla
                 may = replace(may, int8=may.int8 - worst(units, order))
                 continue
         places = list(_places(plan, model))
-        options = [_options(model, place.unit) for place in places]
+        options = [_options(model, place.unit, plan.hops[place.number].codec) for place in places]
 
         def keeps(chosen: Chosen, places: Sequence[_Place] = places, int8: tuple[Span, ...] = int8) -> bool:
             trial = _trial(places, chosen, int8)
@@ -183,19 +183,25 @@ def _places(plan: Plan, model: SliceModel) -> Iterator[_Place]:
         yield _Place(number, unit, model.profile.units[unit].first, gives)
 
 
-def _options(model: SliceModel, unit: int) -> list[Option]:
-    """The lossy codecs that may serve a hop and are quicker than what it has without, most saved first."""
+def _options(model: SliceModel, unit: int, planned: str) -> list[Option]:
+    """The lossy codecs that may serve a hop, none where the plan has none there.
+
+    The one that the plan has comes first, which a planner may have taken for its cost; then those that are quicker than
+    what the hop has without, most saved first.
+    """
+    if lossless(planned):
+        return []
     allowed = model.lossy.allowed.get(unit, frozenset())
 
     def time(coding: Coding) -> float:
         return channel_ms(coding, model.platform, model.hops.share)
 
-    if lossless(model.coding(unit).codec):
-        return []
-    found = model.codings(unit)
-    without = min(time(c) for c in found if c.lossless)
-    quicker = sorted((c for c in found if c.codec in allowed and time(c) < without), key=time)
-    return [Option(c.codec, without - time(c)) for c in quicker]
+    found = {c.codec: c for c in model.codings(unit)}
+    without = min(time(c) for c in found.values() if c.lossless)
+    others = [c for name, c in found.items() if name in allowed and name != planned and time(c) < without]
+    quicker = [Option(c.codec, without - time(c)) for c in sorted(others, key=time)]
+    saved_ms = max([without - time(found[planned]), *(o.saved_ms for o in quicker)])  # the first one, whatever it saves
+    return [Option(planned, saved_ms), *quicker]
 
 
 def _trial(places: Sequence[_Place], chosen: Chosen, int8: tuple[Span, ...]) -> Trial:
@@ -237,6 +243,7 @@ def _recorded(
     for place, name in zip(places, chosen, strict=True):
         if name is None:
             continue
+        assert hops[place.number].codec == name, "what was judged is what is planned"
         loss = Loss(judge.metric.name, tried[_trial([place], (name,), int8)].value, asked.bound)
         hops[place.number] = msgspec.structs.replace(hops[place.number], loss=loss)
         if is_fitted(name):

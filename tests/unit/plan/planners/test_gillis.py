@@ -104,7 +104,7 @@ def test_the_plan_gives_every_function_the_same_size_and_says_so() -> None:
     plan = make_plan(model.graph, model.profile, model.platform, "gillis", given="x", request=Request())
     assert plan.stages == 2
     (size,) = {f.memory_mb for f in plan.functions}
-    assert size == max(model.platform.allocation_mb(max(f.peak_mb, f.floor_mb)) or 0 for f in plan.functions)
+    assert size == max(model.platform.allocation_mb(max(f.peak_mb, f.floor_mb), 1.0) or 0 for f in plan.functions)
     assert all(f"{size} MB as all functions of the plan" in f.why for f in plan.functions)
     assert {h.codec for h in plan.hops} == {"none"}
 

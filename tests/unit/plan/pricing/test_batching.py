@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 
 import pytest
 
@@ -33,10 +34,17 @@ def test_on_average_a_row_waits_for_so_many_distances() -> None:
     assert wait_ms(5, Request(rate_per_s=20.0)) == 0.0, "rows of one request come together"
 
 
-def test_batches_are_powers_of_two_and_the_most() -> None:
-    graph = graph_of(UNITS)
-    asked = Request(slo_ms=100.0, rate_per_s=1.0, max_batch=12)
-    assert list(batches(graph, platform("openfaas"), asked)) == [1, 2, 4, 8, 12]
+def test_batches_are_powers_of_two_and_what_lies_between_them() -> None:
+    asked = Request(slo_ms=100.0, rate_per_s=1.0, max_batch=13)
+    assert list(batches(graph_of(UNITS), platform("openfaas"), asked)) == [1, 2, 3, 4, 6, 8, 12]
+
+
+def test_what_is_tried_for_fewer_rows_is_tried_for_more() -> None:
+    tried = [
+        set(batches(graph_of(UNITS), platform("openfaas"), Request(slo_ms=9.0, rate_per_s=1.0, max_batch=most)))
+        for most in range(1, 65)
+    ]
+    assert all(a <= b for a, b in pairwise(tried))
 
 
 @pytest.mark.parametrize(("slo_ms", "rate"), [(None, None), (9.0, None), (None, 1.0)])

@@ -72,7 +72,7 @@ def test_no_choice_of_a_slice_beats_another_and_each_holds_its_need(
         found = model.choices(*span)
         for choice in found:
             assert choice.memory_mb >= max(choice.peak_mb, choice.floor_mb) - 1e-6
-            assert rules.allocation_mb(choice.memory_mb) == choice.memory_mb
+            assert rules.allocation_mb(choice.memory_mb, 1.0) == choice.memory_mb
             assert choice.vcpu == rules.vcpu(choice.memory_mb, vcpu)
             assert choice.cost_usd == rules.cost_usd(choice.memory_mb, choice.run_ms, choice.vcpu)
             assert 1 <= choice.threads <= CORES

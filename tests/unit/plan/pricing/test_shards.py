@@ -113,7 +113,7 @@ def priced(model: SliceModel, chosen: Sequence[Choice]) -> tuple[int, tuple[floa
         if choice and not (open_ and choice.shards):
             run, usd = choice.run_ms, choice.cost_usd
             if open_:
-                size = model.platform.allocation_mb(max(choice.peak_mb, choice.floor_mb) + open_.mb)
+                size = model.platform.allocation_mb(max(choice.peak_mb, choice.floor_mb) + open_.mb, 1.0)
                 if size is None:
                     return 99, (math.inf, math.inf)
                 size = max(size, choice.memory_mb)
@@ -125,7 +125,9 @@ def priced(model: SliceModel, chosen: Sequence[Choice]) -> tuple[int, tuple[floa
         assert open_
         tail = model.profile.units[open_.unit - 1].last
         weights = model.graph.weight_bytes(open_.first, tail) / 2**20
-        size = model.platform.allocation_mb(model.profile.floor.resident_mb + open_.mb + weights + CODE_MB) or 10240
+        size = (
+            model.platform.allocation_mb(model.profile.floor.resident_mb + open_.mb + weights + CODE_MB, 1.0) or 10240
+        )
         vcpu = model.platform.vcpu(size, model.vcpu)
         run = (model.hops.cost.call_ms + open_.ms + 2 * model.hops.carrying_ms(open_.unit)) / min(1.0, vcpu)
         ms, usd, _ = model.hop(open_.unit)
