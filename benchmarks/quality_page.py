@@ -54,12 +54,8 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
     records = [c.record for c in cases if c.record]
     on = "Nothing is measured yet."
     if records:
-        machine = records[0].machine
         limits = "**not enforced**" if any(r.limits_reason for r in records) else "enforced"
-        on = (
-            f"Measured on {between(r.date for r in records)}: {machine.cpu}, {machine.cores} cores, {machine.isa}, "
-            f"onnxruntime {machine.onnxruntime}, limits {limits}."
-        )
+        on = f"Limits {limits}. {_machines(cases)}"
     measured = sum(c.measured for c in cases)
     planned = f", {len(cases) - measured} more are planned and in brackets" if measured < len(cases) else ""
     return [
@@ -75,6 +71,21 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
         "the measured allocations and run times come to at the platform's prices. Definitions are the *measures* of "
         "[the architecture](architecture.md).",
     ]
+
+
+def _machines(cases: Sequence[Case]) -> str:
+    """Where and when cases were measured: each on one machine, profile and all; not all on the same."""
+    found: dict[str, list[Case]] = {}
+    for case in cases:
+        if case.record:
+            m = case.record.machine
+            found.setdefault(f"{m.cpu}, {m.cores} cores, {m.isa}, onnxruntime {m.onnxruntime}", []).append(case)
+    said = [
+        f"{between(c.record.date for c in own if c.record)} on {name}"
+        + (f" ({', '.join(f'`{p}`' for p in sorted({c.platform for c in own}))})" if len(found) > 1 else "")
+        for name, own in found.items()
+    ]
+    return f"Measured {'; '.join(said)}."
 
 
 class Rival(NamedTuple):

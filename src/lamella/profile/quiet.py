@@ -14,7 +14,7 @@ NOISY = 1.25
 """What is timed is taken again while the known load beside it took this much longer than the fastest seen."""
 LOADS = 400
 """So many of the last known loads are remembered."""
-STREAM_MB = 128
+STREAM_MB = 64
 """More than the caches of a core and of most machines hold."""
 DRIFT = 1.4
 """Streaming takes this much longer than its fastest run on an idle virtual machine (95 of 100 runs within 45 s; a core
@@ -67,13 +67,13 @@ def known_load() -> Load:
     Rejected: matrix products, whose library has threads of its own that wait for each other on a busy machine.
     """
     a = np.full(1 << 15, 0.5, np.float32)
-    return Load(_quickest(lambda: [np.sqrt(a, out=a) for _ in range(80)]), _quickest(_stream().sum))
+    return Load(_quickest(lambda: [np.sqrt(a, out=a) for _ in range(80)], 3), _quickest(_stream().sum, 2))
 
 
-def _quickest(work: Callable[[], object]) -> float:
-    """Of three runs, ms."""
+def _quickest(work: Callable[[], object], runs: int) -> float:
+    """Of several runs, ms."""
     best = float("inf")
-    for _ in range(3):
+    for _ in range(runs):
         start = time.perf_counter()
         work()
         best = min(best, (time.perf_counter() - start) * 1000)

@@ -110,7 +110,9 @@ def _tick(progress: Progress, done: float, step: Step, total: float, share: floa
 
 def _quietly(step: Step, state: State, tick: Callable[[float], None]) -> State:
     """Run a step; one that measures time is taken again, twice at most, while a known load says the machine is busy."""
-    new, loads = quietly(partial(step.run, state, tick), state.loads, RETAKES * step.timed)
+    if not step.timed:
+        return step.run(state, tick)
+    new, loads = quietly(partial(step.run, state, tick), state.loads, RETAKES)
     return msgspec.structs.replace(new, loads=loads)
 
 

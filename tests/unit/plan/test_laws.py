@@ -134,7 +134,9 @@ def test_law_4_memory_below_the_need(plan: Plan, graph: Graph, need: str) -> Non
 def test_law_4_a_size_nobody_sells(plan: Plan, graph: Graph) -> None:
     found = broken_laws(edit_function(plan, 0, memory_mb=81), graph, platform("openfaas"))
     assert isinstance(found[0], PlatformLimit)
-    assert found[0].message == ("stage-1: openfaas does not sell 81 MB (from 64 to 16384 MB in steps of 16)")
+    assert found[0].message == (
+        "stage-1: openfaas does not sell 81 MB with 1 vCPU (from 64 to 16384 MB in steps of 16)"
+    )
     assert found[0].where == "stage-1"
 
 

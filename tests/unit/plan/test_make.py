@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from lamella import documents
 from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.document import Plan, read_plan
+from lamella.plan.laws import broken_laws
 from lamella.plan.make import make_plan
 from lamella.plan.pricing.memory import GRAPH_MB
 from lamella.plan.request import Request
 from lamella.platforms import platform
+from lamella.profile.document import PredictedBy
 from tests.unit.plan.synthetic import FLOOR_MB, MACHINE, Made, graph_of, profile_of
 
 UNITS = (
@@ -133,3 +137,65 @@ def test_an_infeasible_slo_says_the_slo_that_would_do() -> None:
         make(slo_ms=100.0)
     hint = float(caught.value.try_.split(",")[0].removeprefix("--slo-ms "))
     assert make(slo_ms=hint).predicted.latency_ms <= hint
+
+
+@pytest.mark.parametrize("planner", ["exact", "single", "mopar", "gillis", "amps-inf", "latency-greedy"])
+@pytest.mark.parametrize("what", ["median_ms", "weights_mb", "saving"])
+def test_a_profile_with_a_figure_that_is_no_number_is_refused(planner: str, what: str) -> None:
+    graph = graph_of(UNITS)
+    profile = profile_of(graph, UNITS)
+    if what == "saving":
+        cut = profile.cuts[0]
+        savings = (replace(cut.savings[0], ms=math.nan), *cut.savings[1:])
+        profile = replace(profile, cuts=(replace(cut, savings=savings), *profile.cuts[1:]))
+    else:
+        unit = profile.units[1]
+        side = "times" if what == "median_ms" else "memory"
+        figures = (replace(getattr(unit, side)[0], **{what: math.nan}), *getattr(unit, side)[1:])
+        profile = replace(profile, units=(profile.units[0], replace(unit, **{side: figures}), profile.units[2]))
+    with pytest.raises(ConfigError, match="is no number") as error:
+        make_plan(graph, profile, platform("openfaas"), planner, given="zoo:made-up")
+    assert error.value.where.startswith("cut 1" if what == "saving" else "unit 1 (")
+
+
+@pytest.mark.parametrize("planner", ["single", "uniform-2", "mopar", "exact", "gillis"])
+def test_sizes_are_those_that_are_sold_with_so_much_cpu(planner: str) -> None:
+    plan = make(planner, "cloud-run", vcpu=4.0)
+    graph, rules = graph_of(UNITS), platform("cloud-run")
+    least = {1.0: 128, 2.0: 128, 4.0: 2048}
+    assert all(f.memory_mb >= least[f.vcpu] for f in plan.functions)
+    small = replace(plan.functions[0], memory_mb=1100, vcpu=4.0)
+    broken = broken_laws(replace(plan, functions=(small, *plan.functions[1:])), graph, rules)
+    assert any("does not sell 1100 MB with 4 vCPU (from 2048 to 16384 MB" in str(e) for e in broken)
+
+
+def test_more_cpu_comes_with_more_memory() -> None:
+    units = (Made(weights_mb=5000, time_ms=20),)
+    graph = graph_of(units)
+
+    def planned(vcpu: float) -> Plan:
+        rules, request = platform("cloud-run"), Request(vcpu=vcpu)
+        return make_plan(graph, profile_of(graph, units), rules, "single", given="zoo:made-up", request=request)
+
+    with pytest.raises(InfeasiblePlan, match="the largest size of cloud-run is 4096 MB"):
+        planned(1.0)
+    assert planned(2.0).functions[0].memory_mb > 5000
+
+
+@pytest.mark.parametrize("vcpu", [1.5, 3.0])
+def test_cpu_that_is_not_sold_is_refused_with_what_is(vcpu: float) -> None:
+    with pytest.raises(ConfigError, match="sells 1, 2, 4, 6, 8 vCPU, or fractions of one") as error:
+        make("single", "cloud-run", vcpu=vcpu)
+    assert error.value.try_ == f"--vcpu {1 if vcpu < 2 else 2}"
+
+
+def test_a_predicted_profile_is_held_to_its_own_error() -> None:
+    graph = graph_of(UNITS)
+    profile = profile_of(graph, UNITS)
+    guessed = replace(profile, predicted=PredictedBy(60, 0.2))
+    known, vague = (
+        make_plan(graph, p, platform("openfaas"), "single", given="zoo:made-up").predicted for p in (profile, guessed)
+    )
+    assert vague.common == pytest.approx(0.2)
+    assert vague.latency_ms == known.latency_ms
+    assert vague.at(95.0) > known.at(95.0)

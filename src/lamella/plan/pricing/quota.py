@@ -11,6 +11,7 @@ lamella.plan.pricing.quota` writes it anew. Other periods are simulated when the
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from functools import cache
 from pathlib import Path
 
@@ -61,6 +62,8 @@ class Quota:
         """Of that period."""
         self._works_ms = works_ms(period_ms)
         self._wall_ms, self._spread_ms = np.array(grid.wall_ms), np.array(grid.spread_ms)
+        self._columns: list[float] = self._works_ms.tolist()
+        self._rows = grid.wall_ms
 
     def wall_ms(self, cpu_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:
         """Of works that a first grant does not cover: never less for more work or a smaller share."""
@@ -74,6 +77,18 @@ class Quota:
         )
         found: np.ndarray = np.maximum(cpu_ms, weight * low + (1 - weight) * high + (cpu_ms - held) / vcpu)
         return found
+
+    def one_ms(self, cpu_ms: float, vcpu: float) -> float:
+        """`wall_ms` of one: arrays of one number take ten times as long."""
+        row = min(max(int(vcpu * SHARES) - 1, 0), SHARES - 2)
+        low, high = SHARES / (row + 1), SHARES / (row + 2)
+        weight = (1 / vcpu - high) / (low - high)
+        held = min(cpu_ms, self._columns[-1])
+        column = min(max(bisect_left(self._columns, held) - 1, 0), len(self._columns) - 2)
+        begin, end = self._columns[column : column + 2]
+        part = (held - begin) / (end - begin)
+        slow, fast = ((1 - part) * wall[column] + part * wall[column + 1] for wall in self._rows[row : row + 2])
+        return max(cpu_ms, weight * slow + (1 - weight) * fast + (cpu_ms - held) / vcpu)
 
     def deviation_ms(self, vcpu: np.ndarray) -> np.ndarray:
         """Of works that a first grant does not cover."""

@@ -50,7 +50,7 @@ def shared(busy_ms: np.ndarray, cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms:
 @lru_cache(maxsize=65536)
 def shared_ms(busy_ms: float, cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """`shared` of one run."""
-    return float(shared(np.array([busy_ms]), np.array([cpu_ms]), np.array([vcpu]), period_ms)[0])
+    return throttled_ms(busy_ms, vcpu * busy_ms / cpu_ms, period_ms)
 
 
 @lru_cache(maxsize=65536)
@@ -58,4 +58,4 @@ def throttled_ms(cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """`throttled` of one run."""
     if vcpu >= 1 or cpu_ms <= vcpu * period_ms + EXACT_MS:
         return cpu_ms
-    return float(throttled(np.array([cpu_ms]), np.array([vcpu]), period_ms)[0])
+    return quota(period_ms).one_ms(cpu_ms, vcpu)

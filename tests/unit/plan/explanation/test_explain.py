@@ -220,3 +220,14 @@ def test_a_plan_that_loses_something_is_told_to_be_held_against_plans_that_do_no
     integers = replace(plan.functions[0], layout="int8", int8=("t0",))
     assert "loses something" in explain(question, replace(plan, functions=(integers, *plan.functions[1:]))).why
     assert "loses" not in explain(question, plan).why
+
+
+def test_a_refusal_is_explained_at_the_price_of_the_architecture() -> None:
+    units = (Made(time_ms=40), Made(time_ms=2))
+    usd = []
+    for architecture in ("x86", "arm", "any"):
+        question = asked(units, "aws-lambda", Request(slo_ms=5, architecture=architecture))
+        with pytest.raises(InfeasiblePlan) as error:
+            planned(question)
+        usd.append(refused(question, error.value).ways[0].plan.cost_usd_per_million)
+    assert usd[1] == usd[2] < usd[0]

@@ -6,6 +6,7 @@ import math
 import random
 
 import pytest
+from msgspec.structs import replace
 
 from lamella.errors import ConfigError
 from lamella.plan.make import make_plan
@@ -18,7 +19,7 @@ from lamella.plan.request import Request
 from lamella.platforms import platform
 from lamella.profile.document import ShardPart, ShardProfile
 from tests.unit.plan.pricing.test_shards import SPAN, sharded_model
-from tests.unit.plan.synthetic import Made, model_of
+from tests.unit.plan.synthetic import Made, graph_of, model_of, profile_of
 
 UNITS = (Made(60.0, 0.5, 10.0, load_ms=20.0), Made(700.0, 0.5, 20.0, load_ms=90.0), Made(10.0, 0.5, 30.0, load_ms=5.0))
 
@@ -91,3 +92,12 @@ def test_the_planner_divides_less_where_requests_are_rare() -> None:
     model = model_of(LIGHT)
     counts = [len(Exact().decide(model, Request(slo_ms=1e6, rate_per_s=rate)).chosen.choices) for rate in (1e-6, 1.0)]
     assert counts[0] < counts[1]
+
+
+def test_where_nothing_is_kept_alive_no_rate_is_told() -> None:
+    where = platform("aws-lambda")
+    where = replace(where, start=replace(where.start, keep_alive_s=replace(where.start.keep_alive_s, number=0.0)))
+    graph = graph_of(UNITS)
+    plan = make_plan(graph, profile_of(graph, UNITS), where, "exact", given="made-up", request=Request(rate_per_s=1.0))
+    assert plan.cold
+    assert (plan.cold.share, plan.cold.one_function_below_per_s) == (1.0, None)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lamella.plan.pricing import quota
 from lamella.plan.pricing.quota import EXACT_MS, SLICE_MS, TICK_MS
-from lamella.plan.pricing.throttle import phase_deviation_ms, shared_ms, throttled_ms
+from lamella.plan.pricing.throttle import phase_deviation_ms, shared_ms, throttled, throttled_ms
 
 HUNDREDTHS = st.integers(3, 99)
 CPU_US = st.one_of(st.integers(1, 400_000), st.integers(1, 400).map(lambda ms: ms * 1000))
@@ -145,6 +145,13 @@ def test_a_quota_never_makes_faster_and_from_one_vcpu_nothing_is_lost(cpu_us: in
     assert took >= cpu_ms * (1 - 1e-9)
     if vcpu >= 1 or cpu_ms <= vcpu * period:
         assert took == cpu_ms
+
+
+@given(st.lists(st.tuples(CPU_US, HUNDREDTHS), min_size=1), PERIODS)
+def test_many_at_once_take_what_each_takes(runs: list[tuple[int, int]], period: int) -> None:
+    cpu_ms, vcpu = np.array(runs, float).T / [[1000], [100]]
+    found = throttled(cpu_ms, vcpu, float(period))
+    assert found == pytest.approx([throttled_ms(*one, float(period)) for one in zip(cpu_ms, vcpu, strict=True)])
 
 
 def test_long_work_takes_its_time_over_the_share() -> None:

@@ -28,6 +28,7 @@ from lamella.platforms import Platform, platform
 from lamella.profile.document import Profile
 from lamella.profile.fitting import kept
 from lamella.profile.measure import measure
+from lamella.units import MB
 from tests.unit.plan.pricing.test_coding import link
 
 replace = msgspec.structs.replace
@@ -268,3 +269,23 @@ def test_a_metric_that_fails_ends_planning_with_its_cause(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(LamellaError, match="broken_metric:f raised ValueError: no labels"):
         planned(cnn, profile, judge_of(cnn, data, "broken_metric:f"))
+
+
+def test_of_a_planner_that_chooses_codecs_what_is_judged_is_what_it_planned(
+    cnn: Graph, profile: Profile, data: Path
+) -> None:
+    judge = judge_of(cnn, data)
+    lossy = 0
+    for rate in (1, 5, 20, 60, 400):
+        where = link(rate)
+        whole = make_plan(cnn, profile, where, "single", given="zoo:cnn-tiny").functions[0].package_mb
+        weights_mb = cnn.weight_bytes(0, len(cnn.operators)) / MB
+        less = replace(where.limits.package_mb, number=whole - 0.2 * weights_mb)  # no one function holds it
+        where = replace(where, limits=replace(where.limits, package_mb=less))
+        for request in (Request(judge=judge), Request(judge=judge, budget_usd=1e6, max_stages=3)):
+            plan = make_plan(cnn, profile, where, "exact", given="zoo:cnn-tiny", request=request)
+            assert plan.stages > 1
+            assert broken_laws(plan, cnn, where) == []
+            assert [lossless(h.codec) for h in plan.hops] == [h.loss is None for h in plan.hops]
+            lossy += plan.lossy
+    assert lossy
