@@ -56,3 +56,19 @@ def test_noisy_rounds_that_are_kept_are_not_counted_as_rejected(
     found = run(one, cnn, monkeypatch, [NOISY] * 8, 2)
     assert (found.kept, found.rejected, found.noisy_kept) == (2, 2, 2)
     assert len(found.samples["one"]) == 2
+
+
+@pytest.mark.parametrize(("short_ms", "more"), [(1e6, module.SETTLING), (0.0, 0)])
+def test_the_first_requests_of_a_short_plan_s_turn_do_not_count(
+    one: dict[str, Deployment], cnn: Graph, monkeypatch: pytest.MonkeyPatch, short_ms: float, more: int
+) -> None:
+    monkeypatch.setattr(module, "SHORT_MS", short_ms)
+    rng, asked = np.random.default_rng(0), []
+
+    def fresh() -> dict[str, np.ndarray]:
+        asked.append(request(cnn, rng))
+        return asked[-1]
+
+    found = run_rounds(one, fresh, rounds=2, per_round=3, tick=lambda share: None, max_rejected=0)
+    assert len(asked) == 2 * (3 + more)
+    assert [s.round for s in found.samples["one"]] == [0, 0, 0, 1, 1, 1]
