@@ -12,9 +12,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.models import MODELS, between, geometric
+from benchmarks.models import MODELS, geometric
 from benchmarks.quality import RESULTS, Campaign
 from benchmarks.quality_cases import Case
+from benchmarks.quality_page import machines
 from lamella.compare.record import PlanRecord
 from lamella.report import staircase_svg
 
@@ -81,13 +82,9 @@ def _ratio(case: Case, base: str) -> float | None:
 
 def _circumstances(cases: Sequence[Case]) -> str:
     records = [case.record for case in cases if case.record]
-    machine = records[0].machine
     reasons = sorted({r.limits_reason for r in records if r.limits_reason})
-    limits = f"limits **not enforced** ({'; '.join(reasons)})" if reasons else "limits enforced"
-    return (
-        f"Measured on {between(r.date for r in records)}: {machine.cpu}, {machine.cores} cores, "
-        f"onnxruntime {machine.onnxruntime}, {limits}."
-    )
+    limits = f"Limits **not enforced** ({'; '.join(reasons)})" if reasons else "Limits enforced"
+    return f"{limits}. {machines(cases)}"
 
 
 def drawing(case: Case) -> str:

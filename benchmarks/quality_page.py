@@ -55,7 +55,7 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
     on = "Nothing is measured yet."
     if records:
         limits = "**not enforced**" if any(r.limits_reason for r in records) else "enforced"
-        on = f"Limits {limits}. {_machines(cases)}"
+        on = f"Limits {limits}. {machines(cases)}"
     measured = sum(c.measured for c in cases)
     planned = f", {len(cases) - measured} more are planned and in brackets" if measured < len(cases) else ""
     return [
@@ -73,18 +73,18 @@ def _circumstances(cases: Sequence[Case]) -> list[str]:
     ]
 
 
-def _machines(cases: Sequence[Case]) -> str:
+def machines(cases: Sequence[Case]) -> str:
     """Where and when cases were measured: each on one machine, profile and all; not all on the same."""
     found: dict[str, list[Case]] = {}
     for case in cases:
         if case.record:
             m = case.record.machine
             found.setdefault(f"{m.cpu}, {m.cores} cores, {m.isa}, onnxruntime {m.onnxruntime}", []).append(case)
-    said = [
-        f"{between(c.record.date for c in own if c.record)} on {name}"
-        + (f" ({', '.join(f'`{p}`' for p in sorted({c.platform for c in own}))})" if len(found) > 1 else "")
-        for name, own in found.items()
-    ]
+    most = max(found.values(), key=len)
+    said = []
+    for name, own in found.items():
+        which = "" if own is most else f" ({', '.join(str(c.place) for c in own)})"
+        said.append(f"{between(c.record.date for c in own if c.record)} on {name}{which}")
     return f"Measured {'; '.join(said)}."
 
 

@@ -18,8 +18,8 @@ NOISY = 1.15
 
 
 SETTLING = 4
-"""So many requests of a turn are not counted where a plan answers in `SHORT_MS`: a process that was frozen takes three or
-four of them to be as quick as in a closed loop (dlrm: 0.6, 0.45, 0.38, 0.34, then 0.31 ms)."""
+"""So many requests of a turn are not counted where a plan answers in `SHORT_MS`: a process that was frozen takes three
+or four of them to be as quick as in a closed loop (dlrm: 0.6, 0.45, 0.38, 0.34, then 0.31 ms)."""
 SHORT_MS = 20.0
 
 
