@@ -63,9 +63,9 @@ def run_rounds(
 ) -> Rounds:
     """Send `per_round` fresh requests to every plan in each of `rounds` rounds.
 
-    A function below one vCPU gets its request after a pause of two to three periods, at any phase of one: its grant is
-    unspent then, as it is for a request on a platform. Without pauses it would only ever be seen exhausted by its
-    predecessor: requests in a closed loop take CPU time over quota, whatever the run takes by itself.
+    A function with a fraction of a vCPU gets its request after a pause of two to three periods, at any phase of one:
+    its grant is unspent then, as it is for a request on a platform. Without pauses it would only ever be seen exhausted
+    by its predecessor: requests in a closed loop take CPU time over quota, whatever the run takes by itself.
 
     A plan's instances are frozen while it is not their turn: the threads of the default session spin on after an
     answer, and would take the core from whoever comes next.

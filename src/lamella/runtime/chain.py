@@ -167,8 +167,8 @@ class Chain:
 
     @property
     def throttled(self) -> bool:
-        """Whether a CPU quota holds a function below one vCPU."""
-        return self.limiter.enforced and any(size.vcpu < 1 for size in self._sizes.values())
+        """Whether a CPU quota may hold a function back: it has less CPU than threads that may use it."""
+        return self.limiter.enforced and any(size.vcpu % 1 for size in self._sizes.values())
 
     @property
     def period_ms(self) -> int:

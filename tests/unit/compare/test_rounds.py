@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from lamella.graph.load import import_model
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
 from lamella.profile.quiet import Load
+from lamella.runtime.chain import Chain, Size
 from tests.faults import packages
 
 QUIET, NOISY = 1.0, 2.0
@@ -72,3 +74,10 @@ def test_the_first_requests_of_a_short_plan_s_turn_do_not_count(
     found = run_rounds(one, fresh, rounds=2, per_round=3, tick=lambda share: None, max_rejected=0)
     assert len(asked) == 2 * (3 + more)
     assert [s.round for s in found.samples["one"]] == [0, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.parametrize(("vcpu", "paused"), [([1.0, 2.0], False), ([1.0, 0.5], True), ([1.25], True)])
+def test_requests_to_a_fraction_of_a_core_come_behind_pauses(vcpu: list[float], paused: bool) -> None:
+    held = SimpleNamespace(limiter=SimpleNamespace(enforced=True), _sizes={f"f{v}": Size(100, v) for v in vcpu})
+    free = SimpleNamespace(limiter=SimpleNamespace(enforced=False), _sizes=held._sizes)
+    assert [Chain.throttled.fget(one) for one in (held, free)] == [paused, False]  # type: ignore[attr-defined]
