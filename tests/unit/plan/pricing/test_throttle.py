@@ -104,6 +104,7 @@ def test_what_ships_is_what_the_simulation_gives() -> None:
     known = msgspec.json.decode(quota.SIMULATED.read_bytes(), type=dict[str, quota.Grid])
     assert [float(p) for p in known] == list(quota.PERIODS_MS)
     for period, grid in known.items():
+        assert grid == quota.simulated(float(period))
         walls = np.array(grid.wall_ms)
         assert walls.shape == (quota.SHARES, len(quota.works_ms(float(period))))
         assert (np.diff(walls, axis=0) <= 0).all()
