@@ -1,6 +1,6 @@
 """Blocks of sizes: what cells take in them, and the arcs that come of it.
 
-A block is as quick as its largest size, and as cheap as its smallest: no size in it beats it.
+A block is as quick as its largest size, and costs no more than any of its sizes does: none of them beats it.
 """
 
 from __future__ import annotations
@@ -70,6 +70,21 @@ def run_ms(options: Options, blocks: Blocks) -> np.ndarray:
     run = options.sold.run_ms(options.cells.work_ms[:, blocks.cell], blocks.high)
     whole: np.ndarray = run + options.cells.wait_ms[blocks.cell]
     return whole
+
+
+def least_of(options: Options, blocks: Blocks, run_ms: np.ndarray) -> Sums:
+    """What arcs add at least: as quick as the largest size of a block (`run_ms`), as cheap as any."""
+    sums = sums_of(options, blocks, run_ms, blocks.low)
+    wide = np.flatnonzero(blocks.low < blocks.high)
+    cell, low, high = (column[wide] for column in blocks)
+    work = options.cells.work_ms[:, cell]
+    least = options.sold.least_usd(work, options.cells.wait_ms[cell], low, high)
+    usd = options.cells.hop_usd[cell] + options.model.platform.billing.usd_per_request.value + least
+    if options.starts_billed:
+        init = np.broadcast_to(options.cells.init_ms[cell], work.shape)
+        usd += options.cold_share * options.sold.least_usd(init, np.zeros(len(cell)), low, high)
+    sums.usd[wide] = np.maximum(sums.usd[wide], usd)
+    return sums
 
 
 def sums_of(options: Options, blocks: Blocks, run_ms: np.ndarray, size: np.ndarray) -> Sums:

@@ -99,6 +99,8 @@ class Bounds(NamedTuple):
     lower_usd: float
     known: Route
     multiplier: float
+    tried: tuple[float, ...] = ()
+    """All multipliers that were looked at: by others than the best one there may be routes that keep the latency."""
 
     @property
     def upper_usd(self) -> float:

@@ -212,7 +212,7 @@ class Routes:
         assert fast is not None
         if self._flat_ms(fast, line) > allowed + 2 * CLOSE * most_ms:
             return None
-        met, lower, best = [fast, self.fastest()], cheap.usd, 0.0
+        met, lower, best, tried = [fast, self.fastest()], cheap.usd, 0.0, list[float]()
         left, right = (cheap.usd, self._flat_ms(cheap, line)), (fast.usd, self._flat_ms(fast, line))
         for _ in range(ROUNDS):
             if left[1] - right[1] <= CLOSE * left[1] or right[0] - left[0] <= CLOSE * right[0]:
@@ -220,6 +220,7 @@ class Routes:
             multiplier = (right[0] - left[0]) / (left[1] - right[1])
             if math.isinf(multiplier):
                 break
+            tried.append(multiplier)
             route = self._route(self.ways.forward(usd + multiplier * flat))
             assert route is not None
             met.append(route)
@@ -235,7 +236,7 @@ class Routes:
                 left = (route.usd, taken_ms)
         kept = tuple(r for r in met if r and self._keeps(r.latency_ms, most_ms)) or self._fastest(most_ms)
         known = min(kept, key=lambda r: (r.usd, r.latency_ms), default=None)
-        return Bounds(min(lower, known.usd), known, best) if known else None
+        return Bounds(min(lower, known.usd), known, best, tuple(tried)) if known else None
 
     def _fastest(self, most_ms: float) -> tuple[Route, ...]:
         """Routes that keep the bound where means do not tell, if there are any.
@@ -272,6 +273,23 @@ class Routes:
 
     def _keeps(self, latency_ms: float, most_ms: float) -> bool:
         return latency_ms <= most_ms * (1 + CLOSE)
+
+    def through(self, most_ms: float, multipliers: Sequence[float]) -> np.ndarray:
+        """What some route over each arc costs that keeps a latency, of the best ones by each multiplier. [arcs], USD.
+
+        Where a bound falls between two routes of the lower hull, which no multiplier but takes past each other, the
+        cheapest route within it is none of the hull, but often the best of those over one of its arcs.
+        """
+        line, best = self._line(most_ms), np.full(len(self.ways.tail), math.inf)
+        adds = np.stack([*self._sums, self.ways.stages])
+        for multiplier in multipliers:
+            usd, ms, variance, stages = self.ways.through(self._sums.usd + multiplier * line.of(self._sums), adds)
+            latency = self.law.latency_ms(self.begin_ms + ms, variance)
+            kept = (latency <= most_ms * (1 + CLOSE)) & (stages <= self.ways.most if self.ways.most else True)
+            best = np.where(kept, np.minimum(best, usd), best)
+        found = np.empty(len(best))
+        found[self.ways.order] = best
+        return found
 
     def within(self, most_ms: float, most_usd: float, multiplier: float) -> np.ndarray:
         """Which arcs some route may take that keeps both bounds: the others can be left out. [arcs], bool."""

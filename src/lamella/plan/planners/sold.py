@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from lamella.plan.pricing.predict import SliceModel
-from lamella.plan.pricing.throttle import shared, throttled
+from lamella.plan.pricing.throttle import least_bill_ms, shared, throttled
 from lamella.platforms import Platform
 from lamella.platforms.platform import threads as threads_for
 
@@ -35,8 +35,8 @@ class Sold:
             [platform.vcpu(size, v) for sizes, v in zip(self.by_share, shares, strict=True) for size in sizes]
         )
         self.threads = np.array([min(model.profile.machine.cores, threads_for(v)) for v in self.vcpu.tolist()])
-        self.more_cpu = np.array([model.times.more_cpu(threads) for threads in self.threads.tolist()])
-        """`Times.more_cpu` of the threads of each size."""
+        self.more_cpu = [model.times.more_cpu(count + 1) for count in range(int(self.threads.max()))]
+        """By threads, from one."""
         self.usd_per_ms = np.array(
             [platform.usd_per_ms(mb, vcpu) for mb, vcpu in zip(self.mb.tolist(), self.vcpu.tolist(), strict=True)]
         )
@@ -47,9 +47,40 @@ class Sold:
         many = work_ms[self.threads[size] - 1, np.arange(len(size))]
         period_ms = self.platform.cpu.period_ms.value
         slow = throttled(one, vcpu, period_ms)
-        held = shared(many, one * self.more_cpu[size], np.maximum(vcpu, 1.0), period_ms)
+        held = shared(many, one * np.array(self.more_cpu)[self.threads[size] - 1], np.maximum(vcpu, 1.0), period_ms)
         several = np.where(vcpu < self.threads[size], held, many)
         return np.where(vcpu < 1, slow, np.minimum(one, several))
+
+    def least_usd(self, work_ms: np.ndarray, wait_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """What runs cost at any size from `low` to `high` at least, where memory buys CPU: billed to no step, no fee.
+
+        Memory is sold by its share of a core there, so that what a run costs is vCPU times time.
+
+        Args:
+            work_ms: [threads, any].
+            wait_ms: beside it, billed and in no work.
+            low: the smallest size of each, an index.
+            high: the largest.
+        """
+        one, begin, end = work_ms[0], self.vcpu[low], self.vcpu[high]
+        least = least_bill_ms(one, begin, np.minimum(end, 1.0), self.platform.cpu.period_ms.value)
+        least = np.where(begin < 1, least, np.inf)
+        for count in range(1, int(self.threads[high].max(initial=1)) + 1):
+            here = np.flatnonzero((begin <= count) & (end >= max(1, count - 1)))
+            if len(here):
+                at, until = np.maximum(begin[here], max(1, count - 1)), np.minimum(end[here], float(count))
+                least[here] = np.minimum(least[here], self._several_ms(work_ms[:, here], count, at, until))
+        usd = np.minimum(self.usd_per_ms[low] / begin, self.usd_per_ms[high] / end) * least
+        found: np.ndarray = usd + self.usd_per_ms[low] * wait_ms
+        return found
+
+    def _several_ms(self, work_ms: np.ndarray, count: int, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The least of vCPU times time, from one vCPU on and of sizes with so many threads, or on one of them."""
+        one, many = work_ms[0], work_ms[count - 1]
+        used = one * self.more_cpu[count - 1] / many
+        held = used * least_bill_ms(many, low / used, high / used, self.platform.cpu.period_ms.value)
+        found: np.ndarray = np.minimum(low * one, np.minimum(held, np.where(high >= count, count * many, np.inf)))
+        return found
 
     def cost_usd(self, size: np.ndarray, run_ms: np.ndarray) -> np.ndarray:
         """Of runs at sizes (indices): `Platform.cost_usd`, many at once."""

@@ -2,9 +2,13 @@
 
 The plan's choices become a graph (`planners.routes`): states, and between them slices with layout, codecs and size, or
 stages of shards (`planners.options`). Where memory buys CPU every size that is sold counts, a megabyte apart: far too
-many to price. So an arc begins as one block of all sizes, as cheap as its smallest and as quick as its largest one
+many to price. So an arc begins as one block of all sizes, as cheap as the cheapest and as quick as the largest one
 (`planners.blocks`); what even so cannot be part of a plan within the bounds is dropped, the rest is divided, until
 blocks are sizes.
+
+Few are dropped unless a plan near the cheapest is known. Where the bound falls just short of what one function takes,
+plans within it cost far more than multipliers let them: of those over each arc the best are looked at, too
+(`Routes.through`).
 
 Optimal under the model's law: costs, mean latencies and variances of functions and hops add; below one vCPU a quota
 stretches them (`pricing.throttle`); a percentile is that of a normal distribution (`planners.route`). Shards were
@@ -20,7 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.choice import Choice
-from lamella.plan.planners.blocks import Arcs, Blocks, arcs_of, run_ms, sums_of, whole_cells
+from lamella.plan.planners.blocks import Arcs, Blocks, arcs_of, least_of, run_ms, sums_of, whole_cells
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.route import Bounds, Proof, Route, Stairs
@@ -33,6 +37,8 @@ CLOSER = 8
 """How often the plan of least mean is bettered at the percentile: most often never, or once."""
 CORE = 500
 """Blocks of each division that are looked at for a plan near the cheapest."""
+TRIED = 4
+"""Multipliers by which plans are looked for that keep a bound."""
 MOST_BLOCKS = 1_500_000
 """That are priced at once, each in a good kilobyte."""
 
@@ -156,6 +162,8 @@ class Space:
             for real in (level.real, *((first.least,) if level is first else ())):
                 if bounds := real.bounds(most_ms):
                     upper = min(upper, bounds.upper_usd)
+                if limits.multiplier:
+                    upper = min(upper, float(real.through(most_ms, limits.tried[:TRIED]).min()))
             if level is first and limits.lower_usd < upper:
                 known = self._dived(first, limits, most_ms, most_stages)
                 upper = min(upper, known.cost_usd)
@@ -173,9 +181,10 @@ class Space:
         level: _First | _Level = first
         bounds: Bounds | None = limits
         while bounds and not level.single:
+            through = level.optimistic.through(most_ms, bounds.tried[:TRIED])[: len(level.blocks.cell)]
             weight = level.optimistic.weighed(most_ms, bounds.multiplier)[: len(level.blocks.cell)]
-            best = np.argsort(weight, kind="stable")[:CORE]
-            level = self._level(level.blocks.at(np.sort(best)).divided(), most_stages)
+            best = np.union1d(*(np.argsort(by, kind="stable")[:CORE] for by in (through, weight)))
+            level = self._level(level.blocks.at(best).divided(), most_stages)
             bounds = level.optimistic.bounds(most_ms)
         return self._coarse(level, most_ms, limits.lower_usd) if bounds else NOTHING
 
@@ -271,7 +280,7 @@ class Space:
         real = self.graph(self.options, arcs_of(self.options, blocks, sums), most_stages)
         if np.array_equal(blocks.low, blocks.high):
             return _Level(blocks, real, real, True)
-        optimistic = real.priced(sums_of(self.options, blocks, run, blocks.low))
+        optimistic = real.priced(least_of(self.options, blocks, run))
         return _Level(blocks, real, optimistic, False)
 
     def _read(self, route: Route, blocks: Blocks) -> Chosen:

@@ -54,6 +54,35 @@ class Ways:
                 least[state, count:] = np.minimum(least[state, count:], values.min(axis=0))
         return least
 
+    def through(self, weight: np.ndarray, adds: np.ndarray) -> np.ndarray:
+        """What a way over each arc adds up to, of ways of any number of stages the one of least weight.
+
+        Args:
+            weight: by which ways are chosen, [arcs].
+            adds: what is added up, [any, arcs].
+
+        Returns:
+            Sums, [any, arcs]; infinite where no way takes the arc.
+        """
+        before = np.full((len(adds), self.states), math.inf)
+        after, least = before.copy(), np.full((2, self.states), math.inf)
+        before[:, 0] = after[:, -1] = least[0, 0] = least[1, -1] = 0.0
+        for state, _, low, high in self._into:
+            values = least[0, self.tail[low:high]] + weight[low:high]
+            at = int(np.argmin(values))
+            if values[at] < least[0, state]:
+                least[0, state] = values[at]
+                before[:, state] = before[:, self.tail[low + at]] + adds[:, low + at]
+        heads, weights = self.head[self._by_tail], weight[self._by_tail]
+        for state, _, low, high in reversed(self._from):
+            values = least[1, heads[low:high]] + weights[low:high]
+            at = int(np.argmin(values))
+            if values[at] < least[1, state]:
+                least[1, state] = values[at]
+                after[:, state] = after[:, heads[low + at]] + adds[:, self._by_tail[low + at]]
+        found: np.ndarray = before[:, self.tail] + adds + after[:, self.head]
+        return found
+
     def farthest(self, weight: np.ndarray) -> np.ndarray:
         """The greatest weight from each state to the end, of however many stages; -inf where no way leads there."""
         most = np.full(self.states, -math.inf)

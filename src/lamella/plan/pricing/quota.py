@@ -64,18 +64,33 @@ class Quota:
         self._wall_ms, self._spread_ms = np.array(grid.wall_ms), np.array(grid.spread_ms)
         self._columns: list[float] = self._works_ms.tolist()
         self._rows = grid.wall_ms
+        bill = self._wall_ms * (np.arange(1, SHARES + 1) / SHARES)[:, None]
+        self._least_bill_ms = np.array([np.minimum.accumulate(np.roll(bill, -row, axis=0)) for row in range(SHARES)])
+        """[rows, how many behind it, works]: the least of share times wall time, of a row and those."""
 
     def wall_ms(self, cpu_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:
         """Of works that a first grant does not cover: never less for more work or a smaller share."""
         row, weight = self._row(vcpu)
-        held = np.minimum(cpu_ms, self._works_ms[-1])
-        column = np.clip(np.searchsorted(self._works_ms, held) - 1, 0, len(self._works_ms) - 2)
-        begin, end = self._works_ms[column], self._works_ms[column + 1]
-        part = (held - begin) / (end - begin)
+        held, column, part = self._column(cpu_ms)
         low, high = (
             (1 - part) * self._wall_ms[r, column] + part * self._wall_ms[r, column + 1] for r in (row, row + 1)
         )
         found: np.ndarray = np.maximum(cpu_ms, weight * low + (1 - weight) * high + (cpu_ms - held) / vcpu)
+        return found
+
+    def least_bill_ms(self, cpu_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Of shares between rows of the grid what share times wall time is at least; infinite where no row is.
+
+        Between two rows it is a line over the share, so it is never below the least of rows and the range's ends.
+        """
+        first = np.maximum(np.ceil(low * SHARES - 1e-9).astype(int) - 1, 0)
+        more = np.minimum(np.floor(high * SHARES + 1e-9).astype(int), SHARES) - 1 - first
+        found = np.full(len(cpu_ms), np.inf)
+        some = np.flatnonzero(more >= 0)
+        held, column, part = self._column(cpu_ms[some])
+        rows = first[some], more[some]
+        least = (1 - part) * self._least_bill_ms[(*rows, column)] + part * self._least_bill_ms[(*rows, column + 1)]
+        found[some] = least + (cpu_ms[some] - held)
         return found
 
     def one_ms(self, cpu_ms: float, vcpu: float) -> float:
@@ -95,6 +110,13 @@ class Quota:
         row, weight = self._row(vcpu)
         found: np.ndarray = weight * self._spread_ms[row] + (1 - weight) * self._spread_ms[row + 1]
         return found
+
+    def _column(self, cpu_ms: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Works as far as the grid goes, the column below each, and how far it is to the next one."""
+        held = np.minimum(cpu_ms, self._works_ms[-1])
+        column = np.clip(np.searchsorted(self._works_ms, held) - 1, 0, len(self._works_ms) - 2)
+        begin, end = self._works_ms[column], self._works_ms[column + 1]
+        return held, column, (held - begin) / (end - begin)
 
     @staticmethod
     def _row(vcpu: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -47,6 +47,22 @@ def shared(busy_ms: np.ndarray, cpu_ms: np.ndarray, vcpu: np.ndarray, period_ms:
     return throttled(busy_ms, vcpu * busy_ms / cpu_ms, period_ms)
 
 
+def least_bill_ms(cpu_ms: np.ndarray, low: np.ndarray, high: np.ndarray, period_ms: float) -> np.ndarray:
+    """What `vcpu` times wall time is at least for one-thread runs under quotas from `low` to `high`; many at once.
+
+    From the share on that holds nothing back it is that share times the work; below, what the grid's lines end at.
+    """
+    free = np.clip((cpu_ms - EXACT_MS) / period_ms, low, np.maximum(low, 1.0))
+    found = np.where(free <= high, free * cpu_ms, np.inf)
+    for end in (low, np.minimum(high, 1.0)):
+        found = np.minimum(found, np.where(end >= low, end * throttled(cpu_ms, end, period_ms), np.inf))
+    held = np.flatnonzero(low < free)
+    if len(held):
+        least = quota(period_ms).least_bill_ms(cpu_ms[held], low[held], np.minimum(high, 1.0)[held])
+        found[held] = np.minimum(found[held], least)
+    return found
+
+
 @lru_cache(maxsize=65536)
 def shared_ms(busy_ms: float, cpu_ms: float, vcpu: float, period_ms: float) -> float:
     """`shared` of one run."""

@@ -26,6 +26,7 @@ class Times:
     def __init__(self, profile: Profile, batch: int, quantised: Quantised, *, paused: bool) -> None:
         """What was measured, units that run on 8-bit integers where a slice does, and whether requests are `paused`."""
         self.profile, self.batch, self.quantised, self.paused = profile, batch, quantised, paused
+        self._more_cpu: dict[int, float] = {}
 
     def knows(self, variant: Variant) -> bool:
         """Whether the profile has it."""
@@ -68,13 +69,15 @@ class Times:
 
         A figure of the whole model, since a quota is spent by all operators of a run. 1 where it was not measured.
         """
-        one, many = (
-            [t for unit in self.profile.units for t in unit.times if t.variant == Variant(1, "plain", n)]
-            for n in (1, threads)
-        )
-        if threads == 1 or any(t.cpu_ms is None for t in many):
-            return 1.0
-        return max(1.0, sum(t.cpu_ms or 0.0 for t in many) / sum(t.median_ms for t in one))
+        if threads not in self._more_cpu:
+            one, many = (
+                [t for unit in self.profile.units for t in unit.times if t.variant == Variant(1, "plain", n)]
+                for n in (1, threads)
+            )
+            known = threads > 1 and all(t.cpu_ms is not None for t in many)
+            more = sum(t.cpu_ms or 0.0 for t in many) / sum(t.median_ms for t in one) if known else 1.0
+            self._more_cpu[threads] = max(1.0, more)
+        return self._more_cpu[threads]
 
     def _sum(self, first: int, last: int, variant: Variant) -> float:
         times, saved = self._prefix[variant]

@@ -17,8 +17,10 @@ from lamella.plan.choice import Join
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
 from lamella.plan.planners import space
+from lamella.plan.planners.blocks import Blocks, least_of, run_ms, sums_of, whole_cells
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
+from lamella.plan.planners.options import Options
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, joined, sharded
@@ -238,6 +240,24 @@ def test_every_megabyte_where_memory_buys_cpu(units: tuple[Made, ...], slo: floa
         memory, min_mb=replace(memory.min_mb, number=most_mb - 10), max_mb=replace(memory.max_mb, number=most_mb + 10)
     )
     check(SliceModel(model.graph, model.profile, replace(model.platform, memory=few), model.request), slo, 3)
+
+
+@settings(max_examples=30, deadline=None)
+@given(CHAINS.map(lambda c: c[:3]), st.sampled_from(["aws-lambda", "aws-lambda-2021"]), st.sampled_from([None, 0.1]))
+def test_no_size_of_a_block_beats_it(units: tuple[Made, ...], where: str, rate: float | None) -> None:
+    options = Options(model_of(units, where), Request(rate_per_s=rate))
+    blocks = whole_cells(options)
+    while True:
+        least = least_of(options, blocks, run_ms(options, blocks))
+        for cell, low, high, *found in zip(*blocks, *(s[: len(blocks.cell)] for s in least), strict=True):
+            size = np.unique(np.linspace(low, high, 40).astype(int))
+            one = Blocks(np.full(len(size), cell), size, size)
+            sums = sums_of(options, one, run_ms(options, one), size)
+            for bound, values in zip(found, sums, strict=True):
+                assert bound <= values[: len(size)].min() * (1 + 1e-9)
+        if np.array_equal(blocks.low, blocks.high):
+            break
+        blocks = Blocks(*(column[::3] for column in blocks.divided()))
 
 
 @settings(max_examples=30, deadline=None)

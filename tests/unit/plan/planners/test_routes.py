@@ -80,6 +80,22 @@ def test_an_slo_that_is_next_to_nothing_is_one() -> None:
 
 
 @settings(max_examples=200)
+@given(graphs(), st.floats(0, 30), st.lists(st.floats(0, 10), min_size=1, max_size=3))
+def test_over_an_arc_there_is_a_route_that_costs_what_it_says(
+    routes: Routes, most_ms: float, multipliers: list[float]
+) -> None:
+    found = routes.through(most_ms, multipliers)
+    kept = [r for r in every(routes) if r.latency_ms <= most_ms * (1 + 1e-9)]
+    for arc in np.flatnonzero(np.isfinite(found)).tolist():
+        assert any(arc in r.arcs and r.usd == pytest.approx(found[arc]) for r in kept)
+    best = routes.through(math.inf, [0.0])
+    if not routes.ways.most:  # the cheapest of all routes over it
+        for arc in range(len(best)):
+            least = min((r.usd for r in every(routes) if arc in r.arcs), default=math.inf)
+            assert best[arc] == pytest.approx(least)
+
+
+@settings(max_examples=200)
 @given(graphs(), st.booleans())
 def test_the_slo_exactly_at_a_route_s_latency_is_kept(routes: Routes, last: bool) -> None:
     for route in sorted(every(routes), key=lambda r: r.latency_ms)[-1 if last else 0 :][:1]:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lamella.plan.pricing import quota
 from lamella.plan.pricing.quota import EXACT_MS, SLICE_MS, TICK_MS
-from lamella.plan.pricing.throttle import phase_deviation_ms, shared_ms, throttled, throttled_ms
+from lamella.plan.pricing.throttle import least_bill_ms, phase_deviation_ms, shared_ms, throttled, throttled_ms
 
 HUNDREDTHS = st.integers(3, 99)
 CPU_US = st.one_of(st.integers(1, 400_000), st.integers(1, 400).map(lambda ms: ms * 1000))
@@ -170,3 +170,14 @@ def test_threads_that_share_a_quota_are_held_back_as_one_is_by_its_share_of_it(
         return
     assert took == pytest.approx(throttled_ms(busy_ms, vcpu * busy_ms / cpu_ms, float(period)))
     assert busy_ms * (1 - 1e-9) <= took <= cpu_ms / vcpu + period
+
+
+@given(CPU_US, st.floats(0.005, 1.5), st.floats(0.0, 1.0), PERIODS)
+def test_no_share_of_a_range_is_billed_less_than_its_least(cpu_us: int, low: float, wide: float, period: int) -> None:
+    cpu_ms, high = cpu_us / 1000, low + wide
+    shares = np.unique(np.concatenate([np.linspace(low, high, 500), np.linspace(0, cpu_ms / period * 2, 41)]))
+    shares = shares[(low <= shares) & (shares <= high)]
+    least = float(least_bill_ms(np.array([cpu_ms]), np.array([low]), np.array([high]), float(period))[0])
+    billed = shares * throttled(np.full(len(shares), cpu_ms), shares, float(period))
+    assert least <= billed.min() * (1 + 1e-9)
+    assert least >= billed.min() * 0.9  # and so near that it says something: between these shares, too
