@@ -307,7 +307,7 @@ def main() -> int:
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(msgspec.json.encode(msgspec.structs.replace(row, peak_mb=peak_mb)).decode())
         return 0
-    rows = dict(load().rows)
+    rows = measured_here()
     for case in CASES:
         if case.startswith(asked.only) and (asked.again or case not in rows):
             rows[case] = apart(case)
@@ -321,6 +321,12 @@ def main() -> int:
 def load() -> Results:
     """What was measured."""
     return msgspec.json.decode(RESULTS.read_bytes(), type=Results)
+
+
+def measured_here() -> dict[str, Row]:
+    """What was measured on this machine: another's figures do not stand beside its."""
+    known = load() if RESULTS.exists() else None
+    return dict(known.rows) if known and known.machine == this_machine() else {}
 
 
 def write(rows: dict[str, Row]) -> None:
