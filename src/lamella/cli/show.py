@@ -181,10 +181,10 @@ def _starts(plan: Plan) -> list[str]:
             f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds "
             f"${digits(adds / plan.requests, 3)} per million requests"
         )
-        if plan.percentile is not None and cold.share > 1 - plan.percentile / 100:
+        if plan.in_time is not None:
             lines.append(
-                f"the SLO holds for {one}s that find their functions ready: so many find them stopped that percentile "
-                f"{plan.percentile:g} of all is one that waits for starts"
+                f"the SLO holds for {plan.in_time:.1%} of all {one}s: for percentile {plan.percentile:.4g} of those that "
+                "find their functions ready"
             )
     if cold.one_function_below_per_s:
         least = _span(1 / cold.one_function_below_per_s)

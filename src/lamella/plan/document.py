@@ -307,6 +307,19 @@ class Plan(Document, frozen=True, kw_only=True):
         return self.wait_ms + self.predicted.at(self.percentile)
 
     @property
+    def in_time(self) -> float | None:
+        """Share of all requests that the SLO holds for, at least; None where it is on no percentile, or no rate is told.
+
+        Of those that find their functions ready the percentile; of the others as many, or where their start does not
+        fit into the SLO, or its time is not known, none.
+        """
+        if self.slo_ms is None or self.percentile is None or self.cold is None or self.cold.rate_per_s is None:
+            return None
+        platform_ms = self.cold.platform_ms
+        fits = platform_ms is not None and self.bounded_ms + self.cold.init_ms + platform_ms <= self.slo_ms
+        return self.percentile / 100 * (1 if fits else 1 - self.cold.share)
+
+    @property
     def at(self) -> str:
         """What of latency that is, in words behind a number."""
         return "" if self.percentile is None else f" at percentile {self.percentile:g}"

@@ -16,6 +16,7 @@ from lamella.plan.document import Cold, Loser, Plan, Predicted, Slack, model_ref
 from lamella.plan.held import held
 from lamella.plan.laws import check
 from lamella.plan.layout import lay_out
+from lamella.plan.over_all import over_all
 from lamella.plan.planners.amps_inf import STORAGE, AmpsInf
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
@@ -85,16 +86,18 @@ def make_plan(
         )
     profile = _completed(graph, profile, platform, request)
 
-    def model_of(lossy: Lossy) -> SliceModel:
-        return SliceModel(graph, profile, platform, request, lossy)
+    def planned(request: Request) -> Plan:
+        def model_of(lossy: Lossy) -> SliceModel:
+            return SliceModel(graph, profile, platform, request, lossy)
 
-    if base in BASELINES:
-        model = model_of(NOTHING_LOST)
-        plan = held(model, request, lambda request: _baseline(model, base, given, request))
-    elif request.judge and request.lossy and (request.codec or any(u.int8 for u in profile.units)):
-        plan = judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
-    else:
-        plan = _planned(model_of(NOTHING_LOST), base, given, request)
+        if base in BASELINES:
+            model = model_of(NOTHING_LOST)
+            return held(model, request, lambda request: _baseline(model, base, given, request))
+        if request.judge and request.lossy and (request.codec or any(u.int8 for u in profile.units)):
+            return judged(request.judge, model_of, lambda model: _planned(model, base, given, request))
+        return _planned(model_of(NOTHING_LOST), base, given, request)
+
+    plan = over_all(request, planned)
     unmeasured = "" if architecture == "x86" else "; at arm's price and the speed of this machine: arm is unmeasured"
     plan = msgspec.structs.replace(plan, planner=name, architecture=architecture, why=plan.why + unmeasured)
     check(plan, graph, platform)

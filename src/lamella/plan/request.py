@@ -67,6 +67,8 @@ class Request(NamedTuple):
     """Of a million requests, in place of a latency bound: the quickest plan within it, which `exact` finds."""
     percentile: float | None = 95.0
     """Of latency, that the bound is on; None for the mean."""
+    ready: bool = False
+    """Whether that is of requests that find their functions ready, not of all (`plan.over_all`)."""
     asked_ms: float | None = None
     """The bound on the percentile, where `slo_ms` is that on the mean which stands for it (`plan.held`)."""
 

@@ -13,12 +13,15 @@ from lamella.profile.scaling import at
 
 
 def answered(asked: Asked, plan: Plan) -> tuple[Asked, Plan]:
-    """The question that a plan answers: of as many rows as share a run, with what these wait taken off the SLO."""
+    """The question that a plan answers: of as many rows as share a run, with what these wait taken off the SLO.
+
+    Its percentile is that of requests that find their functions ready.
+    """
     request, platform = asked.request, asked.platform.on(plan.architecture)
     slo = None if plan.slo_ms is None else plan.slo_ms - plan.wait_ms
     rate = plan.cold.rate_per_s if plan.cold else request.rate_per_s
     request = request._replace(
-        slo_ms=slo, batch=plan.batch, rate_per_s=rate, max_batch=1, architecture=plan.architecture
+        slo_ms=slo, batch=plan.batch, rate_per_s=rate, max_batch=1, architecture=plan.architecture, ready=True
     )
     profile = asked.profile
     if asked.request.max_batch > 1:  # of the most rows and of one: what was not measured is scaled

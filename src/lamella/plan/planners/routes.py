@@ -281,12 +281,13 @@ class Routes:
         cheapest route within it is none of the hull, but often the best of those over one of its arcs.
         """
         line, best = self._line(most_ms), np.full(len(self.ways.tail), math.inf)
-        adds = np.stack([*self._sums, self.ways.stages])
+        adds = np.stack([*self._sums, self.ways.stages][: 4 if self.ways.most else 3], axis=1)
         for multiplier in multipliers:
-            usd, ms, variance, stages = self.ways.through(self._sums.usd + multiplier * line.of(self._sums), adds)
-            latency = self.law.latency_ms(self.begin_ms + ms, variance)
-            kept = (latency <= most_ms * (1 + CLOSE)) & (stages <= self.ways.most if self.ways.most else True)
-            best = np.where(kept, np.minimum(best, usd), best)
+            sums = self.ways.through(self._sums.usd + multiplier * line.of(self._sums), adds).T
+            kept = self.law.latency_ms(self.begin_ms + sums[1], sums[2]) <= most_ms * (1 + CLOSE)
+            if self.ways.most:
+                kept &= sums[3] <= self.ways.most
+            best = np.where(kept, np.minimum(best, sums[0]), best)
         found = np.empty(len(best))
         found[self.ways.order] = best
         return found

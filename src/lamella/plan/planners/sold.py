@@ -62,15 +62,18 @@ class Sold:
             low: the smallest size of each, an index.
             high: the largest.
         """
-        one, begin, end = work_ms[0], self.vcpu[low], self.vcpu[high]
-        least = least_bill_ms(one, begin, np.minimum(end, 1.0), self.platform.cpu.period_ms.value)
-        least = np.where(begin < 1, least, np.inf)
-        for count in range(1, int(self.threads[high].max(initial=1)) + 1):
-            here = np.flatnonzero((begin <= count) & (end >= max(1, count - 1)))
+        begin, end = self.vcpu[low], self.vcpu[high]
+        least = np.full(len(low), np.inf)
+        here = np.flatnonzero(begin < 1)
+        upto = np.minimum(end[here], 1.0)
+        least[here] = least_bill_ms(work_ms[0, here], begin[here], upto, self.platform.cpu.period_ms.value)
+        for count in range(2, int(self.threads[high].max(initial=1)) + 1):
+            here = np.flatnonzero((begin <= count) & (end > count - 1))
             if len(here):
-                at, until = np.maximum(begin[here], max(1, count - 1)), np.minimum(end[here], float(count))
+                at, until = np.maximum(begin[here], count - 1.0), np.minimum(end[here], float(count))
                 least[here] = np.minimum(least[here], self._several_ms(work_ms[:, here], count, at, until))
-        usd = np.minimum(self.usd_per_ms[low] / begin, self.usd_per_ms[high] / end) * least
+        usd = np.minimum(self.usd_per_ms[low] / begin, self.usd_per_ms[high] / end)
+        usd *= np.where(np.isfinite(least), least, 0.0)  # more vCPU than was measured: of one size, priced as it is
         found: np.ndarray = usd + self.usd_per_ms[low] * wait_ms
         return found
 

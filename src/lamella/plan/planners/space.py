@@ -37,8 +37,10 @@ CLOSER = 8
 """How often the plan of least mean is bettered at the percentile: most often never, or once."""
 CORE = 500
 """Blocks of each division that are looked at for a plan near the cheapest."""
-TRIED = 4
-"""Multipliers by which plans are looked for that keep a bound."""
+TRIED = 2
+"""Multipliers by which plans are looked for that keep a bound,"""
+NEAR = 1.01
+"""where one that costs so much more than the bound is not known yet."""
 MOST_BLOCKS = 1_500_000
 """That are priced at once, each in a good kilobyte."""
 
@@ -162,8 +164,8 @@ class Space:
             for real in (level.real, *((first.least,) if level is first else ())):
                 if bounds := real.bounds(most_ms):
                     upper = min(upper, bounds.upper_usd)
-                if limits.multiplier:
-                    upper = min(upper, float(real.through(most_ms, limits.tried[:TRIED]).min()))
+            if upper > limits.lower_usd * NEAR:
+                upper = min(upper, float(level.real.through(most_ms, limits.tried[:TRIED]).min()))
             if level is first and limits.lower_usd < upper:
                 known = self._dived(first, limits, most_ms, most_stages)
                 upper = min(upper, known.cost_usd)
@@ -181,9 +183,11 @@ class Space:
         level: _First | _Level = first
         bounds: Bounds | None = limits
         while bounds and not level.single:
-            through = level.optimistic.through(most_ms, bounds.tried[:TRIED])[: len(level.blocks.cell)]
-            weight = level.optimistic.weighed(most_ms, bounds.multiplier)[: len(level.blocks.cell)]
-            best = np.union1d(*(np.argsort(by, kind="stable")[:CORE] for by in (through, weight)))
+            ranks = [level.optimistic.weighed(most_ms, bounds.multiplier)]
+            if bounds.upper_usd > bounds.lower_usd * NEAR:
+                ranks.append(level.optimistic.through(most_ms, bounds.tried[:TRIED]))
+            some = [np.argsort(by[: len(level.blocks.cell)], kind="stable")[:CORE] for by in ranks]
+            best = np.unique(np.concatenate(some))
             level = self._level(level.blocks.at(best).divided(), most_stages)
             bounds = level.optimistic.bounds(most_ms)
         return self._coarse(level, most_ms, limits.lower_usd) if bounds else NOTHING

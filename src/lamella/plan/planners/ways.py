@@ -29,6 +29,8 @@ class Ways:
 
     def forward(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The least weight from the begin to each state with at most 0, 1, ... stages, and the last arc to it."""
+        if not self.most:
+            return self._forward(weight)
         width = self.most + 1
         least, by = np.full((self.states, width), math.inf), np.full((self.states, width), -1)
         least[0] = 0.0
@@ -41,6 +43,17 @@ class Ways:
                 least[state, count:][better] = found[better]
                 by[state, count:][better] = low + at[better]
         return least, by
+
+    def _forward(self, weight: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where stages do not count: the same in a third of the time."""
+        least, by = np.full(self.states, math.inf), np.full(self.states, -1)
+        least[0] = 0.0
+        for state, _, low, high in self._into:
+            values = least[self.tail[low:high]] + weight[low:high]
+            at = values.argmin()
+            if (found := values[at]) < least[state]:
+                least[state], by[state] = found, low + at
+        return least[:, None], by[:, None]
 
     def backward(self, weight: np.ndarray) -> np.ndarray:
         """The least weight from each state to the end with at most 0, 1, ... stages."""
@@ -59,29 +72,29 @@ class Ways:
 
         Args:
             weight: by which ways are chosen, [arcs].
-            adds: what is added up, [any, arcs].
+            adds: what is added up, [arcs, any].
 
         Returns:
-            Sums, [any, arcs]; infinite where no way takes the arc.
+            Sums, [arcs, any]; infinite where no way takes the arc.
         """
-        before = np.full((len(adds), self.states), math.inf)
+        before = np.full((self.states, adds.shape[1]), math.inf)
         after, least = before.copy(), np.full((2, self.states), math.inf)
-        before[:, 0] = after[:, -1] = least[0, 0] = least[1, -1] = 0.0
+        before[0] = after[-1] = least[0, 0] = least[1, -1] = 0.0
         for state, _, low, high in self._into:
             values = least[0, self.tail[low:high]] + weight[low:high]
-            at = int(np.argmin(values))
-            if values[at] < least[0, state]:
-                least[0, state] = values[at]
-                before[:, state] = before[:, self.tail[low + at]] + adds[:, low + at]
+            at = values.argmin()
+            if (found := values[at]) < least[0, state]:
+                least[0, state] = found
+                before[state] = before[self.tail[low + at]] + adds[low + at]
         heads, weights = self.head[self._by_tail], weight[self._by_tail]
         for state, _, low, high in reversed(self._from):
             values = least[1, heads[low:high]] + weights[low:high]
-            at = int(np.argmin(values))
-            if values[at] < least[1, state]:
-                least[1, state] = values[at]
-                after[:, state] = after[:, heads[low + at]] + adds[:, self._by_tail[low + at]]
-        found: np.ndarray = before[:, self.tail] + adds + after[:, self.head]
-        return found
+            at = values.argmin()
+            if (found := values[at]) < least[1, state]:
+                least[1, state] = found
+                after[state] = after[heads[low + at]] + adds[self._by_tail[low + at]]
+        over: np.ndarray = before[self.tail] + adds + after[self.head]
+        return over
 
     def farthest(self, weight: np.ndarray) -> np.ndarray:
         """The greatest weight from each state to the end, of however many stages; -inf where no way leads there."""
