@@ -81,6 +81,16 @@ def test_a_loss_beyond_the_paired_interval_is_told_and_one_within_it_or_of_few_r
     assert any("**0** of 1 comparisons, 1 of which have fewer than 10 rounds" in line for line in lines([few]))
 
 
+def test_what_is_late_because_the_machine_is_slower_than_it_was_is_told_apart() -> None:
+    slower = case("vgg19", [ran("exact", [300], 1.0, 120.0), ran("single", [500], 2.0, 126.0)])  # 105 were promised
+    late = case("resnet50", [ran("exact", [300], 1.0, 120.0), ran("single", [500], 2.0, 105.0)])
+    alone = case("gcn", [ran("exact", [300], 1.0, 90.0)])
+    (said,) = [line for line in lines([slower, late, alone]) if "of another hour" in line]
+    assert "took 1.00 to 1.20 times" in said
+    assert said.endswith("within it in 1 of the 2 cases in which both ran, 50%.")
+    assert not any("of another hour" in line for line in lines([alone]))
+
+
 def test_what_is_only_planned_is_in_brackets() -> None:
     planned = Case(
         model="gcn",

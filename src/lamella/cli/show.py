@@ -182,9 +182,11 @@ def _starts(plan: Plan) -> list[str]:
             f"${digits(adds / plan.requests, 3)} per million requests"
         )
         if plan.in_time is not None:
+            asked, held = plan.asked_percentile or 0.0, plan.in_time * 100
             lines.append(
-                f"the SLO holds for {plan.in_time:.1%} of all {one}s: for percentile {plan.percentile:.4g} of those that "
-                "find their functions ready"
+                f"the SLO holds for at least {held:.4g} % of all {one}s, for percentile {plan.percentile:.6g} of those "
+                "that find their functions ready"
+                + (f": {asked:g} % were asked for, which no plan keeps" if held < asked * (1 - 1e-6) else "")
             )
     if cold.one_function_below_per_s:
         least = _span(1 / cold.one_function_below_per_s)

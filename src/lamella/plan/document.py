@@ -251,7 +251,10 @@ class Plan(Document, frozen=True, kw_only=True):
     budget_usd: float | None = None
     """Of a million requests, starts included, within which this is the quickest plan; none where cost was sought."""
     percentile: float | None = None
-    """Of latency, that the SLO bounds; none: its mean."""
+    """Of latency, that the SLO bounds; none: its mean. Of requests that find their functions ready."""
+    asked_percentile: float | None = None
+    """Of all requests, that was asked for, where it is told how often they come: `percentile` is higher to make up for
+    those that wait for starts, or the same where nothing makes up for them."""
     batch: int
     wait_ms: float = 0.0
     """What the first row of a batch waits for the others, where the planner chose how many share a run."""
@@ -308,7 +311,7 @@ class Plan(Document, frozen=True, kw_only=True):
 
     @property
     def in_time(self) -> float | None:
-        """Share of all requests that the SLO holds for, at least; None where it is on no percentile, or no rate is told.
+        """Share of all requests that the SLO holds for at least; None where no rate is told, or no SLO on a percentile.
 
         Of those that find their functions ready the percentile; of the others as many, or where their start does not
         fit into the SLO, or its time is not known, none.

@@ -7,10 +7,16 @@ ready more have to be in time: of a share `s` that waits, percentile `p` of all 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 
-from lamella.errors import InfeasiblePlan
+import msgspec
+
+from lamella.errors import LamellaError
 from lamella.plan.document import Plan
 from lamella.plan.request import Request
+
+SAME = 1e-9
+"""Relative: a percentile of all requests that is lower by less is the same."""
 
 
 def over_all(request: Request, planned: Callable[[Request], Plan]) -> Plan:
@@ -24,14 +30,10 @@ def over_all(request: Request, planned: Callable[[Request], Plan]) -> Plan:
         InfeasiblePlan: by `planned`, of requests that need not wait.
     """
     plan = planned(request)
-    if request.ready or request.slo_ms is None or plan.in_time is None or plan.percentile is None:
+    if request.ready or plan.in_time is None or plan.percentile is None or plan.cold is None:
         return plan
-    if plan.in_time * 100 >= plan.percentile or plan.cold is None or plan.cold.share >= 1:
-        return plan
-    stricter = plan.percentile / (1 - plan.cold.share)
-    if stricter >= 100:
-        return plan
-    try:
-        return planned(request._replace(percentile=stricter))
-    except InfeasiblePlan:
-        return plan
+    asked = plan.percentile
+    if plan.in_time * 100 < asked * (1 - SAME) and (stricter := asked / (1 - plan.cold.share)) < 100:
+        with suppress(LamellaError):  # the plan for requests that need not wait is one in any case
+            plan = planned(request._replace(percentile=stricter))
+    return msgspec.structs.replace(plan, asked_percentile=asked)

@@ -8,7 +8,7 @@ import pytest
 from onnx import helper
 
 from lamella.deploy.local import Deployment, Size
-from lamella.deploy.sizing import Allocation, allocate, patience_s
+from lamella.deploy.sizing import Allocation, Trial, _Bench, allocate, patience_s
 from lamella.errors import FunctionTimeout, InfeasiblePlan
 from lamella.graph.model import Graph
 from lamella.graph.requests import request
@@ -112,6 +112,29 @@ def test_a_function_larger_than_what_is_sold_is_infeasible_with_both_numbers(
     made = packages.package(cnn, tmp_path / "package", floor_mb=20000)
     with pytest.raises(InfeasiblePlan, match=r"stage-1 .* MB, the largest size of openfaas is 16384 MB"):
         allocate(made, request(cnn, rng), OPENFAAS, free, runs=1)
+
+
+class Scripted(_Bench):
+    """Trials that take what a machine makes of them at that moment."""
+
+    def __init__(self, *, limited: float, slower: float) -> None:
+        """A limit makes runs take `limited` times as long, the machine all of them `slower` times, since the first."""
+        self._runs, self.limited, self.slower = 7, limited, slower
+
+    def trial(self, memory_mb: int | None, *, runs: int, cold: bool = True, free: Trial | None = None) -> Trial:
+        factor = self.slower * (self.limited if memory_mb else 1)
+        return Trial(memory_mb, 200 * factor, 10 * factor, 10 * factor, 70.0, 0)
+
+
+REFERENCE = Trial(None, 200.0, 10.0, 10.0, 70.0, 0)
+
+
+@pytest.mark.parametrize(
+    ("limited", "slower", "verdict"),
+    [(1.0, 1.0, "ok"), (1.0, 1.4, "ok"), (1.2, 1.0, "p50 1.20x of unlimited"), (1.2, 1.4, "p50 1.20x of unlimited")],
+)
+def test_a_size_is_not_refused_for_what_slows_the_machine(limited: float, slower: float, verdict: str) -> None:
+    assert Scripted(limited=limited, slower=slower).judge(96, REFERENCE) == verdict
 
 
 def test_a_trial_waits_as_long_as_the_platform_and_the_unlimited_run_say() -> None:

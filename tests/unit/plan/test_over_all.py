@@ -43,6 +43,7 @@ def test_those_that_wait_for_starts_are_made_up_for_by_the_others(planner: str, 
     before, plan = plan_of(planner, slo, None), plan_of(planner, slo, share)
     assert before.in_time is None  # nobody said how often requests come
     assert plan.percentile == pytest.approx(95 / (1 - share))
+    assert plan.asked_percentile == 95
     assert plan.in_time == pytest.approx(0.95)
     assert plan.bounded_ms <= slo * (1 + 1e-9)
     assert in_time(plan, slo, share) >= 0.95 * (1 - 1e-9)

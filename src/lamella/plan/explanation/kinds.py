@@ -115,8 +115,15 @@ class Marked(Routes):
 
     def weighed(self, most_ms: float, multiplier: float) -> np.ndarray:
         """As of all routes: the least, behind any number of marks."""
+        return self._least(super().weighed(most_ms, multiplier))
+
+    def through(self, most_ms: float, multipliers: Sequence[float]) -> np.ndarray:
+        """As of all routes, likewise."""
+        return self._least(super().through(most_ms, multipliers))
+
+    def _least(self, usd: np.ndarray) -> np.ndarray:
         found = np.full(self.arcs, np.inf)
-        np.minimum.at(found, self.of, super().weighed(most_ms, multiplier))
+        np.minimum.at(found, self.of, usd)
         return found
 
     def _any(self, ok: np.ndarray) -> np.ndarray:

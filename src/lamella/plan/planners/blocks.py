@@ -1,6 +1,6 @@
 """Blocks of sizes: what cells take in them, and the arcs that come of it.
 
-A block is as quick as its largest size, and costs no more than any of its sizes does: none of them beats it.
+A block is as quick as its quickest size, and costs no more than any of its sizes does: none of them beats it.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from lamella.plan.pricing.throttle import throttled
 
 BLOCKS = 4
 """What is left of a block of sizes is divided into so many."""
+NEVER = 1e12
+"""Milliseconds, and dollars: no plan takes as much."""
 
 
 class Blocks(NamedTuple):
@@ -72,9 +74,16 @@ def run_ms(options: Options, blocks: Blocks) -> np.ndarray:
     return whole
 
 
-def least_of(options: Options, blocks: Blocks, run_ms: np.ndarray) -> Sums:
-    """What arcs add at least: as quick as the largest size of a block (`run_ms`), as cheap as any."""
-    sums = sums_of(options, blocks, run_ms, blocks.low)
+def quickest_ms(options: Options, blocks: Blocks) -> np.ndarray:
+    """Of each at any of its sizes, at least."""
+    run = options.sold.quickest_ms(options.cells.work_ms[:, blocks.cell], blocks.low, blocks.high)
+    whole: np.ndarray = run + options.cells.wait_ms[blocks.cell]
+    return whole
+
+
+def least_of(options: Options, blocks: Blocks) -> Sums:
+    """What arcs add at least: as quick and as cheap as any size of a block."""
+    sums = sums_of(options, blocks, quickest_ms(options, blocks), blocks.low)
     wide = np.flatnonzero(blocks.low < blocks.high)
     cell, low, high = (column[wide] for column in blocks)
     work = options.cells.work_ms[:, cell]
@@ -84,6 +93,15 @@ def least_of(options: Options, blocks: Blocks, run_ms: np.ndarray) -> Sums:
         init = np.broadcast_to(options.cells.init_ms[cell], work.shape)
         usd += options.cold_share * options.sold.least_usd(init, np.zeros(len(cell)), low, high)
     sums.usd[wide] = np.maximum(sums.usd[wide], usd)
+    return sums
+
+
+def real_of(options: Options, blocks: Blocks) -> Sums:
+    """What arcs add at the largest size of each block, as good as none where that does not end before the timeout."""
+    run = run_ms(options, blocks)
+    sums = sums_of(options, blocks, run, blocks.high)
+    late = np.flatnonzero(run / 1000 > options.model.platform.limits.timeout_s.value)
+    sums.usd[late] = sums.ms[late] = NEVER
     return sums
 
 

@@ -116,7 +116,9 @@ class Routes:
             best = min((best, *found.routes), key=lambda r: (r.usd, r.latency_ms))
             if not found.proof.loss_usd:
                 break
-        loss = min(found.proof.loss_usd, best.usd - bounds.lower_usd)
+        loss = found.proof.loss_usd
+        if loss:  # of the cheapest that was looked for, which may be one that is known and was lost among the labels
+            loss = min(loss + max(0.0, best.usd - known_usd), best.usd - bounds.lower_usd)
         return Found((best,), found.proof._replace(loss_usd=loss))
 
     def quickest(self, most_usd: float = math.inf) -> Found:

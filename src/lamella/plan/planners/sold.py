@@ -51,6 +51,17 @@ class Sold:
         several = np.where(vcpu < self.threads[size], held, many)
         return np.where(vcpu < 1, slow, np.minimum(one, several))
 
+    def quickest_ms(self, work_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Of work [threads, any] at any size from `low` to `high` (indices), at least.
+
+        That is at the largest, or just before one thread more begins to share what two or more had alone.
+        """
+        found = self.run_ms(work_ms, high)
+        for count in range(2, int(self.threads[high].max(initial=1))):
+            inside = (self.vcpu[low] <= count) & (count < self.vcpu[high])
+            found = np.where(inside, np.minimum(found, work_ms[count - 1]), found)
+        return found
+
     def least_usd(self, work_ms: np.ndarray, wait_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
         """What runs cost at any size from `low` to `high` at least, where memory buys CPU: billed to no step, no fee.
 

@@ -24,7 +24,18 @@ from typing import NamedTuple
 import numpy as np
 
 from lamella.plan.choice import Choice
-from lamella.plan.planners.blocks import Arcs, Blocks, arcs_of, least_of, run_ms, sums_of, whole_cells
+from lamella.plan.planners.blocks import (
+    NEVER,
+    Arcs,
+    Blocks,
+    arcs_of,
+    least_of,
+    quickest_ms,
+    real_of,
+    run_ms,
+    sums_of,
+    whole_cells,
+)
 from lamella.plan.planners.options import Options
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.route import Bounds, Proof, Route, Stairs
@@ -195,7 +206,7 @@ class Space:
     def _coarse(self, level: _First | _Level, most_ms: float, lower_usd: float) -> Answer:
         """The cheapest plan of a division's largest sizes, where no plan of any size is below `lower_usd`."""
         found = level.real.cheapest(most_ms)
-        if not found.routes:
+        if not found.routes or found.routes[0].usd >= NEVER:
             return NOTHING
         loss = max(0.0, found.routes[0].usd - lower_usd)
         largest = level.blocks._replace(low=level.blocks.high)
@@ -271,20 +282,18 @@ class Space:
             least = level.real
             if not level.single:
                 small = level.blocks._replace(high=level.blocks.low)
-                least = level.real.priced(sums_of(self.options, small, run_ms(self.options, small), small.low))
+                least = level.real.priced(real_of(self.options, small))
             self._begun[most_stages] = _First(*level, least)
         return self._begun[most_stages]
 
     def _level(self, blocks: Blocks, most_stages: int | None) -> _Level:
         """The graphs of blocks, those left out that no size of ends before the platform's timeout."""
-        run = run_ms(self.options, blocks)
-        kept = run / 1000 <= self.options.model.platform.limits.timeout_s.value
-        blocks, run = blocks.at(kept), run[kept]
-        sums = sums_of(self.options, blocks, run, blocks.high)
-        real = self.graph(self.options, arcs_of(self.options, blocks, sums), most_stages)
+        ends = quickest_ms(self.options, blocks) / 1000 <= self.options.model.platform.limits.timeout_s.value
+        blocks = blocks.at(ends)
+        real = self.graph(self.options, arcs_of(self.options, blocks, real_of(self.options, blocks)), most_stages)
         if np.array_equal(blocks.low, blocks.high):
             return _Level(blocks, real, real, True)
-        optimistic = real.priced(least_of(self.options, blocks, run))
+        optimistic = real.priced(least_of(self.options, blocks))
         return _Level(blocks, real, optimistic, False)
 
     def _read(self, route: Route, blocks: Blocks) -> Chosen:

@@ -21,6 +21,7 @@ from lamella.plan.planners.blocks import Blocks, least_of, run_ms, sums_of, whol
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.options import Options
+from lamella.plan.planners.sold import Sold
 from lamella.plan.planners.space import Chosen, Space
 from lamella.plan.pricing.coding import Coding, plain
 from lamella.plan.pricing.fan_out import join_alone, joined, sharded
@@ -248,7 +249,7 @@ def test_no_size_of_a_block_beats_it(units: tuple[Made, ...], where: str, rate: 
     options = Options(model_of(units, where), Request(rate_per_s=rate))
     blocks = whole_cells(options)
     while True:
-        least = least_of(options, blocks, run_ms(options, blocks))
+        least = least_of(options, blocks)
         for cell, low, high, *found in zip(*blocks, *(s[: len(blocks.cell)] for s in least), strict=True):
             size = np.unique(np.linspace(low, high, 40).astype(int))
             one = Blocks(np.full(len(size), cell), size, size)
@@ -258,6 +259,25 @@ def test_no_size_of_a_block_beats_it(units: tuple[Made, ...], where: str, rate: 
         if np.array_equal(blocks.low, blocks.high):
             break
         blocks = Blocks(*(column[::3] for column in blocks.divided()))
+
+
+@given(
+    st.lists(st.sampled_from([7.0, 90.0, 550.0, 1000.0]), min_size=4, max_size=4),
+    st.integers(128, 7000),
+    st.integers(1, 5000),
+)
+def test_no_size_of_a_block_beats_it_on_four_cores(work_ms: list[float], low_mb: int, wide: int) -> None:
+    """More threads may take longer than fewer did."""
+    model = model_of((Made(),), "aws-lambda")
+    four = replace(model.profile, machine=replace(model.profile.machine, cores=4))
+    sold = Sold(SliceModel(model.graph, four, model.platform, model.request))
+    size = np.arange(low_mb - 128, min(low_mb - 128 + wide, int(sold.measured[0]) - 1) + 1)
+    if len(size) < 2:
+        return
+    work, ends = np.array([work_ms]).T, (size[:1], size[-1:])
+    run = sold.run_ms(np.repeat(work, len(size), axis=1), size)
+    assert sold.quickest_ms(work, *ends)[0] <= run.min() * (1 + 1e-9)
+    assert sold.least_usd(work, np.zeros(1), *ends)[0] <= sold.cost_usd(size, run).min() * (1 + 1e-9)
 
 
 @settings(max_examples=30, deadline=None)
