@@ -48,8 +48,8 @@ CLOSER = 8
 """How often the plan of least mean is bettered at the percentile: most often never, or once."""
 CORE = 500
 """Blocks of each division that are looked at for a plan near the cheapest."""
-TRIED = 2
-"""Multipliers by which plans are looked for that keep a bound,"""
+TRIED = 1
+"""Multipliers by which plans are looked for that keep a bound: the slope between the cheapest and the quickest,"""
 NEAR = 1.01
 """where one that costs so much more than the bound is not known yet."""
 MOST_BLOCKS = 1_500_000

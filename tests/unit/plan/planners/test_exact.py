@@ -355,7 +355,7 @@ def test_the_plan_document_says_what_was_chosen(where: str, ratio: float) -> Non
 
 
 @settings(max_examples=25, deadline=None)
-@given(CHAINS.map(lambda c: c[:3]), FEW, SHARDS, st.floats(0.0, 1.0))
+@given(CHAINS.map(lambda c: c[:2]), FEW, SHARDS, st.floats(0.0, 1.0))  # of three units every plan takes minutes
 def test_the_quickest_plan_within_a_budget_is_that_of_all(
     units: tuple[Made, ...], where: str, shards: list[ShardProfile], share: float
 ) -> None:
