@@ -74,16 +74,17 @@ def run_ms(options: Options, blocks: Blocks) -> np.ndarray:
     return whole
 
 
-def quickest_ms(options: Options, blocks: Blocks) -> np.ndarray:
-    """Of each at any of its sizes, at least."""
-    run = options.sold.quickest_ms(options.cells.work_ms[:, blocks.cell], blocks.low, blocks.high)
-    whole: np.ndarray = run + options.cells.wait_ms[blocks.cell]
+def quickest_ms(options: Options, blocks: Blocks, run_ms: np.ndarray) -> np.ndarray:
+    """Of each at any of its sizes, at least; at the largest it is `run_ms`."""
+    wait = options.cells.wait_ms[blocks.cell]
+    run = options.sold.quickest_ms(run_ms - wait, options.cells.work_ms[:, blocks.cell], blocks.low, blocks.high)
+    whole: np.ndarray = run + wait
     return whole
 
 
-def least_of(options: Options, blocks: Blocks) -> Sums:
+def least_of(options: Options, blocks: Blocks, quickest_ms: np.ndarray) -> Sums:
     """What arcs add at least: as quick and as cheap as any size of a block."""
-    sums = sums_of(options, blocks, quickest_ms(options, blocks), blocks.low)
+    sums = sums_of(options, blocks, quickest_ms, blocks.low)
     wide = np.flatnonzero(blocks.low < blocks.high)
     cell, low, high = (column[wide] for column in blocks)
     work = options.cells.work_ms[:, cell]
@@ -96,11 +97,10 @@ def least_of(options: Options, blocks: Blocks) -> Sums:
     return sums
 
 
-def real_of(options: Options, blocks: Blocks) -> Sums:
+def real_of(options: Options, blocks: Blocks, run_ms: np.ndarray) -> Sums:
     """What arcs add at the largest size of each block, as good as none where that does not end before the timeout."""
-    run = run_ms(options, blocks)
-    sums = sums_of(options, blocks, run, blocks.high)
-    late = np.flatnonzero(run / 1000 > options.model.platform.limits.timeout_s.value)
+    sums = sums_of(options, blocks, run_ms, blocks.high)
+    late = np.flatnonzero(run_ms / 1000 > options.model.platform.limits.timeout_s.value)
     sums.usd[late] = sums.ms[late] = NEVER
     return sums
 

@@ -51,12 +51,12 @@ class Sold:
         several = np.where(vcpu < self.threads[size], held, many)
         return np.where(vcpu < 1, slow, np.minimum(one, several))
 
-    def quickest_ms(self, work_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-        """Of work [threads, any] at any size from `low` to `high` (indices), at least.
+    def quickest_ms(self, run_ms: np.ndarray, work_ms: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """Of work [threads, any] at any size from `low` to `high` (indices), at least; `run_ms` is that at `high`.
 
-        That is at the largest, or just before one thread more begins to share what two or more had alone.
+        It is that, or just before one thread more begins to share what two or more had alone.
         """
-        found = self.run_ms(work_ms, high)
+        found = run_ms
         for count in range(2, int(self.threads[high].max(initial=1))):
             inside = (self.vcpu[low] <= count) & (count < self.vcpu[high])
             found = np.where(inside, np.minimum(found, work_ms[count - 1]), found)

@@ -282,18 +282,21 @@ class Space:
             least = level.real
             if not level.single:
                 small = level.blocks._replace(high=level.blocks.low)
-                least = level.real.priced(real_of(self.options, small))
+                least = level.real.priced(real_of(self.options, small, run_ms(self.options, small)))
             self._begun[most_stages] = _First(*level, least)
         return self._begun[most_stages]
 
     def _level(self, blocks: Blocks, most_stages: int | None) -> _Level:
         """The graphs of blocks, those left out that no size of ends before the platform's timeout."""
-        ends = quickest_ms(self.options, blocks) / 1000 <= self.options.model.platform.limits.timeout_s.value
-        blocks = blocks.at(ends)
-        real = self.graph(self.options, arcs_of(self.options, blocks, real_of(self.options, blocks)), most_stages)
+        run = run_ms(self.options, blocks)
+        quickest = quickest_ms(self.options, blocks, run)
+        ends = quickest / 1000 <= self.options.model.platform.limits.timeout_s.value
+        blocks, run, quickest = blocks.at(ends), run[ends], quickest[ends]
+        sums = real_of(self.options, blocks, run)
+        real = self.graph(self.options, arcs_of(self.options, blocks, sums), most_stages)
         if np.array_equal(blocks.low, blocks.high):
             return _Level(blocks, real, real, True)
-        optimistic = real.priced(least_of(self.options, blocks))
+        optimistic = real.priced(least_of(self.options, blocks, quickest))
         return _Level(blocks, real, optimistic, False)
 
     def _read(self, route: Route, blocks: Blocks) -> Chosen:

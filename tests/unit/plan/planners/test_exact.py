@@ -17,7 +17,7 @@ from lamella.plan.choice import Join
 from lamella.plan.document import Plan
 from lamella.plan.make import make_plan
 from lamella.plan.planners import space
-from lamella.plan.planners.blocks import Blocks, least_of, run_ms, sums_of, whole_cells
+from lamella.plan.planners.blocks import Blocks, least_of, quickest_ms, run_ms, sums_of, whole_cells
 from lamella.plan.planners.exact import Exact
 from lamella.plan.planners.mopar import Mopar
 from lamella.plan.planners.options import Options
@@ -249,7 +249,7 @@ def test_no_size_of_a_block_beats_it(units: tuple[Made, ...], where: str, rate: 
     options = Options(model_of(units, where), Request(rate_per_s=rate))
     blocks = whole_cells(options)
     while True:
-        least = least_of(options, blocks)
+        least = least_of(options, blocks, quickest_ms(options, blocks, run_ms(options, blocks)))
         for cell, low, high, *found in zip(*blocks, *(s[: len(blocks.cell)] for s in least), strict=True):
             size = np.unique(np.linspace(low, high, 40).astype(int))
             one = Blocks(np.full(len(size), cell), size, size)
@@ -276,7 +276,7 @@ def test_no_size_of_a_block_beats_it_on_four_cores(work_ms: list[float], low_mb:
         return
     work, ends = np.array([work_ms]).T, (size[:1], size[-1:])
     run = sold.run_ms(np.repeat(work, len(size), axis=1), size)
-    assert sold.quickest_ms(work, *ends)[0] <= run.min() * (1 + 1e-9)
+    assert sold.quickest_ms(run[-1:], work, *ends)[0] <= run.min() * (1 + 1e-9)
     assert sold.least_usd(work, np.zeros(1), *ends)[0] <= sold.cost_usd(size, run).min() * (1 + 1e-9)
 
 
