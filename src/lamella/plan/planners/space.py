@@ -2,7 +2,7 @@
 
 The plan's choices become a graph (`planners.routes`): states, and between them slices with layout, codecs and size, or
 stages of shards (`planners.options`). Where memory buys CPU every size that is sold counts, a megabyte apart: far too
-many to price. So an arc begins as one block of all sizes, as cheap as the cheapest and as quick as the largest one
+many to price. So an arc begins as one block of all sizes, as cheap as the cheapest and as quick as the quickest one
 (`planners.blocks`); what even so cannot be part of a plan within the bounds is dropped, the rest is divided, until
 blocks are sizes.
 

@@ -78,20 +78,17 @@ class Ways:
             Sums, [arcs, any]; infinite where no way takes the arc.
         """
         before = np.full((self.states, adds.shape[1]), math.inf)
-        after, least = before.copy(), np.full((2, self.states), math.inf)
-        before[0] = after[-1] = least[0, 0] = least[1, -1] = 0.0
-        for state, _, low, high in self._into:
-            values = least[0, self.tail[low:high]] + weight[low:high]
-            at = values.argmin()
-            if (found := values[at]) < least[0, state]:
-                least[0, state] = found
-                before[state] = before[self.tail[low + at]] + adds[low + at]
+        after, least = before.copy(), np.full(self.states, math.inf)
+        before[0] = after[-1] = least[-1] = 0.0
+        by = self._forward(weight)[1][:, 0]
+        for state in np.flatnonzero(by >= 0).tolist():
+            before[state] = before[self.tail[by[state]]] + adds[by[state]]
         heads, weights = self.head[self._by_tail], weight[self._by_tail]
         for state, _, low, high in reversed(self._from):
-            values = least[1, heads[low:high]] + weights[low:high]
+            values = least[heads[low:high]] + weights[low:high]
             at = values.argmin()
-            if (found := values[at]) < least[1, state]:
-                least[1, state] = found
+            if (found := values[at]) < least[state]:
+                least[state] = found
                 after[state] = after[heads[low + at]] + adds[self._by_tail[low + at]]
         over: np.ndarray = before[self.tail] + adds + after[self.head]
         return over
