@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from lamella.graph.model import Graph
 from lamella.plan.document import Plan, Predicted
 from lamella.platforms import Platform, platform
 from lamella.profile.document import Profile
-from lamella.profile.measure import measure, threads_needed
+from lamella.profile.measure import cache_path, measure, threads_needed
 
 KINDS = {
     "convolutional": ("vgg19", "resnet50", "inception-v3"),
@@ -37,10 +38,17 @@ class Subject(NamedTuple):
         return f"zoo:{self.name}"
 
 
-def subject(name: str, rules: str) -> Subject:
-    """A model of the zoo; what its profile lacks is measured now, for up to 2 vCPU where CPU is chosen."""
+def subject(name: str, rules: str, oldest_s: float = math.inf) -> Subject:
+    """A model of the zoo; what its profile lacks is measured now, for up to 2 vCPU where CPU is chosen.
+
+    All of it, where what is known of it was measured longer than `oldest_s` ago: a shared machine is not as fast at
+    every hour.
+    """
     rule = platform(rules)
     graph = import_model(f"zoo:{name}")
+    known = cache_path(graph)
+    if known.exists() and time.time() - known.stat().st_mtime > oldest_s:
+        known.unlink()
     profile = measure(graph, threads=threads_needed(rule.cpu.coupling, 2.0), shards=True)
     return Subject(name, graph, profile, rule)
 

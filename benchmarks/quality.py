@@ -11,18 +11,19 @@ nothing else meanwhile. `--plan-only` makes the plans of what is not measured ye
 `docs/benchmarks-quality.md`.
 
     python -m benchmarks.quality --time-s 3600                  start no new case after an hour
+    python -m benchmarks.quality --profile-s 900                on a machine that is slower at some hours: profiles anew
     python -m benchmarks.quality --only vgg19/openfaas/1x       one case; vgg19, or vgg19/openfaas: all of its cases
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
+import math
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.models import p95_ms, subject
+from benchmarks.models import Subject, p95_ms, subject
 from benchmarks.quality_cases import CONTENDERS, Base, Case, Place, chosen, draw_up, measure_case, places
 from benchmarks.quality_page import write
 from lamella import documents
@@ -39,11 +40,11 @@ MADE_BY = "python -m benchmarks.quality"
 class Campaign:
     """The cases in a folder, and taking what is missing."""
 
-    def __init__(self, folder: Path = RESULTS, requests: int = REQUESTS) -> None:
-        """Results in `folder`; `requests` per plan."""
+    def __init__(self, folder: Path = RESULTS, requests: int = REQUESTS, oldest_s: float = math.inf) -> None:
+        """Results in `folder`; `requests` per plan; a profile older than `oldest_s` is taken anew."""
         self.folder = folder
         self.requests = requests
-        self._subject = functools.lru_cache(maxsize=1)(subject)
+        self.oldest_s = oldest_s
 
     def known(self, place: Place) -> Case | None:
         """The case as far as it is known."""
@@ -62,17 +63,10 @@ class Campaign:
         self.folder.mkdir(parents=True, exist_ok=True)
         documents.write(self.folder / case.place.file, case)
 
-    def base(self, place: Place) -> Base:
-        """The latency that the SLOs of a model on a platform are multiples of, from the profile alone."""
-        it = self._subject(place.model, place.platform)
-        plan = make_plan(it.graph, it.profile, it.platform, "single", given=it.given)
-        return Base(p95_ms(plan.predicted))
-
     def take(self, place: Place, *, measuring: bool) -> Case:
         """Plan the case, or measure it, and keep it."""
-        base = self.base(place)
-        it = self._subject(place.model, place.platform)
-        drawn = draw_up(it, place.factor, base)
+        it = subject(place.model, place.platform, self.oldest_s)
+        drawn = draw_up(it, place.factor, base_of(it))
         case = measure_case(it, drawn, self.requests) if measuring else drawn.case
         self.save(case)
         return case
@@ -83,6 +77,11 @@ class Campaign:
             case = self.known(place)
             if case is None or (measuring and not case.measured):
                 yield place
+
+
+def base_of(it: Subject) -> Base:
+    """The latency that the SLOs of a model on a platform are multiples of, from the profile alone."""
+    return Base(p95_ms(make_plan(it.graph, it.profile, it.platform, "single", given=it.given).predicted))
 
 
 def said(case: Case) -> str:
@@ -105,12 +104,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", action="append", default=[], help="MODEL, MODEL/PLATFORM or MODEL/PLATFORM/SLO")
     parser.add_argument("--time-s", type=float, default=float("inf"), help="start no new case after so long")
     parser.add_argument("--requests", type=int, default=REQUESTS, help="per plan, four in a round")
+    parser.add_argument("--profile-s", type=float, default=math.inf, help="take a profile that is older anew")
     parser.add_argument("--plan-only", action="store_true", help="plan what is not measured yet, deploy nothing")
     parser.add_argument("--page-only", action="store_true", help="only write the page from earlier results")
     parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--docs", type=Path, default=DOCS, help="where the page and its figures go")
     options = parser.parse_args(argv)
-    campaign = Campaign(options.results, options.requests)
+    campaign = Campaign(options.results, options.requests, options.profile_s)
     try:
         wanted = chosen(options.only)
     except ValueError as error:
