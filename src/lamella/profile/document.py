@@ -242,6 +242,10 @@ class ChannelPrice(Document, frozen=True, kw_only=True):
         return self.edge_ms / 2 + self.edge_mb_ms * size / MB
 
 
+EXTREMES = 4.0
+"""Standard deviations between the slowest and the fastest of some ten runs, more or less."""
+
+
 class Noise(msgspec.Struct, frozen=True):
     """A known load before and after measuring, and the slowest over the fastest seen, in a core and in memory."""
 
@@ -249,12 +253,17 @@ class Noise(msgspec.Struct, frozen=True):
     after: Load
     worst: float
     worst_memory: float
+    common: float = 0.0
+    """Relative standard deviation of times that all units of a round share: neighbours and clocks change by the second,
+    so that a slow round is slow from its first unit to its last."""
 
     @classmethod
-    def of(cls, loads: Sequence[Load]) -> Noise:
-        """What it comes to."""
+    def of(cls, loads: Sequence[Load], common: float | None = None) -> Noise:
+        """What it comes to; where no rounds were run, what is common follows from the load itself."""
         core, memory = zip(*loads, strict=True)
-        return cls(loads[0], loads[-1], max(core) / min(core), max(memory) / min(memory))
+        worst = max(core) / min(core)
+        shared = (worst - 1) / EXTREMES if common is None else common
+        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), shared)
 
 
 class PredictedBy(msgspec.Struct, frozen=True):

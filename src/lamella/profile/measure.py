@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "24"
+PROFILE_VERSION = "25"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -346,7 +346,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         machine=this_machine(),
         floor=state.floor,
         hop=state.hop,
-        noise=Noise.of(state.loads),
+        noise=Noise.of(state.loads, next(t.common for t in state.timed if t.variant == Variant(1, "plain", 1))),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),

@@ -9,7 +9,10 @@ that dominate.
 
 A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
 (where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
-requests as the other stages would do. Where the units are quicker with their weights packed at load (an LSTM by a
+requests as the other stages would do. It takes turns with the units in one function: a machine that is slower in these
+seconds than in those of the units' rounds would make every division look worse, and a quicker one look better, where
+the best of many is chosen. What counts is what a division takes of the whole, times what the whole took in the rounds.
+Where the units are quicker with their weights packed at load (an LSTM by a
 quarter, a large dense layer by a third), the shards are measured that way, too. They are not tried blocked: each would
 have to be rewritten and checked apart, and what shards gain is memory and time, not their start.
 """
@@ -46,7 +49,7 @@ from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, Layout, TensorSpec, open_session
 from lamella.units import MB
 
-SHARDS_VERSION = "4"
+SHARDS_VERSION = "5"
 """Part of what a measurement is kept under: raise it when measuring changes."""
 DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""
@@ -62,6 +65,8 @@ FAN_OUTS = (2, 4, 8)
 RUNS = 15
 """Of which the slowest says how far times spread."""
 OTHER_WORK_MB = 64
+LEAST_MS = 1.0
+"""Of units in one function, that tell how fast the machine is just now; shorter ones are mostly what serving takes."""
 
 
 class Candidate(NamedTuple):
@@ -201,6 +206,8 @@ def measure_shards(
     hop: HopCost,
     batch: int = 1,
     layout: Layout = "plain",
+    *,
+    whole_ms: float,
 ) -> list[ShardProfile]:
     """Measure a candidate, its shards one at a time and, on several cores, as many at once as those.
 
@@ -213,6 +220,7 @@ def measure_shards(
         hop: what a request takes in cold caches before and after its stage.
         batch: rows of the request.
         layout: of the shards' weights, plain or prepacked.
+        whole_ms: what the units took undivided, in that layout, by the rounds of the profile.
     """
     parts = _parts(divider, tried.span)
     assert parts
@@ -226,14 +234,18 @@ def measure_shards(
             _function(divider, nodes, parts.weights, wanted, held, scratch / f"shard-{k + 1}", layout)
             for k, nodes in enumerate(parts.shards)
         ]
+        nodes = divider.nodes[units[tried.first][0] : last]
+        whole = _function(divider, nodes, {}, gives, dict(held), scratch / "whole", layout)
         join, directory = _function(divider, [*parts.join, *tail], parts.weights, gives, held, scratch / "join")
         join_ms = _time_of(directory, join, held)
         join_mb = sum(held[s.name].nbytes for s in (*join.inputs, *join.outputs)) / MB
         weights = [(d / "weights.bin").stat().st_size / MB for _, d in functions]
         found = []
         for at_once in sorted({1, min(this_machine().cores, tried.span.shards)}):
-            times, peaks, stage_ms, deviation_ms = _run(functions, held, at_once, hop)
-            measured = tuple(ShardPart(*figures) for figures in zip(times, peaks, weights, strict=True))
+            seen = _run(functions, whole, held, at_once, hop)
+            pace = whole_ms / seen.whole_ms if min(whole_ms, seen.whole_ms) >= LEAST_MS else 1.0
+            times = [pace * time for time in seen.times]
+            measured = tuple(ShardPart(*figures) for figures in zip(times, seen.peaks, weights, strict=True))
             found.append(
                 ShardProfile(
                     first=tried.first,
@@ -242,11 +254,11 @@ def measure_shards(
                     at_once=at_once,
                     batch=batch,
                     parts=measured,
-                    stage_ms=stage_ms,
-                    join_ms=join_ms,
+                    stage_ms=pace * seen.stage_ms,
+                    join_ms=pace * join_ms,
                     join_mb=join_mb,
                     layout=layout,
-                    deviation_ms=deviation_ms,
+                    deviation_ms=pace * seen.deviation_ms,
                 )
             )
     finally:
@@ -268,38 +280,63 @@ def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarra
     return float(np.median(times))
 
 
+class _Seen(NamedTuple):
+    """What shards took, ms and MB: each, the stage, and the same units in one function in the same seconds."""
+
+    times: list[float]
+    peaks: list[float]
+    stage_ms: float
+    deviation_ms: float
+    whole_ms: float
+
+
 def _run(
-    functions: Sequence[tuple[Function, Path]], values: Mapping[str, np.ndarray], at_once: int, hop: HopCost
-) -> tuple[list[float], list[float], float, float]:
-    """Median run, ms, and VmHWM, MB, of shards of which `at_once` are busy at a time; the stage, and its deviation."""
-    names = [f.name for f, _ in functions]
-    inputs = {s.name: values[s.name] for f, _ in functions for s in f.inputs}
-    everywhere = os.sched_getaffinity(0)
-    with (
-        on_cores(1),
-        Chain(
-            functions,
-            [s.name for f, _ in functions for s in f.outputs],
-            {name: Size(None, 1.0) for name in names},
-            limiter=Unlimited("profiling"),
-            cpus=frozenset(sorted(everywhere)[-at_once:]),
-            stages=[names],
-            at_once=[at_once],
-        ) as chain,
-    ):
-        chain.start()
-        other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
-        runs, stage = [], []
+    functions: Sequence[tuple[Function, Path]],
+    whole: tuple[Function, Path],
+    values: Mapping[str, np.ndarray],
+    at_once: int,
+    hop: HopCost,
+) -> _Seen:
+    """Shards of which `at_once` are busy at a time, in turns with the whole."""
+    other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
+    runs, wholes = [], []
+    lanes = frozenset(sorted(os.sched_getaffinity(0))[-at_once:])
+    with on_cores(1), _chain(functions, lanes) as chain, _chain([whole], lanes) as undivided:
+        inputs, same = ({s.name: values[s.name] for f, _ in ones for s in f.inputs} for ones in (functions, [whole]))
+        for one in (chain, undivided):
+            one.start()
         for _ in range(RUNS + 2):
             other_work += 1.0
-            answer = chain.infer(inputs)
-            runs.append([s.run_ms for s in answer.stages])
-            stage.append(answer.latency_ms)
-        peaks = [chain.instances[name].report().peak_mb for name in names]
-    copied_mb = sum(a.nbytes for a in (*inputs.values(), *answer.outputs.values())) / MB
-    stage_ms = float(np.median(stage[2:])) - hop.entry_ms - hop.entry_mb_ms * copied_mb
-    times = np.median(np.array(runs[2:]), axis=0).tolist()
-    return times, peaks, max(stage_ms, max(times)), deviation(stage[2:])
+            runs.append(chain.infer(inputs))
+            other_work += 1.0
+            wholes.append(undivided.infer(same))
+        peaks = [chain.instances[f.name].report().peak_mb for f, _ in functions]
+    times = np.median([[s.run_ms for s in answer.stages] for answer in runs[2:]], axis=0).tolist()
+    stage = [answer.latency_ms for answer in runs[2:]]
+    joint = [answer.latency_ms for answer in wholes[2:]]
+    stage_ms, whole_ms = (
+        float(np.median(found)) - hop.entry_ms - hop.entry_mb_ms * _copied_mb(given, answers[0].outputs)
+        for found, given, answers in ((stage, inputs, runs), (joint, same, wholes))
+    )
+    return _Seen(times, peaks, max(stage_ms, max(times)), deviation(stage), max(whole_ms, 0.001))
+
+
+def _chain(functions: Sequence[tuple[Function, Path]], lanes: frozenset[int]) -> Chain:
+    """One stage of these functions, unlimited, as many at a time as there are cores for them."""
+    names = [f.name for f, _ in functions]
+    return Chain(
+        functions,
+        [s.name for f, _ in functions for s in f.outputs],
+        {name: Size(None, 1.0) for name in names},
+        limiter=Unlimited("profiling"),
+        cpus=lanes,
+        stages=[names],
+        at_once=[len(lanes)],
+    )
+
+
+def _copied_mb(*sides: Mapping[str, np.ndarray]) -> float:
+    return sum(array.nbytes for side in sides for array in side.values()) / MB
 
 
 def _function(

@@ -38,7 +38,7 @@ from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
-from lamella.profile.timing import Span, border_values, time_units
+from lamella.profile.timing import Span, border_values, common_deviation, time_units
 from lamella.runtime.function import Layout
 
 Progress = Callable[[float, str], None]
@@ -61,6 +61,8 @@ class Timed(msgspec.Struct, frozen=True):
     paused_ms: tuple[float, ...] = ()
     """Of units behind a pause, where that was measured."""
     paused_p95_ms: tuple[float, ...] = ()
+    common: float = 0.0
+    """Relative deviation of its times that all units of a round share."""
 
 
 class State(Document, frozen=True, kw_only=True):
@@ -192,6 +194,7 @@ def take_times(
             times.shared,
             times.shared_cuts,
             *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
+            common_deviation(times.alone if times.paused is None else times.paused),
         )
         for variant, times in zip(variants, results, strict=True)
         if variant not in known
@@ -299,7 +302,11 @@ def take_shards(
     """Measure the first of several candidates that do the same work; the others have its figures."""
     assert state.hop
     hop = state.hop.cold
-    measured = measure_shards(divider, units, alike[0], borders.values, scratch, hop, batch, layout)
+    tried = alike[0]
+    timed = next(t for t in state.timed if t.variant == Variant(batch, layout, 1))
+    inner = sum(timed.saving_ms[tried.first : tried.last - 1])
+    whole_ms = max(0.001, sum(timed.median_ms[tried.first : tried.last]) - inner)
+    measured = measure_shards(divider, units, tried, borders.values, scratch, hop, batch, layout, whole_ms=whole_ms)
     found = tuple(
         msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured
     )

@@ -12,12 +12,13 @@ runtime's own node profile (its fused nodes do not map back to units, and border
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
+from itertools import count, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,7 +34,7 @@ from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.limits.pagecache import load
 from lamella.profile.document import Variant
-from lamella.profile.hops import PAUSE_S
+from lamella.profile.hops import P95, PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
@@ -43,6 +44,14 @@ Span = tuple[int, int]
 SHORT_MS = 20.0
 """Of a model: the units of shorter ones are timed behind a pause as well, which takes them up to 0.3 ms longer in all
 (code, tables of pages and cores' clocks are cold)."""
+
+
+SETTLED = 0.02
+"""Standard error of a round's median time, by those of `BLOCKS` runs of rounds one after the other, at which rounds
+end: a shared machine's speed changes by a tenth from one ten seconds to the next."""
+BLOCKS = 4
+PATIENCE = 4.0
+"""At most so many times what rounds may take are they awaited to settle."""
 
 
 class Took(NamedTuple):
@@ -190,9 +199,10 @@ def time_units(
         variants: of one batch and number of threads, the plain one first.
         requests: makes another one of that batch, with tensors of the same shapes every time.
         directory: scratch space on the file system of the model's weights.
-        budget_s: stop when this is spent and `min_rounds` are done.
+        budget_s: stop when this is spent, `min_rounds` are done and rounds have settled; where they do not settle, when
+            `PATIENCE` times as much is spent.
         min_rounds: at least so many rounds after the discarded one.
-        max_rounds: at most so many.
+        max_rounds: at most so many, where they have settled or the model is short.
         tick: called with the share that is done.
         timer: where times of products come from, which say what runs blocked.
     """
@@ -215,7 +225,8 @@ def time_units(
     passes = [[range(len(units))], [range(0, len(pairs), 2), range(1, len(pairs), 2)]]
     paused: list[list[list[Took]]] = [[] for _ in variants]
     begun = time.monotonic()
-    for round_ in range(max_rounds + 1):
+    rounds_ms: list[float] = []
+    for round_ in count():
         ones, twos = list[list[Took]](), list[list[Took]]()
         for one, two in zip(singles, joined, strict=True):
             for pieces, found, orders in zip((one, two), (ones, twos), passes, strict=True):
@@ -232,7 +243,9 @@ def time_units(
             paused[k] += late[k : k + 1]
         spent = time.monotonic() - begun
         tick(min(1.0, max(round_ / max_rounds, spent / budget_s)))
-        if round_ >= min_rounds and spent > budget_s:
+        rounds_ms.append(sum(took.wall_ms for took in ones[0]))
+        patient = rounds_ms[0] >= SHORT_MS and spent < PATIENCE * budget_s and standard_error(rounds_ms) > SETTLED
+        if (round_ >= max_rounds or (round_ >= min_rounds and spent > budget_s)) and not patient:
             break
     results = []
     for k in range(len(variants)):
@@ -242,6 +255,32 @@ def time_units(
         late_ms = np.array(paused[k])[..., 0] if len(paused[k]) >= min_rounds else None
         results.append(UnitTimes(t, cpu, t[:, :-1] + t[:, 1:] - pair, shared, shared_cuts, late_ms))
     return results
+
+
+def standard_error(rounds: Sequence[float]) -> float:
+    """Of the median, relative to it, by the medians of blocks of rounds that follow each other; infinite for too few.
+
+    Neighbours in time are alike on a machine whose speed drifts, so that single rounds would make it far too small.
+    """
+    if len(rounds) < 2 * BLOCKS:
+        return float("inf")
+    medians = [float(np.median(block)) for block in np.array_split(np.array(rounds), BLOCKS)]
+    return float(np.std(medians, ddof=1) / np.sqrt(BLOCKS) / np.mean(medians))
+
+
+def common_deviation(alone: np.ndarray) -> float:
+    """Relative standard deviation that all units share, of times [rounds, units].
+
+    A unit's time varies by what it has in common with the others of its round and by its own: the variance of the sum
+    is `c^2 T^2 + sum(own^2)`, those of the units add up to `c^2 sum(t^2) + sum(own^2)`. Of one unit nothing is known to
+    be common. Deviations are those of the upper side, from median and 95th percentile, as everywhere.
+    """
+    times, whole = np.median(alone, axis=0), alone.sum(axis=1)
+    apart = (np.percentile(alone, 95, axis=0) - times) / P95
+    together = (np.percentile(whole, 95) - np.median(whole)) / P95
+    room = float(times.sum() ** 2 - (times**2).sum())
+    excess = float(together**2 - (apart**2).sum())
+    return math.sqrt(max(0.0, excess) / room) if room > 0 else 0.0
 
 
 def _turn(

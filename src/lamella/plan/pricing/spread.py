@@ -25,12 +25,13 @@ from lamella.profile.hops import P95
 
 PREDICTION_ERROR = 0.04
 """Of the mean latency of plans, as measured (docs/benchmarks-quality.md)."""
-EXTREMES = 4.0
-"""Standard deviations between the slowest and the fastest of some ten runs, more or less."""
 
 
 def variances(model: SliceModel, variant: Variant) -> np.ndarray:
-    """Of each unit's time, ms squared, from its median and 95th percentile; 0 where the variant was not measured."""
+    """Of each unit's own time, ms squared, from its median and 95th percentile, without what all units share.
+
+    0 where the variant was not measured.
+    """
     try:
         at = model.profile.variants.index(variant)
     except ValueError:
@@ -39,8 +40,9 @@ def variances(model: SliceModel, variant: Variant) -> np.ndarray:
     held = model.quantised.units if variant.layout == "int8" else [True] * model.units
     found = [unit.times[at if own else plainly] for unit, own in zip(model.profile.units, held, strict=True)]
     times = np.array([t.behind(pause=model.platform.paused) for t in found])
-    spread: np.ndarray = (np.maximum(0.0, times[:, 1] - times[:, 0]) / P95) ** 2
-    return spread
+    spread = (np.maximum(0.0, times[:, 1] - times[:, 0]) / P95) ** 2
+    own: np.ndarray = np.maximum(0.0, spread - (model.profile.noise.common * times[:, 0]) ** 2)
+    return own
 
 
 def beside(model: SliceModel, run_ms: np.ndarray, vcpu: np.ndarray) -> np.ndarray:
@@ -70,12 +72,13 @@ def deviation_ms(model: SliceModel, choices: Sequence[Choice]) -> float:
 def common_spread(model: SliceModel) -> float:
     """Relative deviation that all functions of a request share, so that no number of them evens it out.
 
-    The machine's own noise, of which a known load's slowest and fastest runs beside the profile are four deviations
-    apart, more or less; and what predictions are off: much more where nothing of the model was run.
+    The machine's own noise, which makes a whole request slow, by the rounds of the profile. And what predictions are
+    off, much more where nothing of the model was run: the two add up, since a plan that is slower than predicted is so
+    for every request, and a percentile is promised with the confidence that it has itself.
     """
     predicted = model.profile.predicted
     error = max(PREDICTION_ERROR, predicted.error) if predicted else PREDICTION_ERROR
-    return math.hypot((model.profile.noise.worst - 1) / EXTREMES, error)
+    return model.profile.noise.common + error
 
 
 def stretch(model: SliceModel, percentile: float | None) -> float:

@@ -8,9 +8,9 @@ import pytest
 
 from lamella.graph.divide import ShardSpan
 from lamella.plan.pricing.fan_out import sharded
-from lamella.plan.pricing.spread import beside, common_spread, deviation_ms, variance_ms2
+from lamella.plan.pricing.spread import beside, common_spread, deviation_ms, variance_ms2, variances
 from lamella.plan.pricing.throttle import phase_deviation_ms
-from lamella.profile.document import Noise, ShardPart, ShardProfile
+from lamella.profile.document import Noise, ShardPart, ShardProfile, Variant
 from lamella.profile.quiet import Load
 from tests.unit.plan.pricing.test_shards import HEAVY, sharded_model
 from tests.unit.plan.synthetic import SERVING_MS, Made, model_of
@@ -49,4 +49,14 @@ def test_what_all_functions_share_is_the_machine_s_noise_and_what_predictions_ar
     model = model_of((Made(),))
     quiet = common_spread(model)
     model.profile = msgspec.structs.replace(model.profile, noise=Noise.of([Load(1.0, 1.0), Load(1.2, 1.0)]))
-    assert common_spread(model) == pytest.approx(np.hypot(0.05, quiet))
+    assert common_spread(model) == pytest.approx(0.05 + quiet)
+
+
+def test_what_rounds_share_is_no_unit_s_own() -> None:
+    model = model_of((Made(), Made()))
+    variant = Variant(1, "plain", 1)
+    before = variances(model, variant)
+    noise = msgspec.structs.replace(model.profile.noise, common=0.01)
+    model.profile = msgspec.structs.replace(model.profile, noise=noise)
+    times = np.array([unit.times[0].median_ms for unit in model.profile.units])
+    assert variances(model, variant) == pytest.approx(np.maximum(0, before - (0.01 * times) ** 2))
