@@ -256,14 +256,16 @@ class Noise(msgspec.Struct, frozen=True):
     common: float = 0.0
     """Relative standard deviation of times that all units of a round share: neighbours and clocks change by the second,
     so that a slow round is slow from its first unit to its last."""
+    drift: float = 0.0
+    """Relative standard error of the profile's times, by how much rounds differ from those of some seconds later."""
 
     @classmethod
-    def of(cls, loads: Sequence[Load], common: float | None = None) -> Noise:
+    def of(cls, loads: Sequence[Load], common: float | None = None, drift: float = 0.0) -> Noise:
         """What it comes to; where no rounds were run, what is common follows from the load itself."""
         core, memory = zip(*loads, strict=True)
         worst = max(core) / min(core)
         shared = (worst - 1) / EXTREMES if common is None else common
-        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), shared)
+        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), shared, drift)
 
 
 class PredictedBy(msgspec.Struct, frozen=True):

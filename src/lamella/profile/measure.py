@@ -340,13 +340,14 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         )
         for i, cut in enumerate(cuts)
     ]
+    plain = next(t for t in state.timed if t.variant == Variant(1, "plain", 1))
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
         machine=this_machine(),
         floor=state.floor,
         hop=state.hop,
-        noise=Noise.of(state.loads, next(t.common for t in state.timed if t.variant == Variant(1, "plain", 1))),
+        noise=Noise.of(state.loads, plain.common, plain.drift),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),

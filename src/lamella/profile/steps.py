@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -38,7 +39,7 @@ from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
-from lamella.profile.timing import Span, border_values, common_deviation, time_units
+from lamella.profile.timing import Span, border_values, common_deviation, standard_error, time_units
 from lamella.runtime.function import Layout
 
 Progress = Callable[[float, str], None]
@@ -62,7 +63,9 @@ class Timed(msgspec.Struct, frozen=True):
     """Of units behind a pause, where that was measured."""
     paused_p95_ms: tuple[float, ...] = ()
     common: float = 0.0
-    """Relative deviation of its times that all units of a round share."""
+    """Relative deviation of its times that all units of a round share,"""
+    drift: float = 0.0
+    """and standard error of a round's median."""
 
 
 class State(Document, frozen=True, kw_only=True):
@@ -194,12 +197,21 @@ def take_times(
             times.shared,
             times.shared_cuts,
             *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
-            common_deviation(times.alone if times.paused is None else times.paused),
+            *_shared(times.alone if times.paused is None else times.paused),
         )
         for variant, times in zip(variants, results, strict=True)
         if variant not in known
     ]
     return msgspec.structs.replace(state, timed=(*state.timed, *timed))
+
+
+def _shared(times: np.ndarray) -> tuple[float, float]:
+    """What rounds have in common, of `times` [rounds, units], and the standard error of theirs."""
+    rounds = times.sum(axis=1)
+    error = standard_error(rounds)
+    if math.isinf(error):  # few and long, so that each is as good as a block
+        error = float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
+    return common_deviation(times), error
 
 
 def _median_and_p95(times: np.ndarray, scales: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

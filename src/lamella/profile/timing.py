@@ -34,7 +34,7 @@ from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.limits.pagecache import load
 from lamella.profile.document import Variant
-from lamella.profile.hops import P95, PAUSE_S
+from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
@@ -202,7 +202,7 @@ def time_units(
         budget_s: stop when this is spent, `min_rounds` are done and rounds have settled; where they do not settle, when
             `PATIENCE` times as much is spent.
         min_rounds: at least so many rounds after the discarded one.
-        max_rounds: at most so many, where they have settled or the model is short.
+        max_rounds: of a short model, which is not waited for to settle, at most so many.
         tick: called with the share that is done.
         timer: where times of products come from, which say what runs blocked.
     """
@@ -244,8 +244,10 @@ def time_units(
         spent = time.monotonic() - begun
         tick(min(1.0, max(round_ / max_rounds, spent / budget_s)))
         rounds_ms.append(sum(took.wall_ms for took in ones[0]))
-        patient = rounds_ms[0] >= SHORT_MS and spent < PATIENCE * budget_s and standard_error(rounds_ms) > SETTLED
-        if (round_ >= max_rounds or (round_ >= min_rounds and spent > budget_s)) and not patient:
+        short = rounds_ms[0] < SHORT_MS
+        if round_ < min_rounds or (spent <= budget_s and not (short and round_ >= max_rounds)):
+            continue
+        if short or spent > PATIENCE * budget_s or standard_error(rounds_ms) <= SETTLED:
             break
     results = []
     for k in range(len(variants)):
@@ -273,13 +275,11 @@ def common_deviation(alone: np.ndarray) -> float:
 
     A unit's time varies by what it has in common with the others of its round and by its own: the variance of the sum
     is `c^2 T^2 + sum(own^2)`, those of the units add up to `c^2 sum(t^2) + sum(own^2)`. Of one unit nothing is known to
-    be common. Deviations are those of the upper side, from median and 95th percentile, as everywhere.
+    be common.
     """
-    times, whole = np.median(alone, axis=0), alone.sum(axis=1)
-    apart = (np.percentile(alone, 95, axis=0) - times) / P95
-    together = (np.percentile(whole, 95) - np.median(whole)) / P95
-    room = float(times.sum() ** 2 - (times**2).sum())
-    excess = float(together**2 - (apart**2).sum())
+    means = alone.mean(axis=0)
+    room = float(means.sum() ** 2 - (means**2).sum())
+    excess = float(alone.sum(axis=1).var() - alone.var(axis=0).sum())
     return math.sqrt(max(0.0, excess) / room) if room > 0 else 0.0
 
 

@@ -73,12 +73,14 @@ def common_spread(model: SliceModel) -> float:
     """Relative deviation that all functions of a request share, so that no number of them evens it out.
 
     The machine's own noise, which makes a whole request slow, by the rounds of the profile. And what predictions are
-    off, much more where nothing of the model was run: the two add up, since a plan that is slower than predicted is so
-    for every request, and a percentile is promised with the confidence that it has itself.
+    off: much more where nothing of the model was run, or where the machine is not as fast in one minute as in the next.
+    The two add up, since a plan that is slower than predicted is so for every request, and a percentile is promised
+    with the confidence that it has itself.
     """
     predicted = model.profile.predicted
     error = max(PREDICTION_ERROR, predicted.error) if predicted else PREDICTION_ERROR
-    return model.profile.noise.common + error
+    drift = math.sqrt(2) * model.profile.noise.drift  # in the rounds of the profile, and again when requests come
+    return model.profile.noise.common + math.hypot(error, drift)
 
 
 def stretch(model: SliceModel, percentile: float | None) -> float:
