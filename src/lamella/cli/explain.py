@@ -24,6 +24,7 @@ from lamella.plan.explanation.refusal import refused
 from lamella.plan.laws import check
 from lamella.plan.make import make_plan, on_channel
 from lamella.plan.planners.amps_inf import AmpsInf
+from lamella.plan.request import Request, variant
 from lamella.platforms import platform as platform_named
 
 DECIDED = (
@@ -124,7 +125,8 @@ def _of_plan(path: Path, options: Unplaced, planner: str | None, names: list[str
             "this one's does not explain",
             try_=f"lamella explain {read.model.given} --platform {read.platform} plans with this machine's",
         )
-    wished = read.channel != platform.hop.channel and read.planner != AmpsInf().name  # which goes by storage unasked
+    by_storage = variant(read.planner, Request())[0] == AmpsInf().name  # unasked
+    wished = read.channel != platform.hop.channel and not by_storage
     request = asked.request()._replace(channel=read.channel if wished else None)
     profile = profiled(graph, platform, asked, (read.planner, *names))
     return _Question(Asked(graph, profile, on_channel(platform, request), request, read.model.given), read)

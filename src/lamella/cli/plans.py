@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rich.markup import escape
 
-from lamella.cli.show import console, table
+from lamella.cli.show import console, kept_for, table
 from lamella.plan.explanation.document import Explanation, Outline, Price, Refusal, outline
 from lamella.plan.explanation.front import Front, FrontPoint, shown
 from lamella.plan.explanation.places import Place, Places, held_back
@@ -99,8 +99,8 @@ def show_places(found: Places) -> None:
     ]
     out.print(table(["platform", *FIGURES, "price is ", "held back by ", "then "], rows))
     for p in found.places:
-        if not p.plan:
-            out.print(f"{p.platform}: {p.refused}", markup=False)
+        for said in kept_for(p.plan) if p.plan else [p.refused]:
+            out.print(f"{p.platform}: {said}", markup=False)
 
 
 def _instead(place: Place) -> str:

@@ -163,6 +163,19 @@ def _shared(plan: Plan) -> str:
     return f", {plan.requests} of which share a run" if plan.requests > 1 else ""
 
 
+def kept_for(plan: Plan) -> list[str]:
+    """Of which share of all requests the SLO holds, starts included; nothing where no rate is told."""
+    if plan.in_time is None:
+        return []
+    asked, held = plan.asked_percentile or 0.0, plan.in_time * 100
+    one = "run" if plan.requests > 1 else "request"
+    return [
+        f"the SLO holds for at least {held:.4g} % of all {one}s, for percentile {plan.percentile:.6g} of those "
+        "that find their functions ready"
+        + (f": {asked:g} % were asked for, and no plan was found that keeps that" if held < asked * (1 - 1e-6) else "")
+    ]
+
+
 def _starts(plan: Plan) -> list[str]:
     """What starts after idle times add."""
     cold, lines = plan.cold, []
@@ -181,13 +194,7 @@ def _starts(plan: Plan) -> list[str]:
             f"function(s) stopped and wait {cold.init_ms:.0f} ms and {own}; that adds "
             f"${digits(adds / plan.requests, 3)} per million requests"
         )
-        if plan.in_time is not None:
-            asked, held = plan.asked_percentile or 0.0, plan.in_time * 100
-            lines.append(
-                f"the SLO holds for at least {held:.4g} % of all {one}s, for percentile {plan.percentile:.6g} of those "
-                "that find their functions ready"
-                + (f": {asked:g} % were asked for, which no plan keeps" if held < asked * (1 - 1e-6) else "")
-            )
+        lines += kept_for(plan)
     if cold.one_function_below_per_s:
         least = _span(1 / cold.one_function_below_per_s)
         lines.append(f"with fewer {one}s than one every {least} one function would be cheaper, for its fewer starts")

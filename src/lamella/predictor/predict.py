@@ -144,7 +144,9 @@ class _Prices:
     def share(self, batch: int) -> float:
         """How cold a request leaves the caches; all cold where it touches what a calibration overwrites between runs.
 
-        Of tables it touches rows only; what a node writes the next one reads.
+        Of tables it touches rows only; what a node writes the next one reads. A row that is in no cache costs a
+        fraction of a microsecond: a lookup behind a flush takes ten times that since its code is cold, too, which it is
+        not in a small model.
         """
         touched = sum(at[batch].held.mapped_mb + sum(w.moved_mb for w in at[batch].works) / 2 for at in self._seen)
         return min(1.0, touched / self.calibration.hop.cold_mb)
@@ -153,10 +155,8 @@ class _Prices:
         """Nodes that run one behind the other."""
         counts = self.calibration.threads
         if variant.threads in counts:
-            share = self.share(variant.batch)  # rows of a table are in no cache for the next request
-            return sum(
-                self.calibration.node_ms(work, variant, 1.0 if work.kind == "gather" else share) for work in works
-            )
+            share = self.share(variant.batch)
+            return sum(self.calibration.node_ms(work, variant, share) for work in works)
         one, most = (self.of(works, Variant(variant.batch, variant.layout, n)) for n in (1, max(counts)))
         return amdahl(one, most, max(counts), variant.threads)
 

@@ -166,6 +166,8 @@ def test_platforms_are_compared_in_one_table_and_page(lamella: Lamella, graph: G
     assert shown.code == 3
     assert "latency SLO: " in shown.out
     assert "none of openfaas, aws-lambda can serve cnn-tiny as asked" in shown.err
+    seldom = lamella("plan", MODEL, "--platforms", "aws-lambda", "--slo-ms", "1000", "--rate-per-s", "0.001").out
+    assert "aws-lambda: the SLO holds for at least " in seldom
 
 
 def test_the_front_is_shown_around_the_plan(lamella: Lamella, graph: Graph, tmp_path: Path) -> None:
