@@ -194,27 +194,7 @@ def _kept(done: Sequence[Case]) -> list[str]:
             kept, count = _within(done, name)
             worst, case = max(ran, key=lambda one: one[0])
             lines.append(f"| `{name}` | {count} | {kept} | {kept / count:.0%} | {worst:.3f} | {case.place} |")
-    return [*lines, "", *_beside_single(done)]
-
-
-def _beside_single(done: Sequence[Case]) -> list[str]:
-    """How much of what is late is the machine's, which was quicker or slower when the profile was taken."""
-    found = []
-    for case in done:
-        plan, alone, promise = case.of("exact"), case.of("single"), case.promised.get("single")
-        if plan and alone and promise:
-            found.append((plan.latency_ms.p95 / case.slo_ms, alone.latency_ms.p95 / promise.p95_ms))
-    if not found:
-        return []
-    drifts = [drift for _, drift in found]
-    kept = sum(over <= drift for over, drift in found)
-    return [
-        "The SLO is of a profile of before. In the rounds themselves `single` took "
-        f"{min(drifts):.2f} to {max(drifts):.2f} times the p95 that the profile promises it, {geometric(drifts):.2f} "
-        "on average: that much is the machine's, or the profile's, not the planner's. Held to an SLO that is so much "
-        f"longer or shorter, `exact` is within it in {kept} of the {len(found)} cases in which both ran, "
-        f"{kept / len(found):.0%}."
-    ]
+    return lines
 
 
 def _predicted(cases: Iterable[Case]) -> Iterator[tuple[Case, str, PlanRecord]]:
