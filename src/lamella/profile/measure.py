@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "25"
+PROFILE_VERSION = "26"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -340,7 +340,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         )
         for i, cut in enumerate(cuts)
     ]
-    plain = next(t for t in state.timed if t.variant == Variant(1, "plain", 1))
+    plain = next((t for t in state.timed if t.variant == Variant(1, "plain", 1)), state.timed[0])
     return Profile(
         model=graph.name,
         model_hash=graph.hash,

@@ -49,7 +49,7 @@ from lamella.runtime.chain import Chain, Size
 from lamella.runtime.function import Function, Layout, TensorSpec, open_session
 from lamella.units import MB
 
-SHARDS_VERSION = "5"
+SHARDS_VERSION = "6"
 """Part of what a measurement is kept under: raise it when measuring changes."""
 DOMINANT = 0.2
 """Share of the model's weights or time from which a unit dominates."""
@@ -255,7 +255,7 @@ def measure_shards(
                     batch=batch,
                     parts=measured,
                     stage_ms=pace * seen.stage_ms,
-                    join_ms=pace * join_ms,
+                    join_ms=join_ms,
                     join_mb=join_mb,
                     layout=layout,
                     deviation_ms=pace * seen.deviation_ms,
@@ -281,7 +281,7 @@ def _time_of(directory: Path, function: Function, values: Mapping[str, np.ndarra
 
 
 class _Seen(NamedTuple):
-    """What shards took, ms and MB: each, the stage, and the same units in one function in the same seconds."""
+    """What shards took, ms and MB: each, the stage, and the operators of the same units in one function meanwhile."""
 
     times: list[float]
     peaks: list[float]
@@ -299,26 +299,25 @@ def _run(
 ) -> _Seen:
     """Shards of which `at_once` are busy at a time, in turns with the whole."""
     other_work = np.zeros(OTHER_WORK_MB << 18, np.float32)
-    runs, wholes = [], []
+    runs, stage, whole_ms = list[list[float]](), list[float](), list[float]()
     lanes = frozenset(sorted(os.sched_getaffinity(0))[-at_once:])
-    with on_cores(1), _chain(functions, lanes) as chain, _chain([whole], lanes) as undivided:
-        inputs, same = ({s.name: values[s.name] for f, _ in ones for s in f.inputs} for ones in (functions, [whole]))
-        for one in (chain, undivided):
-            one.start()
+    alone = frozenset({max(lanes)})  # never beside the driver on one core and apart from it on the other
+    with on_cores(1), _chain(functions, lanes) as divided, _chain([whole], alone) as undivided:
+        takes, same = ({s.name: values[s.name] for f, _ in ones for s in f.inputs} for ones in (functions, [whole]))
+        for chain in (divided, undivided):
+            chain.start()
         for _ in range(RUNS + 2):
             other_work += 1.0
-            runs.append(chain.infer(inputs))
+            answer = divided.infer(takes)
+            runs.append([s.run_ms for s in answer.stages])
+            stage.append(answer.latency_ms)
             other_work += 1.0
-            wholes.append(undivided.infer(same))
-        peaks = [chain.instances[f.name].report().peak_mb for f, _ in functions]
-    times = np.median([[s.run_ms for s in answer.stages] for answer in runs[2:]], axis=0).tolist()
-    stage = [answer.latency_ms for answer in runs[2:]]
-    joint = [answer.latency_ms for answer in wholes[2:]]
-    stage_ms, whole_ms = (
-        float(np.median(found)) - hop.entry_ms - hop.entry_mb_ms * _copied_mb(given, answers[0].outputs)
-        for found, given, answers in ((stage, inputs, runs), (joint, same, wholes))
-    )
-    return _Seen(times, peaks, max(stage_ms, max(times)), deviation(stage), max(whole_ms, 0.001))
+            whole_ms.append(undivided.infer(same).stages[0].compute_ms)
+        peaks = [divided.instances[f.name].report().peak_mb for f, _ in functions]
+    copied_mb = sum(a.nbytes for a in (*takes.values(), *answer.outputs.values())) / MB
+    times = np.median(runs[2:], axis=0).tolist()
+    stage_ms = float(np.median(stage[2:])) - hop.entry_ms - hop.entry_mb_ms * copied_mb
+    return _Seen(times, peaks, max(stage_ms, max(times)), deviation(stage[2:]), float(np.median(whole_ms[2:])))
 
 
 def _chain(functions: Sequence[tuple[Function, Path]], lanes: frozenset[int]) -> Chain:
@@ -333,10 +332,6 @@ def _chain(functions: Sequence[tuple[Function, Path]], lanes: frozenset[int]) ->
         stages=[names],
         at_once=[len(lanes)],
     )
-
-
-def _copied_mb(*sides: Mapping[str, np.ndarray]) -> float:
-    return sum(array.nbytes for side in sides for array in side.values()) / MB
 
 
 def _function(

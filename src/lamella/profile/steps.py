@@ -39,11 +39,15 @@ from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
-from lamella.profile.timing import Span, border_values, common_deviation, standard_error, time_units
+from lamella.profile.timing import SETTLED, Span, border_values, common_deviation, standard_error, time_units
 from lamella.runtime.function import Layout
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
+
+
+MEDIAN = math.sqrt(math.pi / 2)
+"""A median's standard error over a mean's."""
 
 
 class Timed(msgspec.Struct, frozen=True):
@@ -197,7 +201,7 @@ def take_times(
             times.shared,
             times.shared_cuts,
             *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
-            *_shared(times.alone if times.paused is None else times.paused),
+            *_noise_of(times.alone if times.paused is None else times.paused),
         )
         for variant, times in zip(variants, results, strict=True)
         if variant not in known
@@ -205,13 +209,16 @@ def take_times(
     return msgspec.structs.replace(state, timed=(*state.timed, *timed))
 
 
-def _shared(times: np.ndarray) -> tuple[float, float]:
-    """What rounds have in common, of `times` [rounds, units], and the standard error of theirs."""
+def _noise_of(times: np.ndarray) -> tuple[float, float]:
+    """What rounds have in common, of `times` [rounds, units], and the standard error of theirs.
+
+    Never less than what rounds end at: they end when an estimate of four blocks happens to be below it.
+    """
     rounds = times.sum(axis=1)
     error = standard_error(rounds)
     if math.isinf(error):  # few and long, so that each is as good as a block
-        error = float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
-    return common_deviation(times), error
+        error = MEDIAN * float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
+    return common_deviation(times), max(error, SETTLED)
 
 
 def _median_and_p95(times: np.ndarray, scales: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -316,7 +323,7 @@ def take_shards(
     hop = state.hop.cold
     tried = alike[0]
     timed = next(t for t in state.timed if t.variant == Variant(batch, layout, 1))
-    inner = sum(timed.saving_ms[tried.first : tried.last - 1])
+    inner = sum(max(0.0, saving) for saving in timed.saving_ms[tried.first : tried.last - 1])
     whole_ms = max(0.001, sum(timed.median_ms[tried.first : tried.last]) - inner)
     measured = measure_shards(divider, units, tried, borders.values, scratch, hop, batch, layout, whole_ms=whole_ms)
     found = tuple(

@@ -275,12 +275,14 @@ def common_deviation(alone: np.ndarray) -> float:
 
     A unit's time varies by what it has in common with the others of its round and by its own: the variance of the sum
     is `c^2 T^2 + sum(own^2)`, those of the units add up to `c^2 sum(t^2) + sum(own^2)`. Of one unit nothing is known to
-    be common.
+    be common, and no more is than the sum varies by.
     """
-    means = alone.mean(axis=0)
+    if alone.shape[1] < 2:
+        return 0.0
+    means, whole = alone.mean(axis=0), alone.sum(axis=1)
     room = float(means.sum() ** 2 - (means**2).sum())
-    excess = float(alone.sum(axis=1).var() - alone.var(axis=0).sum())
-    return math.sqrt(max(0.0, excess) / room) if room > 0 else 0.0
+    excess = max(0.0, float(whole.var() - alone.var(axis=0).sum()))
+    return math.sqrt(min(excess / room, float(whole.var()) / float(whole.mean()) ** 2))
 
 
 def _turn(

@@ -21,6 +21,13 @@ def test_of_one_unit_nothing_is_known_to_be_shared() -> None:
     assert common_deviation(np.ones((5, 3))) == 0.0
 
 
+def test_a_small_noisy_unit_does_not_speak_for_a_large_one() -> None:
+    rng = np.random.default_rng(0)
+    shared = rng.standard_normal((25, 1))
+    times = np.array([[100.0, 0.02]]) * (1 + shared * np.array([[0.01, 0.9]]))
+    assert common_deviation(times) <= 0.0121  # what the sum varies by
+
+
 def test_few_rounds_have_not_settled_and_a_drift_is_seen() -> None:
     assert standard_error([1.0] * (2 * BLOCKS - 1)) == float("inf")
     assert standard_error([1.0] * 40) == 0.0

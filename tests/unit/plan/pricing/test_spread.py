@@ -8,7 +8,7 @@ import pytest
 
 from lamella.graph.divide import ShardSpan
 from lamella.plan.pricing.fan_out import sharded
-from lamella.plan.pricing.spread import beside, common_spread, deviation_ms, variance_ms2, variances
+from lamella.plan.pricing.spread import PREDICTION_ERROR, beside, common_spread, deviation_ms, variance_ms2, variances
 from lamella.plan.pricing.throttle import phase_deviation_ms
 from lamella.profile.document import Noise, ShardPart, ShardProfile, Variant
 from lamella.profile.quiet import Load
@@ -53,10 +53,20 @@ def test_what_all_functions_share_is_the_machine_s_noise_and_what_predictions_ar
 
 
 def test_what_rounds_share_is_no_unit_s_own() -> None:
-    model = model_of((Made(), Made()))
+    model = model_of((Made(spread=0.1), Made()))
     variant = Variant(1, "plain", 1)
     before = variances(model, variant)
     noise = msgspec.structs.replace(model.profile.noise, common=0.01)
     model.profile = msgspec.structs.replace(model.profile, noise=noise)
     times = np.array([unit.times[0].median_ms for unit in model.profile.units])
-    assert variances(model, variant) == pytest.approx(np.maximum(0, before - (0.01 * times) ** 2))
+    after = variances(model, variant)
+    assert after[0] == pytest.approx(before[0] - (0.01 * times[0]) ** 2)
+    assert 0 < after[0] < before[0]
+    assert after[1] == before[1] == 0
+
+
+def test_a_machine_that_drifts_is_off_by_as_much_twice() -> None:
+    model = model_of((Made(),))
+    noise = msgspec.structs.replace(model.profile.noise, common=0.02, drift=0.03)
+    model.profile = msgspec.structs.replace(model.profile, noise=noise)
+    assert common_spread(model) == pytest.approx(0.02 + np.hypot(PREDICTION_ERROR, 0.03 * np.sqrt(2)))
