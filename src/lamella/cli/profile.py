@@ -40,7 +40,10 @@ def profile(
     batch: Annotated[str | None, Parameter(help="Batches to measure; 1,2,4,8 where the axis is free.")] = None,
     predicted: Predicted = False,
     precision: Precisions = None,
-    budget_s: Annotated[float, Parameter(help="Time for the rounds of one variant, s.")] = 10.0,
+    budget_s: Annotated[
+        float,
+        Parameter(help="Time for rounds of a batch and thread count, s; 4 times it if they drift."),
+    ] = 10.0,
     json: Json = False,
 ) -> None:
     """Measure time, memory and hops per unit and per cut; resumable, cached by model, machine and runtime version."""

@@ -242,30 +242,41 @@ class ChannelPrice(Document, frozen=True, kw_only=True):
         return self.edge_ms / 2 + self.edge_mb_ms * size / MB
 
 
+class Rounds(msgspec.Struct, frozen=True):
+    """What rounds of a profile tell of the machine, relative to their times."""
+
+    common: float
+    """Standard deviation that all units of a round share: neighbours and clocks change by the second, so that a slow
+    round is slow from its first unit to its last."""
+    drift: float
+    """Standard error of their median, by how much rounds differ from those of some seconds later."""
+
+
 EXTREMES = 4.0
-"""Standard deviations between the slowest and the fastest of some ten runs, more or less."""
+"""Standard deviations between a known load's slowest and fastest of some ten runs, more or less."""
 
 
 class Noise(msgspec.Struct, frozen=True):
-    """A known load before and after measuring, and the slowest over the fastest seen, in a core and in memory."""
+    """What the machine did meanwhile.
+
+    A known load before and after measuring, the slowest over the fastest seen, in a core and in memory; and what rounds
+    tell (`Rounds`).
+    """
 
     before: Load
     after: Load
     worst: float
     worst_memory: float
     common: float = 0.0
-    """Relative standard deviation of times that all units of a round share: neighbours and clocks change by the second,
-    so that a slow round is slow from its first unit to its last."""
     drift: float = 0.0
-    """Relative standard error of the profile's times, by how much rounds differ from those of some seconds later."""
 
     @classmethod
-    def of(cls, loads: Sequence[Load], common: float | None = None, drift: float = 0.0) -> Noise:
+    def of(cls, loads: Sequence[Load], rounds: Rounds | None = None) -> Noise:
         """What it comes to; where no rounds were run, what is common follows from the load itself."""
         core, memory = zip(*loads, strict=True)
         worst = max(core) / min(core)
-        shared = (worst - 1) / EXTREMES if common is None else common
-        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), shared, drift)
+        rounds = rounds or Rounds(common=(worst - 1) / EXTREMES, drift=0.0)
+        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), rounds.common, rounds.drift)
 
 
 class PredictedBy(msgspec.Struct, frozen=True):

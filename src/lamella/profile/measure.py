@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "26"
+PROFILE_VERSION = "27"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -136,9 +136,10 @@ def measure(
 
     Args:
         graph: the model.
-        batches: 1, and others where the batch axis is free.
-        threads: intra-op threads to try; those beyond the machine's cores are left out.
-        budget_s: time for the rounds of one variant; at least five rounds are run (three of a larger batch).
+        batches: where the batch axis is free; 1 is always measured.
+        threads: intra-op threads to try; those beyond the machine's cores are left out, 1 is always measured.
+        budget_s: time for the rounds of a batch and number of threads, up to four times as much where they do not
+            settle; at least five rounds are run (three of a larger batch).
         progress: told how far it is.
         ranges: value ranges of integer inputs, by name.
         shards: measure what is worth dividing among shards, too.
@@ -146,6 +147,7 @@ def measure(
         timer: where times of products come from, which say what the blocked layout is of a unit.
         precisions: in which units run, too; without one nothing of it is measured, nor told where it is known.
     """
+    batches, threads = sorted({1, *batches}), sorted({1, *threads})
     path = cache_path(graph)
     state = documents.read(path, State, made_by="lamella profile MODEL") if path.exists() else State()
     units, cuts = units_of(graph)
@@ -218,7 +220,7 @@ def _steps(
         )
     limiter = detect()
     extractor = Extractor(graph)
-    for batch in sorted({1, *batches}):
+    for batch in batches:
         todo = [span for span in units if _lacks_memory(state, span, batch, limiter)]
         known = {r.codec for c in cuts for r in state.codecs.get(str(c.position), ()) if r.batch == batch}
         names = [n for n in installed() if cuts and n not in known]
@@ -267,7 +269,7 @@ def _shard_steps(
     steps = []
     tried = candidates(divider, units, times, at_once)
     names = {one: signature(graph, one, units) for one in tried}
-    for batch in sorted(set(batches)):
+    for batch in batches:
         borders = Borders(graph, units, batch, ranges)
         for name in dict.fromkeys(names.values()):
             alike = [one for one in tried if names[one] == name]
@@ -340,14 +342,13 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         )
         for i, cut in enumerate(cuts)
     ]
-    plain = next((t for t in state.timed if t.variant == Variant(1, "plain", 1)), state.timed[0])
     return Profile(
         model=graph.name,
         model_hash=graph.hash,
         machine=this_machine(),
         floor=state.floor,
         hop=state.hop,
-        noise=Noise.of(state.loads, plain.common, plain.drift),
+        noise=Noise.of(state.loads, state.rounds),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),

@@ -9,12 +9,12 @@ that dominate.
 
 A shard is measured as it would run: a process of its own, one after the other and as many at a time as there are cores
 (where they share the memory bus: dense layers of batch 1 may then gain nothing but memory), caches emptied between
-requests as the other stages would do. It takes turns with the units in one function: a machine that is slower in these
-seconds than in those of the units' rounds would make every division look worse, and a quicker one look better, where
-the best of many is chosen. What counts is what a division takes of the whole, times what the whole took in the rounds.
-Where the units are quicker with their weights packed at load (an LSTM by a
-quarter, a large dense layer by a third), the shards are measured that way, too. They are not tried blocked: each would
-have to be rewritten and checked apart, and what shards gain is memory and time, not their start.
+requests as the other stages would do. It takes turns with its units in one function: a machine that is slower in these
+seconds than in those of the units' rounds would make every division look worse, and a quicker one better, where the
+best of many is chosen. So shards' times are scaled by what the units took in the rounds over what they take meanwhile.
+Where the units are quicker with their weights packed at load (an LSTM by a quarter, a large dense layer by a third),
+the shards are measured that way, too. They are not tried blocked: each would have
+to be rewritten and checked apart, and what shards gain is memory and time, not their start.
 """
 
 from __future__ import annotations

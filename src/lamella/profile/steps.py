@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -29,6 +28,7 @@ from lamella.profile.document import (
     Floor,
     HopCosts,
     QuotaTime,
+    Rounds,
     ShardProfile,
     UnitMemory,
     Variant,
@@ -39,15 +39,11 @@ from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
-from lamella.profile.timing import SETTLED, Span, border_values, common_deviation, standard_error, time_units
+from lamella.profile.timing import Span, border_values, time_units, told_by
 from lamella.runtime.function import Layout
 
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
-
-
-MEDIAN = math.sqrt(math.pi / 2)
-"""A median's standard error over a mean's."""
 
 
 class Timed(msgspec.Struct, frozen=True):
@@ -66,10 +62,6 @@ class Timed(msgspec.Struct, frozen=True):
     paused_ms: tuple[float, ...] = ()
     """Of units behind a pause, where that was measured."""
     paused_p95_ms: tuple[float, ...] = ()
-    common: float = 0.0
-    """Relative deviation of its times that all units of a round share,"""
-    drift: float = 0.0
-    """and standard error of a round's median."""
 
 
 class State(Document, frozen=True, kw_only=True):
@@ -80,6 +72,8 @@ class State(Document, frozen=True, kw_only=True):
     products: dict[str, tuple[ProductSize, ...]] = msgspec.field(default_factory=dict)
     """Of each unit that may hold some: those that can run blocked."""
     timed: tuple[Timed, ...] = ()
+    rounds: Rounds | None = None
+    """Of the first variant, plain."""
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
@@ -201,24 +195,13 @@ def take_times(
             times.shared,
             times.shared_cuts,
             *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
-            *_noise_of(times.alone if times.paused is None else times.paused),
         )
         for variant, times in zip(variants, results, strict=True)
         if variant not in known
     ]
-    return msgspec.structs.replace(state, timed=(*state.timed, *timed))
-
-
-def _noise_of(times: np.ndarray) -> tuple[float, float]:
-    """What rounds have in common, of `times` [rounds, units], and the standard error of theirs.
-
-    Never less than what rounds end at: they end when an estimate of four blocks happens to be below it.
-    """
-    rounds = times.sum(axis=1)
-    error = standard_error(rounds)
-    if math.isinf(error):  # few and long, so that each is as good as a block
-        error = MEDIAN * float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
-    return common_deviation(times), max(error, SETTLED)
+    plain = results[0]
+    rounds = state.rounds or told_by(plain.alone if plain.paused is None else plain.paused)
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds)
 
 
 def _median_and_p95(times: np.ndarray, scales: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -324,7 +307,7 @@ def take_shards(
     tried = alike[0]
     timed = next(t for t in state.timed if t.variant == Variant(batch, layout, 1))
     inner = sum(max(0.0, saving) for saving in timed.saving_ms[tried.first : tried.last - 1])
-    whole_ms = max(0.001, sum(timed.median_ms[tried.first : tried.last]) - inner)
+    whole_ms = sum(timed.median_ms[tried.first : tried.last]) - inner
     measured = measure_shards(divider, units, tried, borders.values, scratch, hop, batch, layout, whole_ms=whole_ms)
     found = tuple(
         msgspec.structs.replace(m, first=one.first, last=one.last, span=one.span) for one in alike for m in measured

@@ -33,7 +33,7 @@ from lamella.graph.optimise import optimise
 from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.limits.pagecache import load
-from lamella.profile.document import Variant
+from lamella.profile.document import Rounds, Variant
 from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
 from lamella.profile.products import Timer, product_times
@@ -44,14 +44,14 @@ Span = tuple[int, int]
 SHORT_MS = 20.0
 """Of a model: the units of shorter ones are timed behind a pause as well, which takes them up to 0.3 ms longer in all
 (code, tables of pages and cores' clocks are cold)."""
-
-
 SETTLED = 0.02
-"""Standard error of a round's median time, by those of `BLOCKS` runs of rounds one after the other, at which rounds
-end: a shared machine's speed changes by a tenth from one ten seconds to the next."""
+"""Rounds end at this standard error of their median: a shared machine's speed changes by a tenth within seconds."""
 BLOCKS = 4
+"""Of rounds that follow each other, whose medians tell that error."""
 PATIENCE = 4.0
-"""At most so many times what rounds may take are they awaited to settle."""
+"""So many budgets may be spent on rounds that do not settle."""
+MEDIAN = math.sqrt(math.pi / 2)
+"""A median's standard error over a mean's."""
 
 
 class Took(NamedTuple):
@@ -234,17 +234,17 @@ def time_units(
         if round_ == 0:
             begun = time.monotonic()
             continue  # the first round makes arrays and touches weights
+        rounds_ms.append(sum(took.wall_ms for took in ones[0]))
+        short = rounds_ms[0] < SHORT_MS
         late = list[list[Took]]()
-        for one in singles if sum(took.wall_ms for took in ones[0]) < SHORT_MS else []:
+        for one in singles if short else []:
             late.append(_turn(one, values, late, passes[0], requests, PAUSE_S))
         for k in range(len(variants)):
             alone[k].append(ones[k])
             together[k].append(twos[k])
             paused[k] += late[k : k + 1]
         spent = time.monotonic() - begun
-        tick(min(1.0, max(round_ / max_rounds, spent / budget_s)))
-        rounds_ms.append(sum(took.wall_ms for took in ones[0]))
-        short = rounds_ms[0] < SHORT_MS
+        tick(min(1.0, max(round_ / max_rounds if short else 0.0, spent / budget_s)))
         if round_ < min_rounds or (spent <= budget_s and not (short and round_ >= max_rounds)):
             continue
         if short or spent > PATIENCE * budget_s or standard_error(rounds_ms) <= SETTLED:
@@ -268,6 +268,18 @@ def standard_error(rounds: Sequence[float]) -> float:
         return float("inf")
     medians = [float(np.median(block)) for block in np.array_split(np.array(rounds), BLOCKS)]
     return float(np.std(medians, ddof=1) / np.sqrt(BLOCKS) / np.mean(medians))
+
+
+def told_by(times: np.ndarray) -> Rounds:
+    """What rounds tell of the machine, of times [rounds, units].
+
+    The error is never below what rounds end at: they end when an estimate of four blocks happens to be.
+    """
+    rounds = times.sum(axis=1)
+    error = standard_error(rounds)
+    if math.isinf(error):  # few and long, so that each is as good as a block
+        error = MEDIAN * float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
+    return Rounds(common_deviation(times), max(error, SETTLED))
 
 
 def common_deviation(alone: np.ndarray) -> float:

@@ -267,6 +267,27 @@ def test_every_pass_has_its_own_request_and_short_models_are_timed_behind_pauses
     assert (found.paused is not None) == bool(short_ms)
 
 
+def test_rounds_of_a_longer_model_go_on_until_they_settle(
+    graph: Graph, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lamella.graph.requests import request
+    from lamella.profile import timing
+
+    monkeypatch.setattr(timing, "SHORT_MS", 0.0)
+    monkeypatch.setattr(timing, "PATIENCE", 1e6)
+    monkeypatch.setattr(timing, "standard_error", lambda rounds: float("inf") if len(rounds) < 40 else 0.0)
+    inputs = request(graph, np.random.default_rng(0))
+    units = units_of(graph)[0]
+    found = time_units(graph, units, [Variant(1, "plain", 1)], lambda: inputs, tmp_path, budget_s=0.001)[0]
+    assert len(found.alone) == 40
+
+
+def test_one_row_and_one_thread_are_always_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    found = measure(import_model("zoo:cnn-tiny"), batches=(2,), threads=(2,), budget_s=0.01, shards=True)
+    assert {Variant(1, "plain", 1), Variant(2, "plain", 1)} <= set(found.variants)
+
+
 def test_a_real_profile_prices_every_slice(story: Story, graph: Graph) -> None:
     model = SliceModel(graph, story.profile, platform("openfaas"))
     for first in range(model.units):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lamella.profile.timing import BLOCKS, common_deviation, standard_error
+from lamella.profile.timing import BLOCKS, SETTLED, common_deviation, standard_error, told_by
 
 
 @pytest.mark.parametrize("shared", [0.0, 0.05, 0.15])
@@ -35,3 +35,10 @@ def test_few_rounds_have_not_settled_and_a_drift_is_seen() -> None:
     mixed = [1.0, 1.2] * 20
     assert standard_error(mixed) == 0.0
     assert standard_error(drifting) > 0.04
+
+
+def test_rounds_tell_of_drift_and_never_of_less_than_they_end_at() -> None:
+    assert told_by(np.ones((40, 3))).drift == SETTLED
+    assert told_by(np.repeat([[1.0, 1.0], [1.2, 1.2]], 20, axis=0)).drift > 0.04
+    few = np.array([[1.0], [1.1], [1.2], [1.3], [1.4]])
+    assert told_by(few).drift == pytest.approx(1.2533 * few.std() / (5**0.5 * 1.2), rel=1e-3)

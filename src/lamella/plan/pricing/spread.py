@@ -4,7 +4,7 @@ Functions vary independently, so their variances add: that of each unit's own ti
 the phase of a period that a request meets, where a quota holds a function below one vCPU; and what serving takes beyond
 the work, which for a model of a fraction of a millisecond is most of it. A stage of shards was measured as a stage, so
 that its slowest counts. What all functions of a request share evens out over no number of them: the machine's noise,
-and how far a prediction is off.
+and how far a prediction is off, also since the machine drifts.
 """
 
 from __future__ import annotations
