@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks.charts import Axis, Guide, Series, chart
-from benchmarks.models import Error, between, geometric, mean_errors, p95_ms, prediction_error
+from benchmarks.models import between, geometric, p95_ms, prediction_error
 from benchmarks.quality_cases import CONTENDERS, LEAST_ROUNDS, OTHERS, Case, places
 from lamella.compare.paired import Difference, difference
 from lamella.compare.record import PlanRecord
@@ -197,6 +197,15 @@ def _kept(done: Sequence[Case]) -> list[str]:
     return lines
 
 
+class _Errors(NamedTuple):
+    """Predicted over measured less one."""
+
+    latency: float
+    paced: float
+    """Latency at the machine's pace in the rounds."""
+    memory: float
+
+
 def _predicted(cases: Iterable[Case]) -> Iterator[tuple[Case, str, PlanRecord]]:
     """Every deployed plan that a profile predicted (not `ort`), once, by the first contender it stands for."""
     for case in cases:
@@ -209,7 +218,7 @@ def _predicted(cases: Iterable[Case]) -> Iterator[tuple[Case, str, PlanRecord]]:
 
 
 def _predictions(done: Sequence[Case]) -> list[str]:
-    found = [(name, case.platform, plan, prediction_error(plan)) for case, name, plan in _predicted(done)]
+    found = [(name, case.platform, plan, _errors(plan)) for case, name, plan in _predicted(done)]
     if not found:
         return ["No plan ran."]
     lines = [
@@ -217,10 +226,10 @@ def _predictions(done: Sequence[Case]) -> list[str]:
         f"absolute values, at most {ALLOWED:.0%} is wanted; *bias* is the mean itself. Each deployed plan counts once, "
         "under the first contender that made it; `ort`, which is measured whole when it is planned, does not count.",
         "",
-        "| plans | how many | latency | bias | at worst | memory | bias | at worst |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| plans | how many | latency | bias | at worst | at the rounds' pace | bias | memory | bias | at worst |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    groups: list[tuple[str, list[Error]]] = [("**all**", [e for *_, e in found])]
+    groups: list[tuple[str, list[_Errors]]] = [("**all**", [e for *_, e in found])]
     groups += [
         (f"`{rules}`", [e for _, r, _, e in found if r == rules]) for rules in dict.fromkeys(f[1] for f in found)
     ]
@@ -229,41 +238,35 @@ def _predictions(done: Sequence[Case]) -> list[str]:
     groups += [(f"`{n}`", [e for name, _, _, e in found if name == n]) for n in CONTENDERS]
     for what, errors in groups:
         if errors:
-            mean = mean_errors(errors)
+            latency, paced, memory = zip(*errors, strict=True)
             lines.append(
-                f"| {what} | {len(errors)} | {mean.latency:.1%} | {_signed([e.latency for e in errors])} "
-                f"| {mean.memory:.1%} | {_signed([e.memory for e in errors])} |"
+                f"| {what} | {len(errors)} | {_mean(latency):.1%} | {_signed(latency)} | {_mean(paced):.1%} "
+                f"| {sum(paced) / len(paced):+.1%} | {_mean(memory):.1%} | {_signed(memory)} |"
             )
     late = [p95_ms(plan.predicted) / plan.latency_ms.p95 - 1 for _, _, plan, _ in found]
     return [
         *lines,
         "",
-        f"The p95 of all of them: {sum(map(abs, late)) / len(late):.1%} off, "
-        f"{_signed(late).replace(' | ', ' on average, ')} at worst.",
+        "A shared machine is quicker in some minutes than in others. *At the rounds' pace* is the latency that the "
+        "profile predicts for the pace which known loads (products, and streaming through memory) told of the machine "
+        "in a plan's own turns: what the law of a plan is off by, without what the machine did. Cases of before "
+        "2026-11-23 have no such pace.",
         "",
-        *_relative(done),
+        f"The p95 of all of them: {_mean(late):.1%} off, {_signed(late).replace(' | ', ' on average, ')} at worst.",
+        "",
         f"![Predicted and measured latency]({LATENCY})",
         "",
         f"![Predicted and measured memory of functions]({MEMORY})",
     ]
 
 
-def _relative(done: Sequence[Case]) -> list[str]:
-    """How far predictions are off beside that of `single`, which was as quick or slow in the same rounds."""
-    found = []
-    for case, name, plan in _predicted(done):
-        alone = case.of("single")
-        if alone and name != "single" and plan is not alone:
-            found.append((1 + prediction_error(plan).latency) / (1 + prediction_error(alone).latency) - 1)
-    if not found:
-        return []
-    return [
-        "Some of that is a machine that was quicker or slower in the rounds than when it was profiled. How much longer "
-        f"or shorter a plan takes than `single` in the same rounds, which is what plans are chosen by, is predicted "
-        f"{sum(map(abs, found)) / len(found):.1%} off, {_signed(found).replace(' | ', ' on average, ')} at worst, over "
-        f"{len(found)} plans.",
-        "",
-    ]
+def _errors(plan: PlanRecord) -> _Errors:
+    error = prediction_error(plan)
+    return _Errors(error.latency, (1 + error.latency) * plan.slowdown - 1, error.memory)
+
+
+def _mean(errors: Sequence[float]) -> float:
+    return sum(map(abs, errors)) / len(errors)
 
 
 def _signed(values: Sequence[float]) -> str:

@@ -17,6 +17,9 @@ from lamella.predictor.document import Calibration
 from lamella.profile.document import Profile, Timing, Variant
 from lamella.units import digits
 
+TELLING = 0.03
+"""A machine that is slower or quicker than usual by more than this is worth a line."""
+
 
 def console() -> Console:
     """Standard output; wide when it is not a terminal, so that nothing is cut."""
@@ -307,6 +310,11 @@ def show_comparison(record: Comparison) -> None:
     on_nodes = [p for p in record.plans if p.packing]
     if on_nodes:
         out.print(_rows(NODE_COLUMNS, on_nodes))
+    paces = [p.slowdown - 1 for p in record.plans]
+    if max(map(abs, paces), default=0.0) > TELLING:
+        low, high = (f"{pace:+.0%}" for pace in (min(paces), max(paces)))
+        much = low if low == high else f"{low} to {high}"
+        out.print(f"The machine took {much} longer in these rounds than at the pace of the profile, by known loads.")
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")

@@ -28,6 +28,7 @@ from lamella.plan.layout import model_ranges
 from lamella.platforms import Platform
 from lamella.platforms.packing import Load, Packing, pack
 from lamella.profile.document import Profile, Unit
+from lamella.profile.pace import streamed
 from lamella.runtime.function import LAYOUTS
 from lamella.runtime.instance import ColdStart
 from lamella.units import MB
@@ -129,6 +130,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         turns=tuple(Turn(float(np.mean(c)), float(np.mean(t))) for c, t in zip(costs, latencies, strict=True)),
         at_once=plan.at_once,
         refused=dict(seen.refused),
+        slowdown=rounds.paces[plan.planner].over(profile.pace, streamed(profile)) if profile.pace else 1.0,
     )
 
 

@@ -11,6 +11,8 @@ import numpy as np
 from lamella.compare.field import OWN_FAULTS
 from lamella.deploy.local import Answer, Deployment
 from lamella.errors import LamellaError
+from lamella.profile.document import Pace
+from lamella.profile.pace import Watch, median
 from lamella.profile.quiet import known_load, slowdown
 
 NOISY = 1.15
@@ -50,6 +52,8 @@ class Rounds(NamedTuple):
     """Of the kept ones those that were noisy as well, when too many had been rejected."""
     lost: dict[str, LamellaError]
     """Plans that failed on the way, and why; they have no samples."""
+    paces: dict[str, Pace] = {}  # noqa: RUF012 - never changed
+    """The machine's while each plan had its turns in kept rounds."""
 
 
 def run_rounds(
@@ -82,10 +86,14 @@ def run_rounds(
     order = list(deployments)
     rng = np.random.default_rng(0)
     lost: dict[str, LamellaError] = {}
+    watch = Watch()
+    paces: dict[str, list[Pace]] = {name: [] for name in deployments}
     while kept < rounds and order:
         drawn: dict[str, list[Sample]] = {}
+        at: dict[str, Pace] = {}
         before = known_load()
         for name in order:
+            at[name] = watch.look()
             try:
                 with deployments[name].awake() as awake:
                     first = _settled(awake, requests, kept, rng)
@@ -103,9 +111,13 @@ def run_rounds(
             noisy_kept += 1
         for name, found in drawn.items():
             samples[name] += found
+            paces[name].append(at[name])
         kept += 1
         tick(kept / rounds)
-    return Rounds({n: s for n, s in samples.items() if n not in lost}, kept, rejected, noisy_kept, lost)
+    if kept:
+        watch.keep()
+    left = {n: s for n, s in samples.items() if n not in lost}
+    return Rounds(left, kept, rejected, noisy_kept, lost, {n: median(paces[n]) for n in left if paces[n]})
 
 
 def _settled(

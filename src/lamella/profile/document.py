@@ -242,6 +242,18 @@ class ChannelPrice(Document, frozen=True, kw_only=True):
         return self.edge_ms / 2 + self.edge_mb_ms * size / MB
 
 
+class Pace(msgspec.Struct, frozen=True):
+    """How fast a machine is at a time: what known loads take, ms: products, and streaming through memory."""
+
+    products_ms: float
+    streaming_ms: float
+
+    def over(self, other: Pace, streamed: float) -> float:
+        """How much longer work takes at this pace than at another, which waits for memory for a share of its time."""
+        products, streams = self.products_ms / other.products_ms, self.streaming_ms / other.streaming_ms
+        return products * (1 - streamed) + streams * streamed
+
+
 class Rounds(msgspec.Struct, frozen=True):
     """What rounds of a profile tell of the machine, relative to their times."""
 
@@ -249,7 +261,8 @@ class Rounds(msgspec.Struct, frozen=True):
     """Standard deviation that all units of a round share: neighbours and clocks change by the second, so that a slow
     round is slow from its first unit to its last."""
     drift: float
-    """Standard error of their median, by how much rounds differ from those of some seconds later."""
+    """Standard deviation of what requests take at any other time over what the rounds say: their median's own error,
+    and the machine's pace, which changes by the minute."""
 
 
 EXTREMES = 4.0
@@ -310,6 +323,8 @@ class Profile(Document, frozen=True, kw_only=True):
     shards: tuple[ShardProfile, ...] = ()
     predicted: PredictedBy | None = None
     """Where nothing of the model was measured."""
+    pace: Pace | None = None
+    """The machine's usual one, which times of units are scaled to; none where nothing was measured."""
 
     @property
     def variants(self) -> tuple[Variant, ...]:

@@ -65,7 +65,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "27"
+PROFILE_VERSION = "28"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -352,6 +352,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),
+        pace=state.pace,
     )
 
 

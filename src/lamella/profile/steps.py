@@ -27,6 +27,7 @@ from lamella.profile.document import (
     CodecResult,
     Floor,
     HopCosts,
+    Pace,
     QuotaTime,
     Rounds,
     ShardProfile,
@@ -35,6 +36,7 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
+from lamella.profile.pace import Watch, waits_for_memory
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
@@ -42,6 +44,8 @@ from lamella.profile.shards import Candidate, measure_shards
 from lamella.profile.timing import Span, border_values, time_units, told_by
 from lamella.runtime.function import Layout
 
+LEAST_MS = 1e-6
+"""A clock may see no time pass."""
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
 
@@ -74,6 +78,8 @@ class State(Document, frozen=True, kw_only=True):
     timed: tuple[Timed, ...] = ()
     rounds: Rounds | None = None
     """Of the first variant, plain."""
+    pace: Pace | None = None
+    """What the first variant's times are scaled to, and by it all others'."""
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
@@ -180,42 +186,59 @@ def take_times(
 ) -> State:
     """Every unit alone and every cut's saving, for variants of one batch and thread count, in rounds."""
     least = 5 if variants[0].batch == 1 else 3
+    watch = Watch()
     with on_cores(max(v.threads for v in variants)):
-        results = time_units(
-            graph, units, variants, requests, scratch, budget_s=budget_s, min_rounds=least, tick=tick, timer=timer
+        results, paces = time_units(
+            graph,
+            units,
+            variants,
+            requests,
+            scratch,
+            budget_s=budget_s,
+            min_rounds=least,
+            tick=tick,
+            timer=timer,
+            watch=watch,
         )
-    known = {t.variant: t for t in state.timed}
-    scales = _scales(known.get(variants[0]), np.median(results[0].alone, axis=0))
+    plain = results[0]
+    known = {t.variant: t for t in state.timed}.get(variants[0])
+    waits = [_waits(graph, span) for span in units]
+    rounds, usual = state.rounds, state.pace
+    if known:  # its times tell better than any other load how fast the machine is now
+        scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)
+        paced = np.ones((len(plain.alone), 1)) * scales
+    else:
+        history = watch.keep()
+        usual = state.pace or history.usual
+        paced = np.array([[usual.over(at, float(waiting)) for waiting in waits] for at in paces])
+        took = paced * (plain.alone if plain.paused is None else plain.paused)
+        streamed = float(took[:, waits].sum() / took.sum())
+        rounds = state.rounds or told_by(took, history.spread(streamed))
     timed = [
         Timed(
             variant,
-            *_median_and_p95(times.alone, scales),
-            tuple((np.median(times.savings, axis=0) * np.median(scales)).tolist()),
-            tuple((np.median(times.cpu, axis=0) * scales).tolist()),
+            *_median_and_p95(times.alone * paced),
+            tuple(np.median(times.savings * paced[:, :-1], axis=0).tolist()),
+            tuple(np.median(times.cpu * paced, axis=0).tolist()),
             times.shared,
             times.shared_cuts,
-            *(((), ()) if times.paused is None else _median_and_p95(times.paused, scales)),
+            *(((), ()) if times.paused is None else _median_and_p95(times.paused * paced)),
         )
         for variant, times in zip(variants, results, strict=True)
-        if variant not in known
+        if variant not in {t.variant for t in state.timed}
     ]
-    plain = results[0]
-    rounds = state.rounds or told_by(plain.alone if plain.paused is None else plain.paused)
-    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds)
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=usual)
 
 
-def _median_and_p95(times: np.ndarray, scales: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def _waits(graph: Graph, span: Span) -> bool:
+    operators = graph.operators[slice(*span)]
+    return waits_for_memory((op.kind for op in operators), sum(op.flops for op in operators), graph.weight_bytes(*span))
+
+
+def _median_and_p95(times: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Of each unit, of `times` [rounds, units]."""
-    median, p95 = (np.percentile(times, share, axis=0) * scales for share in (50, 95))
+    median, p95 = (np.percentile(times, share, axis=0) for share in (50, 95))
     return tuple(median.tolist()), tuple(p95.tolist())
-
-
-def _scales(known: Timed | None, again_ms: np.ndarray) -> np.ndarray:
-    """What makes times of now those of when the first variant was measured: the machine may have been quieter then."""
-    if known is None:
-        return np.ones(len(again_ms))
-    scales: np.ndarray = np.array(known.median_ms) / np.maximum(again_ms, 1e-6)
-    return scales
 
 
 def take_memory(

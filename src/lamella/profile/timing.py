@@ -33,9 +33,10 @@ from lamella.graph.optimise import optimise
 from lamella.graph.quantise import quantisable, quantise
 from lamella.limits.owner import mark
 from lamella.limits.pagecache import load
-from lamella.profile.document import Rounds, Variant
+from lamella.profile.document import Pace, Rounds, Variant
 from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
+from lamella.profile.pace import BUCKET_S, Watch, median
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
 from lamella.runtime.memory import populate
@@ -45,7 +46,7 @@ SHORT_MS = 20.0
 """Of a model: the units of shorter ones are timed behind a pause as well, which takes them up to 0.3 ms longer in all
 (code, tables of pages and cores' clocks are cold)."""
 SETTLED = 0.02
-"""Rounds end at this standard error of their median: a shared machine's speed changes by a tenth within seconds."""
+"""Rounds end at this standard error of their median, at one pace of the machine."""
 BLOCKS = 4
 """Of rounds that follow each other, whose medians tell that error."""
 PATIENCE = 4.0
@@ -176,6 +177,13 @@ class UnitTimes(NamedTuple):
     """`alone`, each pass behind a pause; only of short models."""
 
 
+class Timings(NamedTuple):
+    """Of variants, and the machine's pace in each round."""
+
+    variants: list[UnitTimes]
+    paces: list[Pace]
+
+
 def time_units(
     graph: Graph,
     units: Sequence[Span],
@@ -188,7 +196,8 @@ def time_units(
     max_rounds: int = 25,
     tick: Callable[[float], None] = lambda _: None,
     timer: Timer = product_times,
-) -> list[UnitTimes]:
+    watch: Watch | None = None,
+) -> Timings:
     """Times of units and savings at cuts, for each variant; the variants take turns, so they see the same noise.
 
     A unit in which nothing is blocked is not run a second time for the blocked variant: it has the plain one's time.
@@ -205,6 +214,7 @@ def time_units(
         max_rounds: of a short model, which is not waited for to settle, at most so many.
         tick: called with the share that is done.
         timer: where times of products come from, which say what runs blocked.
+        watch: takes the machine's pace between rounds.
     """
     assert variants[0].layout == "plain"
     extractor = Extractor(graph)
@@ -224,15 +234,20 @@ def time_units(
     together: list[list[list[Took]]] = [[] for _ in variants]
     passes = [[range(len(units))], [range(0, len(pairs), 2), range(1, len(pairs), 2)]]
     paused: list[list[list[Took]]] = [[] for _ in variants]
+    watch = watch or Watch()
     begun = time.monotonic()
-    rounds_ms: list[float] = []
+    rounds_ms, looks = list[float](), list[tuple[float, Pace]]()
     for round_ in count():
+        looks.append((time.monotonic(), watch.look()))
+        if round_:  # looking leaves other caches than a request before
+            _turn(singles[0], values, [], passes[0], requests)
         ones, twos = list[list[Took]](), list[list[Took]]()
         for one, two in zip(singles, joined, strict=True):
             for pieces, found, orders in zip((one, two), (ones, twos), passes, strict=True):
                 found.append(_turn(pieces, values, found, orders, requests))
         if round_ == 0:
             begun = time.monotonic()
+            looks.clear()
             continue  # the first round makes arrays and touches weights
         rounds_ms.append(sum(took.wall_ms for took in ones[0]))
         short = rounds_ms[0] < SHORT_MS
@@ -247,7 +262,8 @@ def time_units(
         tick(min(1.0, max(round_ / max_rounds if short else 0.0, spent / budget_s)))
         if round_ < min_rounds or (spent <= budget_s and not (short and round_ >= max_rounds)):
             continue
-        if short or spent > PATIENCE * budget_s or standard_error(rounds_ms) <= SETTLED:
+        products = np.array([at.products_ms for at in around(looks)])
+        if short or spent > PATIENCE * budget_s or standard_error(rounds_ms / products) <= SETTLED:
             break
     results = []
     for k in range(len(variants)):
@@ -256,10 +272,15 @@ def time_units(
         shared, shared_cuts = (tuple(piece is None for piece in side[k]) for side in (singles, joined))
         late_ms = np.array(paused[k])[..., 0] if len(paused[k]) >= min_rounds else None
         results.append(UnitTimes(t, cpu, t[:, :-1] + t[:, 1:] - pair, shared, shared_cuts, late_ms))
-    return results
+    return Timings(results, around(looks))
 
 
-def standard_error(rounds: Sequence[float]) -> float:
+def around(looks: Sequence[tuple[float, Pace]]) -> list[Pace]:
+    """The pace at each look, by those of some seconds: one alone is as noisy as what is timed."""
+    return [median([pace for when, pace in looks if abs(when - at) <= BUCKET_S / 2]) for at, _ in looks]
+
+
+def standard_error(rounds: Sequence[float] | np.ndarray) -> float:
     """Of the median, relative to it, by the medians of blocks of rounds that follow each other; infinite for too few.
 
     Neighbours in time are alike on a machine whose speed drifts, so that single rounds would make it far too small.
@@ -270,16 +291,21 @@ def standard_error(rounds: Sequence[float]) -> float:
     return float(np.std(medians, ddof=1) / np.sqrt(BLOCKS) / np.mean(medians))
 
 
-def told_by(times: np.ndarray) -> Rounds:
-    """What rounds tell of the machine, of times [rounds, units].
+def told_by(times: np.ndarray, spread: float = 0.0) -> Rounds:
+    """What rounds tell of the machine.
 
-    The error is never below what rounds end at: they end when an estimate of four blocks happens to be.
+    Their error is never below what they end at: they end when an estimate of four blocks happens to be.
+
+    Args:
+        times: [rounds, units], at one pace.
+        spread: relative standard deviation of the machine's pace, from some ten seconds to any others.
     """
     rounds = times.sum(axis=1)
     error = standard_error(rounds)
     if math.isinf(error):  # few and long, so that each is as good as a block
         error = MEDIAN * float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
-    return Rounds(common_deviation(times), max(error, SETTLED))
+    error = max(error, SETTLED)
+    return Rounds(common_deviation(times), math.hypot(error, max(error, spread)))
 
 
 def common_deviation(alone: np.ndarray) -> float:

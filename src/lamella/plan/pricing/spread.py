@@ -79,8 +79,7 @@ def common_spread(model: SliceModel) -> float:
     """
     predicted = model.profile.predicted
     error = max(PREDICTION_ERROR, predicted.error) if predicted else PREDICTION_ERROR
-    drift = math.sqrt(2) * model.profile.noise.drift  # in the rounds of the profile, and again when requests come
-    return model.profile.noise.common + math.hypot(error, drift)
+    return model.profile.noise.common + math.hypot(error, model.profile.noise.drift)
 
 
 def stretch(model: SliceModel, percentile: float | None) -> float:

@@ -1,0 +1,156 @@
+"""How fast the machine is just now, and how fast it usually is: what was measured in one minute holds in another.
+
+A machine that is shared with others changes its speed by a tenth for minutes, more than rounds of a profile or of a
+comparison can even out: medians of a minute of resnet50 differ by 8 %. They do not over what small products take in the
+same minute (1 %), whatever computes does likewise, and an LSTM with 128 MB of weights goes by what streaming through
+memory takes (`python -m benchmarks.drift`). So both are timed beside rounds, every ten seconds of them are kept in the
+cache, and times of units are those of the machine's usual pace, the median of all that is kept.
+
+Rejected: a loop within a core's cache, which sees a quarter of it, and one load for all: products vary by 8 % where an
+LSTM varies by 4.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import onnxruntime as ort
+from onnx import TensorProto, helper
+
+from lamella import documents
+from lamella.documents import Document
+from lamella.machine import this_machine
+from lamella.profile.document import Pace, Profile
+from lamella.profile.quiet import quickest, streaming
+
+PACE_VERSION = 1
+"""Part of the history's name: raise it when the loads change."""
+SIDE = 256
+"""Of the matrices: 768 KB, within a core's cache."""
+PRODUCTS = 12
+BUCKET_S = 10.0
+"""What is kept is the median of so long."""
+MOST_BUCKETS = 4000
+STREAMED_BYTES = 32 << 20
+"""Weights beyond caches, which are read from memory at every use."""
+LEAST_USE, MOST_USE = 0.25, 4.0
+"""Operations per byte of weights of units that wait for memory: a product with one row has half a one. Fewer are those
+of tables, of which rows are read."""
+RECURRENT = ("LSTM", "GRU", "RNN")
+"""These read their weights again at every step."""
+
+
+class Bucket(msgspec.Struct, frozen=True):
+    """Some seconds of a machine."""
+
+    at: int
+    """Seconds since 1970 over `BUCKET_S`."""
+    pace: Pace
+
+
+class History(Document, frozen=True, kw_only=True):
+    """What a machine was like whenever lamella measured on it."""
+
+    buckets: tuple[Bucket, ...] = ()
+
+    @property
+    def usual(self) -> Pace:
+        """The median; of at least one bucket."""
+        return median([b.pace for b in self.buckets])
+
+    def spread(self, streamed: float) -> float:
+        """Relative standard deviation of what work takes whose share is `streamed`."""
+        usual = self.usual
+        return float(np.std([b.pace.over(usual, streamed) for b in self.buckets]))
+
+
+def pace() -> Pace:
+    """Of this moment, on the cores of this process.
+
+    Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
+    """
+    return Pace(quickest(_products(), 1), quickest(streaming, 1))
+
+
+def median(paces: Sequence[Pace]) -> Pace:
+    """Of several."""
+    rows = np.array([(p.products_ms, p.streaming_ms) for p in paces])
+    return Pace(*np.median(rows, axis=0).tolist())
+
+
+class Watch:
+    """Takes the pace beside what is timed."""
+
+    def __init__(self) -> None:
+        """Nothing is seen yet."""
+        self._seen: list[tuple[float, Pace]] = []
+
+    def look(self) -> Pace:
+        """Of this moment, which is remembered."""
+        now = pace()
+        self._seen.append((time.time(), now))
+        return now
+
+    @property
+    def seen(self) -> Pace:
+        """The median of all looks; of at least one."""
+        return median([one for _, one in self._seen])
+
+    def keep(self) -> History:
+        """Add what was seen to the machine's history; the history.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        new: dict[int, list[Pace]] = {}
+        for at, one in self._seen:
+            new.setdefault(int(at // BUCKET_S), []).append(one)
+        path = _path()
+        held = documents.read(path, History, made_by=f"rm {path}").buckets if path.exists() else ()
+        found = {b.at: b for b in (*held, *(Bucket(at, median(paces)) for at, paces in new.items()))}
+        kept = History(buckets=tuple(found[at] for at in sorted(found))[-MOST_BUCKETS:])
+        documents.write(path, kept)
+        return kept
+
+
+def waits_for_memory(kinds: Iterable[str], flops: int, weight_bytes: int) -> bool:
+    """Whether what operators take is reading their weights: those of these kinds, all their operations and weights."""
+    if weight_bytes < STREAMED_BYTES:
+        return False
+    return any(kind in RECURRENT for kind in kinds) or LEAST_USE <= flops / weight_bytes <= MOST_USE
+
+
+def streamed(profile: Profile) -> float:
+    """Share of a model's time in which it waits for memory."""
+    found = [
+        (waits_for_memory(u.kinds.split("+"), u.flops, u.weight_bytes), u.times[0].median_ms) for u in profile.units
+    ]
+    return sum(ms for waits, ms in found if waits) / sum(ms for _, ms in found)
+
+
+def _path() -> Path:
+    return documents.cache_dir() / "paces" / f"{this_machine().key}-v{PACE_VERSION}.json"
+
+
+@cache
+def _products() -> Callable[[], object]:
+    """Runs small products on one thread."""
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (SIDE, SIDE)) for n in "abc"]
+    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "products", ends[:2], ends[2:])
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    values = dict.fromkeys("ab", np.ones((SIDE, SIDE), np.float32))
+
+    def run() -> None:
+        for _ in range(PRODUCTS):
+            session.run(None, values)
+
+    run()
+    return run

@@ -1,0 +1,76 @@
+"""The machine's pace: what known loads tell, what is kept of it, and which units go by which."""
+
+from pathlib import Path
+
+import pytest
+
+from lamella import documents
+from lamella.profile import pace as module
+from lamella.profile.document import Pace
+from lamella.profile.pace import BUCKET_S, MOST_BUCKETS, Bucket, History, Watch, median, waits_for_memory
+from lamella.profile.timing import around
+
+
+def test_work_goes_by_the_load_that_is_like_it() -> None:
+    usual, now = Pace(4.0, 10.0), Pace(5.0, 8.0)
+    assert now.over(usual, 0.0) == pytest.approx(1.25)
+    assert now.over(usual, 1.0) == pytest.approx(0.8)
+    assert now.over(usual, 0.5) == pytest.approx((1.25 + 0.8) / 2)
+    assert usual.over(usual, 0.3) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "flops", "weights", "waits"),
+    [
+        ("Gemm", 2 * 100 << 20, 400 << 20, True),  # a dense layer, one row
+        ("Conv", 100 * 9 << 20, 9 << 20, False),
+        ("LSTM", 16 * 128 << 20, 128 << 20, True),
+        ("GRU", 8 * 18 << 20, 18 << 20, False),  # in caches
+        ("Gather", 0, 277 << 20, False),  # of which rows are read
+        ("MatMul", 64 * 100 << 20, 100 << 20, False),
+    ],
+)
+def test_large_weights_that_are_hardly_used_are_waited_for(kinds: str, flops: int, weights: int, waits: bool) -> None:
+    assert waits_for_memory(kinds.split("+"), flops, weights) is waits
+
+
+def test_what_was_seen_is_kept_by_ten_seconds_and_the_usual_pace_is_the_median(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    now = [0.0]
+    seen = iter([Pace(1.0, 5.0), Pace(3.0, 5.0), Pace(2.0, 5.0), Pace(4.0, 5.0), Pace(6.0, 5.0)])
+    monkeypatch.setattr(module, "pace", lambda: next(seen))
+    monkeypatch.setattr("time.time", lambda: now[0])
+    first = Watch()
+    for at in (0.0, 0.4 * BUCKET_S, 0.9 * BUCKET_S):  # one bucket, of which the median is 2
+        now[0] = at
+        first.look()
+    assert first.seen == Pace(2.0, 5.0)
+    assert first.keep().usual == Pace(2.0, 5.0)
+    second = Watch()
+    for at in (1.5 * BUCKET_S, 2.5 * BUCKET_S):
+        now[0] = at
+        second.look()
+    history = second.keep()
+    assert [b.pace.products_ms for b in history.buckets] == [2.0, 4.0, 6.0]
+    assert history.usual == Pace(4.0, 5.0)
+    assert history.spread(0.0) == pytest.approx(((0.5**2 + 0.5**2) / 3) ** 0.5)
+    assert history.spread(1.0) == 0.0
+
+
+def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    documents.write(module._path(), History(buckets=tuple(Bucket(at, Pace(1.0, 1.0)) for at in range(MOST_BUCKETS))))
+    watch = Watch()
+    watch.look()
+    kept = watch.keep().buckets
+    assert len(kept) == MOST_BUCKETS
+    assert kept[0].at == 1
+    assert kept[-1].pace.products_ms > 0
+
+
+def test_one_look_is_told_by_those_around_it() -> None:
+    looks = [(0.0, Pace(1.0, 1.0)), (1.0, Pace(9.0, 1.0)), (2.0, Pace(2.0, 1.0)), (100.0, Pace(5.0, 1.0))]
+    assert [at.products_ms for at in around(looks)] == [2.0, 2.0, 2.0, 5.0]
+    assert median([Pace(1.0, 4.0), Pace(3.0, 2.0)]) == Pace(2.0, 3.0)
