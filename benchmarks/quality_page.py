@@ -249,14 +249,32 @@ def _predictions(done: Sequence[Case]) -> list[str]:
         "",
         "A shared machine is quicker in some minutes than in others. *At the rounds' pace* is the latency that the "
         "profile predicts for the pace which known loads (products, and streaming through memory) told of the machine "
-        "in a plan's own turns: what the law of a plan is off by, without what the machine did. Cases of before "
-        "2026-11-23 have no such pace.",
+        "in a plan's own turns. Where that is no better than the latency itself, the machine's pace is not what "
+        "predictions are off by. Earlier cases have no such pace, and count as they were measured.",
         "",
+        *_relative(done),
         f"The p95 of all of them: {_mean(late):.1%} off, {_signed(late).replace(' | ', ' on average, ')} at worst.",
         "",
         f"![Predicted and measured latency]({LATENCY})",
         "",
         f"![Predicted and measured memory of functions]({MEMORY})",
+    ]
+
+
+def _relative(done: Sequence[Case]) -> list[str]:
+    """How far predictions are off beside that of `single`, which was as quick or slow in the same rounds."""
+    found = []
+    for case, name, plan in _predicted(done):
+        alone = case.of("single")
+        if alone and name != "single" and plan is not alone:
+            found.append((1 + prediction_error(plan).latency) / (1 + prediction_error(alone).latency) - 1)
+    if not found:
+        return []
+    return [
+        "How much longer or shorter a plan takes than `single` in the same rounds, which is what plans are chosen by, "
+        f"is predicted {_mean(found):.1%} off, {_signed(found).replace(' | ', ' on average, ')} at worst, over "
+        f"{len(found)} plans.",
+        "",
     ]
 
 

@@ -31,7 +31,7 @@ from lamella.profile.quiet import quickest, streaming
 PACE_VERSION = 1
 """Part of the history's name: raise it when the loads change."""
 SIDE = 256
-"""Of the matrices: 768 KB, within a core's cache."""
+"""Of the matrices: 768 KB, within a core's cache; for each thread as many rows."""
 PRODUCTS = 12
 BUCKET_S = 10.0
 """What is kept is the median of so long."""
@@ -51,6 +51,7 @@ class Bucket(msgspec.Struct, frozen=True):
     at: int
     """Seconds since 1970 over `BUCKET_S`."""
     pace: Pace
+    threads: int = 1
 
 
 class History(Document, frozen=True, kw_only=True):
@@ -58,23 +59,25 @@ class History(Document, frozen=True, kw_only=True):
 
     buckets: tuple[Bucket, ...] = ()
 
-    @property
-    def usual(self) -> Pace:
+    def usual(self, threads: int = 1) -> Pace:
         """The median; of at least one bucket."""
-        return median([b.pace for b in self.buckets])
+        return median([b.pace for b in self.buckets if b.threads == threads])
 
-    def spread(self, streamed: float) -> float:
+    def spread(self, streamed: float, threads: int = 1) -> float:
         """Relative standard deviation of what work takes whose share is `streamed`."""
-        usual = self.usual
-        return float(np.std([b.pace.over(usual, streamed) for b in self.buckets]))
+        usual = self.usual(threads)
+        return float(np.std([b.pace.over(usual, streamed) for b in self.buckets if b.threads == threads]))
 
 
-def pace() -> Pace:
+def pace(threads: int = 1) -> Pace:
     """Of this moment, on the cores of this process.
+
+    Args:
+        threads: that share the products: any of their cores may be slow, and all wait for it.
 
     Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
     """
-    return Pace(quickest(_products(), 1), quickest(streaming, 1))
+    return Pace(quickest(_products(threads), 1), quickest(streaming, 1))
 
 
 def median(paces: Sequence[Pace]) -> Pace:
@@ -86,13 +89,14 @@ def median(paces: Sequence[Pace]) -> Pace:
 class Watch:
     """Takes the pace beside what is timed."""
 
-    def __init__(self) -> None:
-        """Nothing is seen yet."""
+    def __init__(self, threads: int = 1) -> None:
+        """Of so many threads; nothing is seen yet."""
+        self._threads = threads
         self._seen: list[tuple[float, Pace]] = []
 
     def look(self) -> Pace:
         """Of this moment, which is remembered."""
-        now = pace()
+        now = pace(self._threads)
         self._seen.append((time.time(), now))
         return now
 
@@ -112,8 +116,9 @@ class Watch:
             new.setdefault(int(at // BUCKET_S), []).append(one)
         path = _path()
         held = documents.read(path, History, made_by=f"rm {path}").buckets if path.exists() else ()
-        found = {b.at: b for b in (*held, *(Bucket(at, median(paces)) for at, paces in new.items()))}
-        kept = History(buckets=tuple(found[at] for at in sorted(found))[-MOST_BUCKETS:])
+        added = (Bucket(at, median(paces), self._threads) for at, paces in new.items())
+        found = {(b.at, b.threads): b for b in (*held, *added)}
+        kept = History(buckets=tuple(found[key] for key in sorted(found))[-MOST_BUCKETS:])
         documents.write(path, kept)
         return kept
 
@@ -138,15 +143,17 @@ def _path() -> Path:
 
 
 @cache
-def _products() -> Callable[[], object]:
-    """Runs small products on one thread."""
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (SIDE, SIDE)) for n in "abc"]
+def _products(threads: int) -> Callable[[], object]:
+    """Runs small products."""
+    shapes = {"a": (SIDE * threads, SIDE), "b": (SIDE, SIDE), "c": (SIDE * threads, SIDE)}
+    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "products", ends[:2], ends[2:])
     options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
+    options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # beside what is timed next
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = dict.fromkeys("ab", np.ones((SIDE, SIDE), np.float32))
+    values = {name: np.ones(shapes[name], np.float32) for name in "ab"}
 
     def run() -> None:
         for _ in range(PRODUCTS):

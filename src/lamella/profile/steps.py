@@ -79,7 +79,7 @@ class State(Document, frozen=True, kw_only=True):
     rounds: Rounds | None = None
     """Of the first variant, plain."""
     pace: Pace | None = None
-    """What the first variant's times are scaled to, and by it all others'."""
+    """What times on one thread are scaled to."""
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
@@ -186,8 +186,9 @@ def take_times(
 ) -> State:
     """Every unit alone and every cut's saving, for variants of one batch and thread count, in rounds."""
     least = 5 if variants[0].batch == 1 else 3
-    watch = Watch()
-    with on_cores(max(v.threads for v in variants)):
+    threads = max(v.threads for v in variants)
+    watch = Watch(threads)
+    with on_cores(threads):
         results, paces = time_units(
             graph,
             units,
@@ -209,11 +210,11 @@ def take_times(
         paced = np.ones((len(plain.alone), 1)) * scales
     else:
         history = watch.keep()
-        usual = state.pace or history.usual
+        usual = usual if usual and threads == 1 else history.usual(threads)
         paced = np.array([[usual.over(at, float(waiting)) for waiting in waits] for at in paces])
         took = paced * (plain.alone if plain.paused is None else plain.paused)
         streamed = float(took[:, waits].sum() / took.sum())
-        rounds = state.rounds or told_by(took, history.spread(streamed))
+        rounds = state.rounds or told_by(took, history.spread(streamed, threads))
     timed = [
         Timed(
             variant,
@@ -227,7 +228,7 @@ def take_times(
         for variant, times in zip(variants, results, strict=True)
         if variant not in {t.variant for t in state.timed}
     ]
-    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=usual)
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=state.pace or usual)
 
 
 def _waits(graph: Graph, span: Span) -> bool:

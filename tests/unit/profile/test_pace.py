@@ -40,23 +40,33 @@ def test_what_was_seen_is_kept_by_ten_seconds_and_the_usual_pace_is_the_median(
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
     now = [0.0]
     seen = iter([Pace(1.0, 5.0), Pace(3.0, 5.0), Pace(2.0, 5.0), Pace(4.0, 5.0), Pace(6.0, 5.0)])
-    monkeypatch.setattr(module, "pace", lambda: next(seen))
+    monkeypatch.setattr(module, "pace", lambda threads: next(seen))
     monkeypatch.setattr("time.time", lambda: now[0])
     first = Watch()
     for at in (0.0, 0.4 * BUCKET_S, 0.9 * BUCKET_S):  # one bucket, of which the median is 2
         now[0] = at
         first.look()
     assert first.seen == Pace(2.0, 5.0)
-    assert first.keep().usual == Pace(2.0, 5.0)
+    assert first.keep().usual() == Pace(2.0, 5.0)
     second = Watch()
     for at in (1.5 * BUCKET_S, 2.5 * BUCKET_S):
         now[0] = at
         second.look()
     history = second.keep()
     assert [b.pace.products_ms for b in history.buckets] == [2.0, 4.0, 6.0]
-    assert history.usual == Pace(4.0, 5.0)
+    assert history.usual() == Pace(4.0, 5.0)
     assert history.spread(0.0) == pytest.approx(((0.5**2 + 0.5**2) / 3) ** 0.5)
     assert history.spread(1.0) == 0.0
+
+
+def test_threads_have_a_pace_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    monkeypatch.setattr(module, "pace", lambda threads: Pace(float(threads), 1.0))
+    for threads in (1, 2):
+        watch = Watch(threads)
+        watch.look()
+        history = watch.keep()
+    assert (history.usual(), history.usual(2)) == (Pace(1.0, 1.0), Pace(2.0, 1.0))
 
 
 def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

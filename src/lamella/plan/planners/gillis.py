@@ -33,7 +33,7 @@ from lamella.plan.planners import reinforce
 from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import Step
-from lamella.plan.planners.verdicts import infeasible, lost
+from lamella.plan.planners.verdicts import infeasible, lost, refuse_too_many
 from lamella.plan.pricing.fan_out import behind, stages, step, ways_to_run
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
@@ -58,6 +58,7 @@ class Gillis:
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """By dynamic program without an SLO; with one the cheapest of what program, policy and one function offer."""
+        refuse_too_many(model, model.units * (model.units + 1) // 2 * len(sizes(model)), "groups of each size")
         program = _program(model, request.shards, request.max_stages)
         model, quickest = program.model, program.quickest
         alone = [Candidate("one function", c.choices, c.latency_ms, c.cost_usd) for c in singles(model)]

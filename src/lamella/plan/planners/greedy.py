@@ -18,7 +18,7 @@ from lamella.plan.choice import Choice
 from lamella.plan.planners.divisions import added_up
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import divide
-from lamella.plan.planners.verdicts import infeasible, lost
+from lamella.plan.planners.verdicts import infeasible, lost, refuse_too_many
 from lamella.plan.pricing.fan_out import sharded, stages, step, ways_to_run
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
@@ -38,6 +38,7 @@ class LatencyGreedy:
 
     def decide(self, model: SliceModel, request: Request) -> Decision:
         """The end of the way; with an SLO what is cheapest on it within that."""
+        refuse_too_many(model, model.units * (model.units + 1) // 2)
         model = model.with_codings({})
         trail = _trail(model, request)
         if not trail:

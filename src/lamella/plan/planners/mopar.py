@@ -14,10 +14,12 @@ from lamella.plan.planners.plain import singles
 from lamella.plan.planners.planner import Candidate, Decision
 from lamella.plan.planners.search import cheapest
 from lamella.plan.planners.simplify import merge_similar
-from lamella.plan.planners.verdicts import LATENCY_MARGIN, WORTH, band, cheapest_of, infeasible, lost
+from lamella.plan.planners.verdicts import LATENCY_MARGIN, WORTH, band, cheapest_of, infeasible, lost, refuse_too_many
 from lamella.plan.pricing.predict import SliceModel
 from lamella.plan.request import Request
 
+MOST_SLICES = 100_000
+"""Of some 450 runs of similar units, for minutes: its time grows with the third power of them."""
 LOOK = 1.25
 """Divisions that cost this much more than the single function are not looked at."""
 
@@ -39,6 +41,7 @@ class Mopar:
         if request.shards:
             ends = {end for s in model.profile.shards for end in (s.first, s.last)}
             marks = sorted({*marks, *ends})
+        refuse_too_many(model, len(marks) * (len(marks) - 1) // 2, "slices of similar units", MOST_SLICES)
         whole = [c for c in alone if c.latency_ms <= cap or request.slo_ms is None]
         least = cheapest_of(whole).cost_usd if whole else math.inf
         space = Divisions(model, marks, request)

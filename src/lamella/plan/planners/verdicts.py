@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from lamella.errors import InfeasiblePlan
+from lamella.errors import ConfigError, InfeasiblePlan
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
@@ -21,6 +21,24 @@ BAND = 0.05
 """Without an SLO latency counts, too: of the plans within this share of the least cost that of least cost x latency."""
 WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
+
+
+MOST_LOOKS = 500_000
+"""Slices, times the sizes tried, of a planner that holds each as an object: gigabytes and minutes."""
+
+
+def refuse_too_many(model: SliceModel, looks: int, what: str = "slices", most: int = MOST_LOOKS) -> None:
+    """Where a planner would look at more than memory and patience are for.
+
+    Raises:
+        ConfigError: says how many, and what divides such models all the same.
+    """
+    if looks > most:
+        raise ConfigError(
+            f"{model.graph.name} has {model.units} units, which are {looks / 1e6:.1f} million {what} to look at: "
+            f"more than the {most / 1e6:g} million that this planner is for",
+            try_="--planner exact, uniform-8 or single",
+        )
 
 
 def band(request: Request) -> float:
