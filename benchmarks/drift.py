@@ -14,19 +14,17 @@ import time
 from collections.abc import Callable
 
 import numpy as np
-import onnxruntime as ort
-from onnx import TensorProto, helper
 
 from lamella.graph.extract import Extractor
 from lamella.graph.load import import_model
 from lamella.graph.requests import request
 from lamella.machine import this_machine
-from lamella.profile.quiet import STREAM_MB
+from lamella.profile.pace import products
+from lamella.profile.quiet import streaming
 from lamella.runtime.function import open_session
 from lamella.scratch import scratch
 
-WINDOWS_S = (1.0, 5.0, 10.0)
-SIDE = 256
+WINDOWS_S = (1.0, 5.0, 10.0, 60.0)
 LOADS = ("core", "products", "streaming")
 
 
@@ -41,18 +39,6 @@ def model_run(name: str) -> Callable[[], object]:
     return lambda: session.run(None, values)
 
 
-def products() -> Callable[[], object]:
-    """Runs small products on one thread."""
-    ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, (SIDE, SIDE)) for n in "abc"]
-    graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "products", ends[:2], ends[2:])
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    values = dict.fromkeys("ab", np.ones((SIDE, SIDE), np.float32))
-    return lambda: [session.run(None, values) for _ in range(8)]
-
-
 def taken_ms(work: Callable[[], object]) -> float:
     """Of one run."""
     begun = time.perf_counter()
@@ -62,8 +48,8 @@ def taken_ms(work: Callable[[], object]) -> float:
 
 def sample(run: Callable[[], object], seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """When, s [n], and what the model and each load took, ms [n, 4], the loads on average of before and behind it."""
-    core, stream = np.full(1 << 15, 0.5, np.float32), np.ones(STREAM_MB << 17)
-    loads = (lambda: [np.sqrt(core, out=core) for _ in range(400)], products(), stream.sum)
+    core = np.full(1 << 15, 0.5, np.float32)
+    loads = (lambda: [np.sqrt(core, out=core) for _ in range(400)], products(), streaming)
     for work in (run, *loads):
         work()
     at, rows, begun = list[float](), list[list[float]](), time.monotonic()

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from onnx import TensorProto, helper
 
 from lamella import documents
 from lamella.documents import Document
+from lamella.errors import ConfigError, StorageError
 from lamella.machine import this_machine
 from lamella.profile.document import Pace, Profile
 from lamella.profile.quiet import quickest, streaming
@@ -77,7 +79,7 @@ def pace(threads: int = 1) -> Pace:
 
     Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
     """
-    return Pace(quickest(_products(threads), 1), quickest(streaming, 1))
+    return Pace(quickest(products(threads), 1), quickest(streaming, 1))
 
 
 def median(paces: Sequence[Pace]) -> Pace:
@@ -106,20 +108,23 @@ class Watch:
         return median([one for _, one in self._seen])
 
     def keep(self) -> History:
-        """Add what was seen to the machine's history; the history.
+        """Add what was seen to the machine's history; the history, with at least what was seen.
 
-        Raises:
-            StorageError: it cannot be written.
+        One that cannot be read begins anew, and one that cannot be written is left as it is: it is no reason to lose
+        minutes of measuring.
         """
         new: dict[int, list[Pace]] = {}
         for at, one in self._seen:
             new.setdefault(int(at // BUCKET_S), []).append(one)
         path = _path()
-        held = documents.read(path, History, made_by=f"rm {path}").buckets if path.exists() else ()
+        held: tuple[Bucket, ...] = ()
+        with suppress(ConfigError):
+            held = documents.read(path, History, made_by="lamella profile MODEL").buckets
         added = (Bucket(at, median(paces), self._threads) for at, paces in new.items())
         found = {(b.at, b.threads): b for b in (*held, *added)}
         kept = History(buckets=tuple(found[key] for key in sorted(found))[-MOST_BUCKETS:])
-        documents.write(path, kept)
+        with suppress(StorageError):
+            documents.write(path, kept)
         return kept
 
 
@@ -143,8 +148,8 @@ def _path() -> Path:
 
 
 @cache
-def _products(threads: int) -> Callable[[], object]:
-    """Runs small products."""
+def products(threads: int = 1) -> Callable[[], object]:
+    """Runs small products on so many threads."""
     shapes = {"a": (SIDE * threads, SIDE), "b": (SIDE, SIDE), "c": (SIDE * threads, SIDE)}
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()]
     graph = helper.make_graph([helper.make_node("MatMul", ["a", "b"], ["c"])], "products", ends[:2], ends[2:])

@@ -80,6 +80,18 @@ def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.Mo
     assert kept[-1].pace.products_ms > 0
 
 
+def test_a_history_that_cannot_be_used_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
+    module._path().parent.mkdir(parents=True)
+    module._path().write_text("not a document")
+    watch = Watch()
+    now = watch.look()
+    assert watch.keep().usual() == now
+    assert watch.keep().usual() == now  # as it was written anew
+    monkeypatch.setenv("LAMELLA_CACHE", "/proc/nowhere")
+    assert watch.keep().usual() == now
+
+
 def test_one_look_is_told_by_those_around_it() -> None:
     looks = [(0.0, Pace(1.0, 1.0)), (1.0, Pace(9.0, 1.0)), (2.0, Pace(2.0, 1.0)), (100.0, Pace(5.0, 1.0))]
     assert [at.products_ms for at in around(looks)] == [2.0, 2.0, 2.0, 5.0]
