@@ -142,7 +142,7 @@ def test_blocked_is_looked_at_only_where_it_changes_something(measured: Measured
     for unit in range(model.units):
         assert ("blocked" in model.layouts_of(unit, unit + 1)) == (unit in wide)
         plain, blocked = (model.compute_ms(unit, unit + 1, layout=way, threads=1) for way in ("plain", "blocked"))
-        assert (plain == blocked) or unit in wide
+        assert plain == pytest.approx(blocked, rel=1e-9) or unit in wide  # differences of running sums
     assert "blocked" in model.layouts_of(0, model.units)
 
 
