@@ -310,11 +310,11 @@ def show_comparison(record: Comparison) -> None:
     on_nodes = [p for p in record.plans if p.packing]
     if on_nodes:
         out.print(_rows(NODE_COLUMNS, on_nodes))
-    paces = [p.slowdown - 1 for p in record.plans]
-    if max(map(abs, paces), default=0.0) > TELLING:
-        low, high = (f"{pace:+.0%}" for pace in (min(paces), max(paces)))
+    paces = [p.slowdown for p in record.plans]
+    if any(abs(pace - 1) > TELLING for pace in paces):
+        low, high = (f"{pace:.0%}" for pace in (min(paces), max(paces)))
         much = low if low == high else f"{low} to {high}"
-        out.print(f"The machine took {much} longer in these rounds than at the pace of the profile, by known loads.")
+        out.print(f"By known loads, work took {much} of what it takes at the pace of the profile.")
     for p in record.plans:
         if p.emulated:
             out.print(f"{p.planner}: emulated, {p.emulated}")
