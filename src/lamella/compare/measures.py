@@ -130,7 +130,7 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         turns=tuple(Turn(float(np.mean(c)), float(np.mean(t))) for c, t in zip(costs, latencies, strict=True)),
         at_once=plan.at_once,
         refused=dict(seen.refused),
-        slowdown=rounds.paces[plan.planner].over(profile.pace, streamed(profile)) if profile.pace else 1.0,
+        slowdown=rounds.paces[plan.planner].over(profile.pace, streamed(graph, profile)) if profile.pace else 1.0,
     )
 
 

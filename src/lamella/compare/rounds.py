@@ -52,7 +52,7 @@ class Rounds(NamedTuple):
     """Of the kept ones those that were noisy as well, when too many had been rejected."""
     lost: dict[str, LamellaError]
     """Plans that failed on the way, and why; they have no samples."""
-    paces: dict[str, Pace] = {}  # noqa: RUF012 - never changed
+    paces: dict[str, Pace]
     """The machine's while each plan had its turns in kept rounds."""
 
 
@@ -114,10 +114,9 @@ def run_rounds(
             paces[name].append(at[name])
         kept += 1
         tick(kept / rounds)
-    if kept:
-        watch.keep()
+    watch.keep()
     left = {n: s for n, s in samples.items() if n not in lost}
-    return Rounds(left, kept, rejected, noisy_kept, lost, {n: median(paces[n]) for n in left if paces[n]})
+    return Rounds(left, kept, rejected, noisy_kept, lost, {n: median(paces[n]) for n in left})
 
 
 def _settled(

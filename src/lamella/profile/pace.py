@@ -26,6 +26,7 @@ from onnx import TensorProto, helper
 from lamella import documents
 from lamella.documents import Document
 from lamella.errors import ConfigError, StorageError
+from lamella.graph.model import Graph
 from lamella.machine import this_machine
 from lamella.profile.document import Pace, Profile
 from lamella.profile.quiet import quickest, streaming
@@ -102,11 +103,6 @@ class Watch:
         self._seen.append((time.time(), now))
         return now
 
-    @property
-    def seen(self) -> Pace:
-        """The median of all looks; of at least one."""
-        return median([one for _, one in self._seen])
-
     def keep(self) -> History:
         """Add what was seen to the machine's history; the history, with at least what was seen.
 
@@ -135,12 +131,18 @@ def waits_for_memory(kinds: Iterable[str], flops: int, weight_bytes: int) -> boo
     return any(kind in RECURRENT for kind in kinds) or LEAST_USE <= flops / weight_bytes <= MOST_USE
 
 
-def streamed(profile: Profile) -> float:
+def unit_waits(graph: Graph, first: int, last: int) -> bool:
+    """Whether the time of operators `first` to `last - 1` is that of reading their weights."""
+    operators = graph.operators[first:last]
+    kinds, flops = {op.kind for op in operators}, sum(op.flops for op in operators)
+    return waits_for_memory(kinds, flops, graph.weight_bytes(first, last))
+
+
+def streamed(graph: Graph, profile: Profile) -> float:
     """Share of a model's time in which it waits for memory."""
-    found = [
-        (waits_for_memory(u.kinds.split("+"), u.flops, u.weight_bytes), u.times[0].median_ms) for u in profile.units
-    ]
-    return sum(ms for waits, ms in found if waits) / sum(ms for _, ms in found)
+    times = [unit.times[0].median_ms for unit in profile.units]
+    waits = [unit_waits(graph, unit.first, unit.last) for unit in profile.units]
+    return sum(ms for ms, waiting in zip(times, waits, strict=True) if waiting) / sum(times)
 
 
 def _path() -> Path:

@@ -64,7 +64,8 @@ def quietly(run: Callable[[], T], seen: Sequence[Load], retakes: int = RETAKES) 
 def known_load() -> Load:
     """Fixed pieces of work for one core: slower than before means that the machine is busy.
 
-    Rejected: matrix products, whose library has threads of its own that wait for each other on a busy machine.
+    Rejected: numpy's matrix products, whose library has threads of its own that wait for each other on a busy machine
+    (`profile.pace` has onnxruntime's, on threads that are counted).
     """
     a = np.full(1 << 15, 0.5, np.float32)
     return Load(quickest(lambda: [np.sqrt(a, out=a) for _ in range(80)], 3), quickest(streaming, 2))

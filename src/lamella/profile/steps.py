@@ -36,7 +36,7 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.pace import Watch, waits_for_memory
+from lamella.profile.pace import Watch, unit_waits
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
@@ -46,6 +46,7 @@ from lamella.runtime.function import Layout
 
 LEAST_MS = 1e-6
 """A clock may see no time pass."""
+
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
 
@@ -203,7 +204,7 @@ def take_times(
         )
     plain = results[0]
     known = {t.variant: t for t in state.timed}.get(variants[0])
-    waits = [_waits(graph, span) for span in units]
+    waits = [unit_waits(graph, *span) for span in units]
     rounds, usual = state.rounds, state.pace
     if known:  # its times tell better than any other load how fast the machine is now
         scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)
@@ -229,11 +230,6 @@ def take_times(
         if variant not in {t.variant for t in state.timed}
     ]
     return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=state.pace or usual)
-
-
-def _waits(graph: Graph, span: Span) -> bool:
-    operators = graph.operators[slice(*span)]
-    return waits_for_memory((op.kind for op in operators), sum(op.flops for op in operators), graph.weight_bytes(*span))
 
 
 def _median_and_p95(times: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -191,12 +191,12 @@ def time_units(
     requests: Callable[[], Mapping[str, np.ndarray]],
     directory: Path,
     *,
+    watch: Watch,
     budget_s: float,
     min_rounds: int = 5,
     max_rounds: int = 25,
     tick: Callable[[float], None] = lambda _: None,
     timer: Timer = product_times,
-    watch: Watch | None = None,
 ) -> Timings:
     """Times of units and savings at cuts, for each variant; the variants take turns, so they see the same noise.
 
@@ -208,13 +208,13 @@ def time_units(
         variants: of one batch and number of threads, the plain one first.
         requests: makes another one of that batch, with tensors of the same shapes every time.
         directory: scratch space on the file system of the model's weights.
+        watch: takes the machine's pace between rounds.
         budget_s: stop when this is spent, `min_rounds` are done and rounds have settled; where they do not settle, when
             `PATIENCE` times as much is spent.
         min_rounds: at least so many rounds after the discarded one.
         max_rounds: of a short model, which is not waited for to settle, at most so many.
         tick: called with the share that is done.
         timer: where times of products come from, which say what runs blocked.
-        watch: takes the machine's pace between rounds.
     """
     assert variants[0].layout == "plain"
     extractor = Extractor(graph)
@@ -234,7 +234,6 @@ def time_units(
     together: list[list[list[Took]]] = [[] for _ in variants]
     passes = [[range(len(units))], [range(0, len(pairs), 2), range(1, len(pairs), 2)]]
     paused: list[list[list[Took]]] = [[] for _ in variants]
-    watch = watch or Watch()
     begun = time.monotonic()
     rounds_ms, looks = list[float](), list[tuple[float, Pace]]()
     for round_ in count():
@@ -291,7 +290,7 @@ def standard_error(rounds: Sequence[float] | np.ndarray) -> float:
     return float(np.std(medians, ddof=1) / np.sqrt(BLOCKS) / np.mean(medians))
 
 
-def told_by(times: np.ndarray, spread: float = 0.0) -> Rounds:
+def told_by(times: np.ndarray, spread: float) -> Rounds:
     """What rounds tell of the machine.
 
     Their error is never below what they end at: they end when an estimate of four blocks happens to be.

@@ -29,6 +29,7 @@ from lamella.profile.measure import (
     units_of,
     variants_for,
 )
+from lamella.profile.pace import Watch
 from lamella.profile.steps import Progress
 from lamella.profile.timing import time_units
 from lamella.runtime.function import LOSSLESS
@@ -237,9 +238,11 @@ def test_units_less_savings_are_about_the_whole(story: Story, graph: Graph, tmp_
     inputs = request(graph, np.random.default_rng(0))
     off = []
     for _ in range(5):
-        parts = time_units(graph, units_of(graph)[0], [variant], lambda: inputs, tmp_path, budget_s=0.3).variants[0]
+        parts = time_units(
+            graph, units_of(graph)[0], [variant], lambda: inputs, tmp_path, watch=Watch(), budget_s=0.3
+        ).variants[0]
         span = [(0, len(graph.operators))]
-        whole = time_units(graph, span, [variant], lambda: inputs, tmp_path, budget_s=0.3).variants[0]
+        whole = time_units(graph, span, [variant], lambda: inputs, tmp_path, watch=Watch(), budget_s=0.3).variants[0]
         predicted = float(np.median(parts.alone, axis=0).sum() - np.maximum(np.median(parts.savings, axis=0), 0).sum())
         off.append(abs(predicted / float(np.median(whole.alone)) - 1))
     assert min(off) < 0.4
@@ -261,7 +264,9 @@ def test_every_pass_has_its_own_request_and_short_models_are_timed_behind_pauses
         return asked[-1]
 
     units = units_of(graph)[0]
-    found = time_units(graph, units, [Variant(1, "plain", 1)], fresh, tmp_path, budget_s=0.001).variants[0]
+    found = time_units(graph, units, [Variant(1, "plain", 1)], fresh, tmp_path, watch=Watch(), budget_s=0.001).variants[
+        0
+    ]
     rounds = len(found.alone)
     warm = rounds  # behind each look at the machine's pace but the first
     assert len(asked) == 1 + 3 * (rounds + 1) + warm + (rounds if short_ms else 0)
@@ -280,7 +285,9 @@ def test_rounds_of_a_longer_model_go_on_until_they_settle(
     monkeypatch.setattr(timing, "standard_error", lambda rounds: float("inf") if len(rounds) < 40 else 0.0)
     inputs = request(graph, np.random.default_rng(0))
     units = units_of(graph)[0]
-    found, paces = time_units(graph, units, [Variant(1, "plain", 1)], lambda: inputs, tmp_path, budget_s=0.001)
+    found, paces = time_units(
+        graph, units, [Variant(1, "plain", 1)], lambda: inputs, tmp_path, watch=Watch(), budget_s=0.001
+    )
     assert len(found[0].alone) == len(paces) == 40
 
 
