@@ -27,8 +27,8 @@ from lamella.plan.document import FunctionPlan, Plan
 from lamella.plan.layout import model_ranges
 from lamella.platforms import Platform
 from lamella.platforms.packing import Load, Packing, pack
-from lamella.profile.document import Profile, Unit
-from lamella.profile.pace import streamed
+from lamella.profile.document import Pace, Profile, Unit, Work
+from lamella.profile.pace import mixed, model_work
 from lamella.runtime.function import LAYOUTS
 from lamella.runtime.instance import ColdStart
 from lamella.units import MB
@@ -130,8 +130,19 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
         turns=tuple(Turn(float(np.mean(c)), float(np.mean(t))) for c, t in zip(costs, latencies, strict=True)),
         at_once=plan.at_once,
         refused=dict(seen.refused),
-        slowdown=rounds.paces[plan.planner].over(profile.pace, streamed(graph, profile)) if profile.pace else 1.0,
+        slowdown=plan_slowdown(plan, added, rounds.paces[plan.planner], graph, profile, platform),
     )
+
+
+def plan_slowdown(plan: Plan, added: float, pace: Pace, graph: Graph, profile: Profile, platform: Platform) -> float:
+    """How much longer the plan takes at that pace than at the profile's; what hops that are emulated take does not."""
+    if not profile.pace:
+        return 1.0
+    runs = sum(max(f.run_ms for f in stage) for stage in plan.by_stage())
+    driver = max(0.0, plan.predicted.latency_ms - added - runs)
+    serving = Work() if platform.paused else Work(calls=1.0)  # as `profile.pace.at_pace`
+    parts = [(runs, model_work(graph, profile)), (driver, serving), (added, Work())]
+    return pace.over(profile.pace, mixed(parts))
 
 
 def _waits_ms(plan: Plan, platform: Platform) -> list[float]:

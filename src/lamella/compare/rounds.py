@@ -90,14 +90,15 @@ def run_rounds(
     paces: dict[str, list[Pace]] = {name: [] for name in deployments}
     while kept < rounds and order:
         drawn: dict[str, list[Sample]] = {}
-        at: dict[str, Pace] = {}
+        at: dict[str, list[Pace]] = {}
         before = known_load()
         for name in order:
-            at[name] = watch.look()
+            at[name] = [watch.look()]
             try:
                 with deployments[name].awake() as awake:
                     first = _settled(awake, requests, kept, rng)
                     drawn[name] = [first, *(_send(awake, requests(), kept, rng) for _ in range(per_round - 1))]
+                at[name].append(watch.look())
             except OWN_FAULTS as error:
                 lost[name] = error
                 deployments[name].close()
@@ -111,7 +112,7 @@ def run_rounds(
             noisy_kept += 1
         for name, found in drawn.items():
             samples[name] += found
-            paces[name].append(at[name])
+            paces[name] += at[name]
         kept += 1
         tick(kept / rounds)
     watch.keep()

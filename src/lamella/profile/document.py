@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import msgspec
 
@@ -242,16 +243,29 @@ class ChannelPrice(Document, frozen=True, kw_only=True):
         return self.edge_ms / 2 + self.edge_mb_ms * size / MB
 
 
+class Work(NamedTuple):
+    """Shares of the time of some work in which it does what a known load does; the rest is as long at any pace."""
+
+    products: float = 0.0
+    streaming: float = 0.0
+    calls: float = 0.0
+
+
 class Pace(msgspec.Struct, frozen=True):
-    """How fast a machine is at a time: what known loads take, ms: products, and streaming through memory."""
+    """How fast a machine is at a time: what known loads take, ms: products, streaming through memory, short calls."""
 
     products_ms: float
     streaming_ms: float
+    calls_ms: float
 
-    def over(self, other: Pace, streamed: float) -> float:
-        """How much longer work takes at this pace than at another, which waits for memory for a share of its time."""
-        products, streams = self.products_ms / other.products_ms, self.streaming_ms / other.streaming_ms
-        return products * (1 - streamed) + streams * streamed
+    def over(self, other: Pace, work: Work) -> float:
+        """How much longer work takes at this pace than at another."""
+        return (
+            1
+            + work.products * (self.products_ms / other.products_ms - 1)
+            + work.streaming * (self.streaming_ms / other.streaming_ms - 1)
+            + work.calls * (self.calls_ms / other.calls_ms - 1)
+        )
 
 
 class Rounds(msgspec.Struct, frozen=True):

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from statistics import NormalDist
@@ -46,22 +46,29 @@ P95 = NormalDist().inv_cdf(0.95)
 """Standard deviations of a normal distribution from its median to its 95th percentile."""
 
 
-def floor_and_hops(scratch: Path) -> tuple[Floor, HopCosts]:
+def floor_and_hops(scratch: Path, look: Callable[[], object] = lambda: None) -> tuple[Floor, HopCosts]:
     """The runtime floor and what serving takes beyond the operators. Takes about five seconds.
 
     Args:
         scratch: a directory to work in; what is made there is removed.
+        look: called before every turn of what is measured in a closed loop.
     """
     floor, entry_mb_ms = _floor_and_entry(scratch / "floor")
     return floor, HopCosts(
-        warm=_price(scratch / "warm", 0, entry_mb_ms),
+        warm=_price(scratch / "warm", 0, entry_mb_ms, look=look),
         cold=_price(scratch / "cold", COLD_MB // MATRIX_MB // STAGES, entry_mb_ms),
         cold_mb=COLD_MB,
         paused=_price(scratch / "paused", 0, entry_mb_ms, PAUSE_S),
     )
 
 
-def _price(directory: Path, matrices: int, entry_mb_ms: float, pause_s: float = 0.0) -> HopCost:
+def _price(
+    directory: Path,
+    matrices: int,
+    entry_mb_ms: float,
+    pause_s: float = 0.0,
+    look: Callable[[], object] = lambda: None,
+) -> HopCost:
     """The price where each of the stages multiplies with so many matrices, and requests come behind a pause."""
     shapes = [[STAGES * matrices], [matrices] * STAGES, [STAGES * matrices]]
     whole, divided, wide = in_turns(
@@ -71,6 +78,7 @@ def _price(directory: Path, matrices: int, entry_mb_ms: float, pause_s: float = 
         tensors=(1, 1, TENSORS),
         pause_s=pause_s,
         undisturbed=not pause_s,
+        look=look,
     )
     more = np.median(divided - whole, axis=0) / (STAGES - 1)
     fixed = max(0.0, float(more[0]))
@@ -128,6 +136,7 @@ def in_turns(
     store: Store | None = None,
     undisturbed: bool = True,
     pause_s: float = 0.0,
+    look: Callable[[], object] = lambda: None,
 ) -> list[np.ndarray]:
     """Times of chains that take turns, ms: [turns, 2], a request beyond its functions' runs and the sum of these.
 
@@ -143,6 +152,7 @@ def in_turns(
         store: for those on `s3`.
         undisturbed: the least of a turn, but for its first; else every request is a row.
         pause_s: before every request.
+        look: called before every turn.
     """
     times: list[list[list[list[float]]]] = [[] for _ in chains]
     requests = [_request(rows, tensors[number] if tensors else 1) for number in range(len(chains))]
@@ -157,6 +167,7 @@ def in_turns(
             served.append(stack.enter_context(chain))
             chain.start()
         for _ in range(turns + 1):
+            look()
             for found, chain, request in zip(times, served, requests, strict=True):
                 answers = [_answer(chain, request, pause_s) for _ in range(PER_TURN)]
                 runs = [sum(s.run_ms for s in a.stages) for a in answers]

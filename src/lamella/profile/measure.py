@@ -42,6 +42,7 @@ from lamella.profile.document import (
     Variant,
 )
 from lamella.profile.layouts import may_block
+from lamella.profile.pace import at_pace
 from lamella.profile.probes import COPIES_MB
 from lamella.profile.products import ProductShape, Timer, product_times, unknown
 from lamella.profile.shards import PACKED, SHARDS_VERSION, candidates, signature
@@ -65,7 +66,7 @@ from lamella.profile.steps import (
 from lamella.profile.timing import Span
 from lamella.runtime.function import LOSSLESS, Layout
 
-PROFILE_VERSION = "28"
+PROFILE_VERSION = "29"
 """Part of the cache key: raise it when measuring changes."""
 Precision = Literal["int8"]
 """Of weights and products, beside the model's own."""
@@ -315,6 +316,7 @@ def _with_precisions(state: State, precisions: Sequence[Precision]) -> State:
 def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) -> Profile:
     assert state.floor
     assert state.hop
+    assert state.pace
     by_unit = [
         Unit(
             first=first,
@@ -347,7 +349,7 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         model_hash=graph.hash,
         machine=this_machine(),
         floor=state.floor,
-        hop=state.hop,
+        hop=at_pace(state.hop, state.calls_ms, state.pace),
         noise=Noise.of(state.loads, state.rounds),
         units=tuple(by_unit),
         cuts=tuple(by_cut),

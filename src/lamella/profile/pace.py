@@ -3,15 +3,18 @@
 A machine that is shared with others changes its speed by a tenth for minutes, more than rounds of a profile or of a
 comparison can even out: medians of a minute of resnet50 differ by 8 %. They do not over what small products take in the
 same minute (1 %), whatever computes does likewise, and an LSTM with 128 MB of weights goes by what streaming through
-memory takes (`python -m benchmarks.drift`). So both are timed beside rounds, every ten seconds of them are kept in the
-cache, and times of units are those of the machine's usual pace, the median of all that is kept.
+memory takes (`python -m benchmarks.drift`). What serving takes beside the operators, Python and the kernel, changes
+most: by 17 % from five seconds to the next, by 5 over what short calls of numpy and the kernel take. So the three are
+timed beside rounds, every ten seconds of them are kept in the cache, and times are those of the machine's usual pace,
+the median of all that is kept.
 
-Rejected: a loop within a core's cache, which sees a quarter of it, and one load for all: products vary by 8 % where an
-LSTM varies by 4.
+Rejected: a loop within a core's cache, which sees a quarter of it; one load for all: products vary by 8 % where an
+LSTM varies by 4; and a loop of interpreted code for calls, which varies by more than they do (24 %).
 """
 
 from __future__ import annotations
 
+import socket
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
@@ -28,14 +31,16 @@ from lamella.documents import Document
 from lamella.errors import ConfigError, StorageError
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
-from lamella.profile.document import Pace, Profile
+from lamella.profile.document import HopCost, HopCosts, Pace, Profile, Work
 from lamella.profile.quiet import quickest, streaming
 
-PACE_VERSION = 1
+PACE_VERSION = 2
 """Part of the history's name: raise it when the loads change."""
 SIDE = 256
 """Of the matrices: 768 KB, within a core's cache; for each thread as many rows."""
 PRODUCTS = 12
+CALLS = 50
+"""Messages between two sockets; as many views, copies and reductions of small arrays."""
 BUCKET_S = 10.0
 """What is kept is the median of so long."""
 MOST_BUCKETS = 4000
@@ -66,10 +71,10 @@ class History(Document, frozen=True, kw_only=True):
         """The median; of at least one bucket."""
         return median([b.pace for b in self.buckets if b.threads == threads])
 
-    def spread(self, streamed: float, threads: int = 1) -> float:
-        """Relative standard deviation of what work takes whose share is `streamed`."""
+    def spread(self, work: Work, threads: int = 1) -> float:
+        """Relative standard deviation of what work takes."""
         usual = self.usual(threads)
-        return float(np.std([b.pace.over(usual, streamed) for b in self.buckets if b.threads == threads]))
+        return float(np.std([b.pace.over(usual, work) for b in self.buckets if b.threads == threads]))
 
 
 def pace(threads: int = 1) -> Pace:
@@ -80,13 +85,13 @@ def pace(threads: int = 1) -> Pace:
 
     Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
     """
-    return Pace(quickest(products(threads), 1), quickest(streaming, 1))
+    calls_ms = quickest(calls, 1)  # before the others fill the caches, which is what requests in a row meet
+    return Pace(quickest(products(threads), 1), quickest(streaming, 1), calls_ms)
 
 
 def median(paces: Sequence[Pace]) -> Pace:
     """Of several."""
-    rows = np.array([(p.products_ms, p.streaming_ms) for p in paces])
-    return Pace(*np.median(rows, axis=0).tolist())
+    return Pace(*np.median([msgspec.structs.astuple(p) for p in paces], axis=0).tolist())
 
 
 class Watch:
@@ -131,22 +136,62 @@ def waits_for_memory(kinds: Iterable[str], flops: int, weight_bytes: int) -> boo
     return any(kind in RECURRENT for kind in kinds) or LEAST_USE <= flops / weight_bytes <= MOST_USE
 
 
-def unit_waits(graph: Graph, first: int, last: int) -> bool:
-    """Whether the time of operators `first` to `last - 1` is that of reading their weights."""
+def unit_work(graph: Graph, first: int, last: int) -> Work:
+    """Of operators `first` to `last - 1`: reading their weights, or products."""
     operators = graph.operators[first:last]
     kinds, flops = {op.kind for op in operators}, sum(op.flops for op in operators)
-    return waits_for_memory(kinds, flops, graph.weight_bytes(first, last))
+    waits = waits_for_memory(kinds, flops, graph.weight_bytes(first, last))
+    return Work(streaming=1.0) if waits else Work(products=1.0)
 
 
-def streamed(graph: Graph, profile: Profile) -> float:
-    """Share of a model's time in which it waits for memory."""
-    times = [unit.times[0].median_ms for unit in profile.units]
-    waits = [unit_waits(graph, unit.first, unit.last) for unit in profile.units]
-    return sum(ms for ms, waiting in zip(times, waits, strict=True) if waiting) / sum(times)
+def mixed(parts: Iterable[tuple[float, Work]]) -> Work:
+    """Of several pieces of work, each with what it takes."""
+    times, works = zip(*parts, strict=True)
+    return Work(*(np.array(times) @ np.array(works) / sum(times)).tolist())
+
+
+def model_work(graph: Graph, profile: Profile) -> Work:
+    """Of a model's operators."""
+    return mixed((u.times[0].median_ms, unit_work(graph, u.first, u.last)) for u in profile.units)
+
+
+def at_pace(hop: HopCosts, calls_ms: float, usual: Pace) -> HopCosts:
+    """What serving takes at the machine's usual pace.
+
+    Only what was measured in a closed loop changes: behind a pause, or in caches that others have filled, serving takes
+    the same in any minute (4 and 7 %, over an afternoon) and waits for cores and memory.
+
+    Args:
+        hop: as measured.
+        calls_ms: of the known load meanwhile.
+        usual: pace.
+    """
+    fields, scale = msgspec.structs.asdict(hop.warm), usual.calls_ms / calls_ms
+    copying = fields.pop("entry_mb_ms")
+    warm = HopCost(entry_mb_ms=copying, **{name: ms * scale for name, ms in fields.items()})
+    return msgspec.structs.replace(hop, warm=warm)
 
 
 def _path() -> Path:
     return documents.cache_dir() / "paces" / f"{this_machine().key}-v{PACE_VERSION}.json"
+
+
+def calls() -> object:
+    """Short calls, as serving a request is made of."""
+    arrays, (ours, theirs) = _small()
+    for _ in range(CALLS):
+        for array in arrays:
+            copy = np.empty_like(array)
+            copy[...] = array
+            copy.min()
+        ours.send(b"x")
+        theirs.recv(1)
+    return None
+
+
+@cache
+def _small() -> tuple[list[np.ndarray], tuple[socket.socket, socket.socket]]:
+    return [np.ones((1, size), np.float32) for size in (1, 8, 64)], socket.socketpair()
 
 
 @cache

@@ -33,13 +33,14 @@ from lamella.profile.document import (
     ShardProfile,
     UnitMemory,
     Variant,
+    Work,
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.pace import Watch, unit_waits
+from lamella.profile.pace import Watch, calls, mixed, unit_work
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
-from lamella.profile.quiet import RETAKES, Load, quietly
+from lamella.profile.quiet import RETAKES, Load, quickest, quietly
 from lamella.profile.shards import Candidate, measure_shards
 from lamella.profile.timing import Span, border_values, time_units, told_by
 from lamella.runtime.function import Layout
@@ -74,6 +75,8 @@ class State(Document, frozen=True, kw_only=True):
 
     floor: Floor | None = None
     hop: HopCosts | None = None
+    calls_ms: float = 0.0
+    """What short calls took while `hop` was measured."""
     products: dict[str, tuple[ProductSize, ...]] = msgspec.field(default_factory=dict)
     """Of each unit that may hold some: those that can run blocked."""
     timed: tuple[Timed, ...] = ()
@@ -151,9 +154,10 @@ class Borders:
 
 def take_floor(scratch: Path, state: State, tick: Callable[[float], None]) -> State:
     """The runtime without a model, and what a hop takes."""
+    looks = list[float]()
     with on_cores(1):
-        floor, hop = floor_and_hops(scratch)
-    return msgspec.structs.replace(state, floor=floor, hop=hop)
+        floor, hop = floor_and_hops(scratch, lambda: looks.append(quickest(calls, 1)))
+    return msgspec.structs.replace(state, floor=floor, hop=hop, calls_ms=float(np.median(looks)))
 
 
 def take_products(
@@ -204,7 +208,7 @@ def take_times(
         )
     plain = results[0]
     known = {t.variant: t for t in state.timed}.get(variants[0])
-    waits = [unit_waits(graph, *span) for span in units]
+    works = [unit_work(graph, *span) for span in units]
     rounds, usual = state.rounds, state.pace
     if known:  # its times tell better than any other load how fast the machine is now
         scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)
@@ -212,10 +216,10 @@ def take_times(
     else:
         history = watch.keep()
         usual = usual if usual and threads == 1 else history.usual(threads)
-        paced = np.array([[usual.over(at, float(waiting)) for waiting in waits] for at in paces])
+        paced = np.array([[usual.over(at, work) for work in works] for at in paces])
         took = paced * (plain.alone if plain.paused is None else plain.paused)
-        streamed = float(took[:, waits].sum() / took.sum())
-        rounds = state.rounds or told_by(took, history.spread(streamed, threads))
+        parts = [*zip(np.median(took, axis=0).tolist(), works, strict=True), serving(graph, state)]
+        rounds = state.rounds or told_by(took, history.spread(mixed(parts), threads))
     timed = [
         Timed(
             variant,
@@ -230,6 +234,14 @@ def take_times(
         if variant not in {t.variant for t in state.timed}
     ]
     return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=state.pace or usual)
+
+
+def serving(graph: Graph, state: State) -> tuple[float, Work]:
+    """What a request to the whole model takes beside its operators, ms."""
+    assert state.hop
+    hop = state.hop.warm
+    tensors = len(graph.inputs) + len(graph.outputs) - 2
+    return hop.entry_ms + hop.fixed_ms + hop.call_ms + tensors * hop.entry_tensor_ms, Work(calls=1.0)
 
 
 def _median_and_p95(times: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lamella.compare.measures import used_memory_time
+from lamella.compare.measures import plan_slowdown, used_memory_time
 from lamella.compare.rounds import interval
 from lamella.plan.make import make_plan
 from lamella.plan.validation.metrics import difference
 from lamella.platforms import platform
-from lamella.profile.document import Timing, Variant
+from lamella.profile.document import Pace, Timing, Variant
 from lamella.units import MB
 from tests.unit.plan.synthetic import FLOOR_MB, Made, graph_of, profile_of
 
@@ -125,3 +125,22 @@ def test_used_memory_time_counts_weights_on_integers_as_those() -> None:
     integers = msgspec.structs.replace(plan, functions=(function,))
     plain, fewer = (used_memory_time(p, graph, profile, np.array([120.0]))[1] for p in (plan, integers))
     assert plain - fewer == pytest.approx(30 * 0.060)  # of the first unit, for half the time
+
+
+def test_a_plan_takes_as_much_longer_as_its_operators_and_what_serves_it() -> None:
+    units = [Made(weights_mb=1, time_ms=5), Made(weights_mb=1, time_ms=3)]
+    graph = graph_of(units)
+    usual = Pace(4.0, 10.0, 1.0)
+    profile = msgspec.structs.replace(profile_of(graph, units), pace=usual)
+    rules = platform("openfaas")
+    plan = make_plan(graph, profile, rules, "single", given="x")
+    latency, run = plan.predicted.latency_ms, plan.functions[0].run_ms
+    assert 0 < run < latency
+    slow = plan_slowdown(plan, 0.0, Pace(5.0, 99.0, 2.0), graph, profile, rules)
+    assert slow == pytest.approx((1.25 * run + 2 * (latency - run)) / latency)
+    added = latency - run  # by a channel that is emulated
+    slow = plan_slowdown(plan, added, Pace(5.0, 99.0, 2.0), graph, profile, rules)
+    assert slow == pytest.approx((1.25 * run + added) / latency)
+    assert plan_slowdown(plan, 0.0, usual, graph, profile, rules) == 1
+    unpaced = msgspec.structs.replace(profile, pace=None)
+    assert plan_slowdown(plan, 0.0, Pace(5.0, 99.0, 2.0), graph, unpaced, rules) == 1

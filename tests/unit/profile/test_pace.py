@@ -6,17 +6,44 @@ import pytest
 
 from lamella import documents
 from lamella.profile import pace as module
-from lamella.profile.document import Pace
-from lamella.profile.pace import BUCKET_S, MOST_BUCKETS, Bucket, History, Watch, median, waits_for_memory
+from lamella.profile.document import HopCost, HopCosts, Pace, Work
+from lamella.profile.pace import (
+    BUCKET_S,
+    MOST_BUCKETS,
+    Bucket,
+    History,
+    Watch,
+    at_pace,
+    median,
+    mixed,
+    waits_for_memory,
+)
 from lamella.profile.timing import around
 
 
 def test_work_goes_by_the_load_that_is_like_it() -> None:
-    usual, now = Pace(4.0, 10.0), Pace(5.0, 8.0)
-    assert now.over(usual, 0.0) == pytest.approx(1.25)
-    assert now.over(usual, 1.0) == pytest.approx(0.8)
-    assert now.over(usual, 0.5) == pytest.approx((1.25 + 0.8) / 2)
-    assert usual.over(usual, 0.3) == pytest.approx(1.0)
+    usual, now = Pace(4.0, 10.0, 1.0), Pace(5.0, 8.0, 1.5)
+    assert now.over(usual, Work(products=1.0)) == pytest.approx(1.25)
+    assert now.over(usual, Work(streaming=1.0)) == pytest.approx(0.8)
+    assert now.over(usual, Work(calls=1.0)) == pytest.approx(1.5)
+    assert now.over(usual, Work(0.5, 0.5)) == pytest.approx((1.25 + 0.8) / 2)
+    assert now.over(usual, Work(calls=0.2)) == pytest.approx(1.1)  # the rest is as long at any pace
+    assert usual.over(usual, Work(0.3, 0.3, 0.4)) == pytest.approx(1.0)
+
+
+def test_pieces_of_work_count_by_what_they_take() -> None:
+    parts = [(3.0, Work(products=1.0)), (1.0, Work(streaming=1.0)), (4.0, Work())]
+    assert mixed(parts) == pytest.approx((3 / 8, 1 / 8, 0.0))
+
+
+def test_only_serving_in_a_closed_loop_goes_by_calls() -> None:
+    cost = HopCost(entry_ms=0.1, entry_mb_ms=0.2, fixed_ms=0.03, call_ms=0.08, entry_tensor_ms=0.02, deviation_ms=0.2)
+    hop = HopCosts(warm=cost, cold=cost, cold_mb=64, paused=cost)
+    found = at_pace(hop, 2.0, Pace(1.0, 1.0, 1.0))
+    assert (found.cold, found.paused) == (cost, cost)
+    assert (found.warm.entry_ms, found.warm.fixed_ms, found.warm.call_ms) == pytest.approx((0.05, 0.015, 0.04))
+    assert (found.warm.entry_tensor_ms, found.warm.deviation_ms) == pytest.approx((0.01, 0.1))
+    assert found.warm.entry_mb_ms == 0.2  # copies go through memory
 
 
 @pytest.mark.parametrize(
@@ -39,38 +66,42 @@ def test_what_was_seen_is_kept_by_ten_seconds_and_the_usual_pace_is_the_median(
 ) -> None:
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
     now = [0.0]
-    seen = iter([Pace(1.0, 5.0), Pace(3.0, 5.0), Pace(2.0, 5.0), Pace(4.0, 5.0), Pace(6.0, 5.0)])
+    seen = iter(
+        [Pace(1.0, 5.0, 1.0), Pace(3.0, 5.0, 1.0), Pace(2.0, 5.0, 1.0), Pace(4.0, 5.0, 1.0), Pace(6.0, 5.0, 1.0)]
+    )
     monkeypatch.setattr(module, "pace", lambda threads: next(seen))
     monkeypatch.setattr("time.time", lambda: now[0])
     first = Watch()
     for at in (0.0, 0.4 * BUCKET_S, 0.9 * BUCKET_S):  # one bucket, of which the median is 2
         now[0] = at
         first.look()
-    assert first.keep().usual() == Pace(2.0, 5.0)
+    assert first.keep().usual() == Pace(2.0, 5.0, 1.0)
     second = Watch()
     for at in (1.5 * BUCKET_S, 2.5 * BUCKET_S):
         now[0] = at
         second.look()
     history = second.keep()
     assert [b.pace.products_ms for b in history.buckets] == [2.0, 4.0, 6.0]
-    assert history.usual() == Pace(4.0, 5.0)
-    assert history.spread(0.0) == pytest.approx(((0.5**2 + 0.5**2) / 3) ** 0.5)
-    assert history.spread(1.0) == 0.0
+    assert history.usual() == Pace(4.0, 5.0, 1.0)
+    assert history.spread(Work(products=1.0)) == pytest.approx(((0.5**2 + 0.5**2) / 3) ** 0.5)
+    assert history.spread(Work(streaming=1.0)) == 0.0
 
 
 def test_threads_have_a_pace_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
-    monkeypatch.setattr(module, "pace", lambda threads: Pace(float(threads), 1.0))
+    monkeypatch.setattr(module, "pace", lambda threads: Pace(float(threads), 1.0, 1.0))
     for threads in (1, 2):
         watch = Watch(threads)
         watch.look()
         history = watch.keep()
-    assert (history.usual(), history.usual(2)) == (Pace(1.0, 1.0), Pace(2.0, 1.0))
+    assert (history.usual(), history.usual(2)) == (Pace(1.0, 1.0, 1.0), Pace(2.0, 1.0, 1.0))
 
 
 def test_a_history_does_not_grow_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAMELLA_CACHE", str(tmp_path))
-    documents.write(module._path(), History(buckets=tuple(Bucket(at, Pace(1.0, 1.0)) for at in range(MOST_BUCKETS))))
+    documents.write(
+        module._path(), History(buckets=tuple(Bucket(at, Pace(1.0, 1.0, 1.0)) for at in range(MOST_BUCKETS)))
+    )
     watch = Watch()
     watch.look()
     kept = watch.keep().buckets
@@ -92,6 +123,11 @@ def test_a_history_that_cannot_be_used_loses_nothing(tmp_path: Path, monkeypatch
 
 
 def test_one_look_is_told_by_those_around_it() -> None:
-    looks = [(0.0, Pace(1.0, 1.0)), (1.0, Pace(9.0, 1.0)), (2.0, Pace(2.0, 1.0)), (100.0, Pace(5.0, 1.0))]
+    looks = [
+        (0.0, Pace(1.0, 1.0, 1.0)),
+        (1.0, Pace(9.0, 1.0, 1.0)),
+        (2.0, Pace(2.0, 1.0, 1.0)),
+        (100.0, Pace(5.0, 1.0, 1.0)),
+    ]
     assert [at.products_ms for at in around(looks)] == [2.0, 2.0, 2.0, 5.0]
-    assert median([Pace(1.0, 4.0), Pace(3.0, 2.0)]) == Pace(2.0, 3.0)
+    assert median([Pace(1.0, 4.0, 1.0), Pace(3.0, 2.0, 1.0)]) == Pace(2.0, 3.0, 1.0)
