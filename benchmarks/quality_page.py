@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import NamedTuple
 
@@ -201,8 +202,8 @@ class _Errors(NamedTuple):
     """Predicted over measured less one."""
 
     latency: float
-    paced: float
-    """Latency at the machine's pace in the rounds."""
+    paced: float | None
+    """Latency at the machine's pace in the rounds, where that is known."""
     memory: float
 
 
@@ -226,8 +227,8 @@ def _predictions(done: Sequence[Case]) -> list[str]:
         f"absolute values, at most {ALLOWED:.0%} is wanted; *bias* is the mean itself. Each deployed plan counts once, "
         "under the first contender that made it; `ort`, which is measured whole when it is planned, does not count.",
         "",
-        "| plans | how many | latency | bias | at worst | at the rounds' pace | bias | memory | bias | at worst |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| plans | count | latency | bias | at worst | memory | bias | at worst | of these | latency | at the pace |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     groups: list[tuple[str, list[_Errors]]] = [("**all**", [e for *_, e in found])]
     groups += [
@@ -238,19 +239,23 @@ def _predictions(done: Sequence[Case]) -> list[str]:
     groups += [(f"`{n}`", [e for name, _, _, e in found if name == n]) for n in CONTENDERS]
     for what, errors in groups:
         if errors:
-            latency, paced, memory = zip(*errors, strict=True)
+            latency, memory = [e.latency for e in errors], [e.memory for e in errors]
+            told = [(e.latency, e.paced) for e in errors if e.paced is not None]
+            raw, paced = [f"{_mean(side):.1%}" for side in zip(*told, strict=True)] if told else ("", "")
             lines.append(
-                f"| {what} | {len(errors)} | {_mean(latency):.1%} | {_signed(latency)} | {_mean(paced):.1%} "
-                f"| {sum(paced) / len(paced):+.1%} | {_mean(memory):.1%} | {_signed(memory)} |"
+                f"| {what} | {len(errors)} | {_mean(latency):.1%} | {_signed(latency)} "
+                f"| {_mean(memory):.1%} | {_signed(memory)} | {len(told)} | {raw} | {paced} |"
             )
     late = [p95_ms(plan.predicted) / plan.latency_ms.p95 - 1 for _, _, plan, _ in found]
     return [
         *lines,
         "",
-        "A shared machine is quicker in some minutes than in others. *At the rounds' pace* is the latency that the "
-        "profile predicts for the pace which known loads (products, and streaming through memory) told of the machine "
-        "in a plan's own turns. Where that is no better than the latency itself, the machine's pace is not what "
-        "predictions are off by. Earlier cases have no such pace, and count as they were measured.",
+        "A shared machine is quicker in some minutes than in others. *At the pace* is the error of the latency that "
+        "the profile predicts for the pace which known loads (products, streaming through memory, short calls) told of "
+        "the machine in a plan's own turns, and beside it the error as it is, of the plans whose turns had such loads: "
+        "earlier cases had none. Where the two are alike, the machine's pace is not what predictions are off by.",
+        "",
+        *_again(done),
         "",
         *_relative(done),
         f"The p95 of all of them: {_mean(late):.1%} off, {_signed(late).replace(' | ', ' on average, ')} at worst.",
@@ -258,6 +263,27 @@ def _predictions(done: Sequence[Case]) -> list[str]:
         f"![Predicted and measured latency]({LATENCY})",
         "",
         f"![Predicted and measured memory of functions]({MEMORY})",
+    ]
+
+
+def _again(done: Sequence[Case]) -> list[str]:
+    """How much the same plan's latency differs from one comparison to another, which no prediction can foresee."""
+    same: dict[object, dict[float, float]] = {}
+    for case, _, plan in _predicted(done):
+        assert case.record
+        what = tuple((f.first, f.last, f.memory_mb, f.cpu, f.predicted_run_ms) for f in plan.functions)
+        same.setdefault((case.record.machine, case.model, case.platform, what), {})[case.factor] = plan.latency_ms.p50
+    apart = [
+        max(one, other) / min(one, other) - 1
+        for found in same.values()
+        for one, other in combinations(found.values(), 2)
+    ]
+    if not apart:
+        return []
+    return [
+        f"The very same plan was measured in two comparisons {len(apart)} times, and took {_mean(apart):.1%} longer in "
+        f"one of them than in the other, {max(apart):.1%} at worst: that much of the errors is the machine's.",
+        "",
     ]
 
 
@@ -280,7 +306,8 @@ def _relative(done: Sequence[Case]) -> list[str]:
 
 def _errors(plan: PlanRecord) -> _Errors:
     error = prediction_error(plan)
-    return _Errors(error.latency, (1 + error.latency) * plan.slowdown - 1, error.memory)
+    paced = (1 + error.latency) * plan.slowdown - 1 if plan.slowdown else None
+    return _Errors(error.latency, paced, error.memory)
 
 
 def _mean(errors: Sequence[float]) -> float:

@@ -31,6 +31,7 @@ from lamella.profile.document import Pace, Profile, Unit, Work
 from lamella.profile.pace import mixed, model_work
 from lamella.runtime.function import LAYOUTS
 from lamella.runtime.instance import ColdStart
+from lamella.runtime.lanes import makespan
 from lamella.units import MB
 
 LEAST_MS = 0.001
@@ -134,14 +135,28 @@ def plan_record(seen: Seen, rounds: Rounds, graph: Graph, profile: Profile, plat
     )
 
 
-def plan_slowdown(plan: Plan, added: float, pace: Pace, graph: Graph, profile: Profile, platform: Platform) -> float:
-    """How much longer the plan takes at that pace than at the profile's; what hops that are emulated take does not."""
+def plan_slowdown(
+    plan: Plan, added: float, pace: Pace, graph: Graph, profile: Profile, platform: Platform
+) -> float | None:
+    """How much longer the plan would take at that pace than at the profile's; none where that has none.
+
+    Args:
+        plan: as it was deployed.
+        added: what emulated hops take in all, which is as long at any pace; ms.
+        pace: of its turns.
+        graph: the model.
+        profile: that the plan was made from.
+        platform: its rules.
+    """
     if not profile.pace:
-        return 1.0
-    runs = sum(max(f.run_ms for f in stage) for stage in plan.by_stage())
+        return None
+    waits = {f.name: wait for f, wait in zip(plan.functions, _waits_ms(plan, platform), strict=True)}
+    stages = zip(plan.by_stage(), plan.at_once or [1] * plan.stages, strict=True)
+    runs = sum(makespan([f.run_ms - waits[f.name] for f in stage], many) for stage, many in stages)
     driver = max(0.0, plan.predicted.latency_ms - added - runs)
-    serving = Work() if platform.paused else Work(calls=1.0)  # as `profile.pace.at_pace`
-    parts = [(runs, model_work(graph, profile)), (driver, serving), (added, Work())]
+    cold = min(1.0, graph.touched_bytes(plan.batch) / MB / profile.hop.cold_mb)
+    serving = Work() if platform.paused else Work(calls=1 - cold)  # as `pace.at_pace` scales it
+    parts = [(runs, model_work(graph, profile, plan.batch)), (driver, serving), (added, Work())]
     return pace.over(profile.pace, mixed(parts))
 
 

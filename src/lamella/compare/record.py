@@ -153,8 +153,8 @@ class PlanRecord(msgspec.Struct, frozen=True, kw_only=True):
     """For each stage how many of its shards were busy at a time."""
     refused: dict[str, str] = msgspec.field(default_factory=dict)
     """Functions that are planned blocked and ran plain, and why."""
-    slowdown: float = 1.0
-    """How much longer the model took in these rounds than at the pace of the profile, as known loads beside tell."""
+    slowdown: float | None = None
+    """How much longer than at the pace of the profile the plan would take in its turns, by known loads beside them."""
 
 
 class Comparison(Document, frozen=True, kw_only=True):

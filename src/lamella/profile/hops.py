@@ -37,6 +37,8 @@ MATRIX_MB = 4
 WEIGHTS = "optimised.bin"
 ROWS = 16
 TURNS = 30
+COLD_TURNS = 60
+"""Where functions read weights: what they take for a hop is the small difference of two times of milliseconds."""
 PER_TURN = 4
 PAUSE_S = 0.025
 """Before a request that comes alone, and before a pass over units that does: as between those of `compare.rounds`."""
@@ -47,7 +49,7 @@ P95 = NormalDist().inv_cdf(0.95)
 
 
 def floor_and_hops(scratch: Path, look: Callable[[], object] = lambda: None) -> tuple[Floor, HopCosts]:
-    """The runtime floor and what serving takes beyond the operators. Takes about five seconds.
+    """The runtime floor and what serving takes beyond the operators. Takes about ten seconds.
 
     Args:
         scratch: a directory to work in; what is made there is removed.
@@ -77,6 +79,7 @@ def _price(
         ROWS,
         tensors=(1, 1, TENSORS),
         pause_s=pause_s,
+        turns=COLD_TURNS if matrices else TURNS,
         undisturbed=not pause_s,
         look=look,
     )
@@ -150,7 +153,7 @@ def in_turns(
         tensors: of each chain's request; one by default.
         channels: of each chain; shared memory by default.
         store: for those on `s3`.
-        undisturbed: the least of a turn, but for its first; else every request is a row.
+        undisturbed: the median of a turn, but for its first; else every request is a row.
         pause_s: before every request.
         look: called before every turn.
     """
@@ -173,7 +176,7 @@ def in_turns(
                 runs = [sum(s.run_ms for s in a.stages) for a in answers]
                 pairs = [(a.latency_ms - run, run) for a, run in zip(answers, runs, strict=True)]
                 # the first one meets the other chain's leavings
-                found.append([np.min(pairs[1:], axis=0).tolist()] if undisturbed else [list(pair) for pair in pairs])
+                found.append([np.median(pairs[1:], axis=0).tolist()] if undisturbed else [list(pair) for pair in pairs])
     shutil.rmtree(directory)
     return [np.concatenate(found[1:]) for found in times]
 

@@ -316,6 +316,7 @@ def _with_precisions(state: State, precisions: Sequence[Precision]) -> State:
 def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) -> Profile:
     assert state.floor
     assert state.hop
+    assert state.calls_ms
     assert state.pace
     by_unit = [
         Unit(

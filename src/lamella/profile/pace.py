@@ -31,7 +31,7 @@ from lamella.documents import Document
 from lamella.errors import ConfigError, StorageError
 from lamella.graph.model import Graph
 from lamella.machine import this_machine
-from lamella.profile.document import HopCost, HopCosts, Pace, Profile, Work
+from lamella.profile.document import HopCosts, Pace, Profile, Work
 from lamella.profile.quiet import quickest, streaming
 
 PACE_VERSION = 2
@@ -39,6 +39,8 @@ PACE_VERSION = 2
 SIDE = 256
 """Of the matrices: 768 KB, within a core's cache; for each thread as many rows."""
 PRODUCTS = 12
+LOOKS = 3
+"""Of which the median is a pace: one alone may be interrupted for longer than it takes."""
 CALLS = 50
 """Messages between two sockets; as many views, copies and reductions of small arrays."""
 BUCKET_S = 10.0
@@ -49,6 +51,8 @@ STREAMED_BYTES = 32 << 20
 LEAST_USE, MOST_USE = 0.25, 4.0
 """Operations per byte of weights of units that wait for memory: a product with one row has half a one. Fewer are those
 of tables, of which rows are read."""
+CALLING = ("entry_ms", "fixed_ms", "call_ms", "entry_tensor_ms", "call_tensor_ms")
+"""Prices of a hop that short calls tell the pace of."""
 RECURRENT = ("LSTM", "GRU", "RNN")
 """These read their weights again at every step."""
 
@@ -74,7 +78,8 @@ class History(Document, frozen=True, kw_only=True):
     def spread(self, work: Work, threads: int = 1) -> float:
         """Relative standard deviation of what work takes."""
         usual = self.usual(threads)
-        return float(np.std([b.pace.over(usual, work) for b in self.buckets if b.threads == threads]))
+        low, high = np.percentile([b.pace.over(usual, work) for b in self.buckets if b.threads == threads], (16, 84))
+        return float(high - low) / 2  # of a normal distribution; some seconds of a build beside it count for nothing
 
 
 def pace(threads: int = 1) -> Pace:
@@ -85,8 +90,18 @@ def pace(threads: int = 1) -> Pace:
 
     Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
     """
-    calls_ms = quickest(calls, 1)  # before the others fill the caches, which is what requests in a row meet
-    return Pace(quickest(products(threads), 1), quickest(streaming, 1), calls_ms)
+    return median([Pace(took(products(threads)), took(streaming), calling_ms()) for _ in range(LOOKS)])
+
+
+def took(work: Callable[[], object]) -> float:
+    """Of one run, ms."""
+    return quickest(work, 1)
+
+
+def calling_ms() -> float:
+    """Of short calls in caches that they have filled, as those of requests in a row."""
+    calls()
+    return took(calls)
 
 
 def median(paces: Sequence[Pace]) -> Pace:
@@ -122,8 +137,8 @@ class Watch:
         with suppress(ConfigError):
             held = documents.read(path, History, made_by="lamella profile MODEL").buckets
         added = (Bucket(at, median(paces), self._threads) for at, paces in new.items())
-        found = {(b.at, b.threads): b for b in (*held, *added)}
-        kept = History(buckets=tuple(found[key] for key in sorted(found))[-MOST_BUCKETS:])
+        found = {(b.at, b.threads): b for b in (*held, *added)}  # what is new comes last, whatever the clock says
+        kept = History(buckets=tuple(found.values())[-MOST_BUCKETS:])
         with suppress(StorageError):
             documents.write(path, kept)
         return kept
@@ -136,10 +151,10 @@ def waits_for_memory(kinds: Iterable[str], flops: int, weight_bytes: int) -> boo
     return any(kind in RECURRENT for kind in kinds) or LEAST_USE <= flops / weight_bytes <= MOST_USE
 
 
-def unit_work(graph: Graph, first: int, last: int) -> Work:
-    """Of operators `first` to `last - 1`: reading their weights, or products."""
+def unit_work(graph: Graph, first: int, last: int, batch: int) -> Work:
+    """Of operators `first` to `last - 1` on a batch: reading their weights, or products."""
     operators = graph.operators[first:last]
-    kinds, flops = {op.kind for op in operators}, sum(op.flops for op in operators)
+    kinds, flops = {op.kind for op in operators}, batch * sum(op.flops for op in operators)
     waits = waits_for_memory(kinds, flops, graph.weight_bytes(first, last))
     return Work(streaming=1.0) if waits else Work(products=1.0)
 
@@ -150,16 +165,17 @@ def mixed(parts: Iterable[tuple[float, Work]]) -> Work:
     return Work(*(np.array(times) @ np.array(works) / sum(times)).tolist())
 
 
-def model_work(graph: Graph, profile: Profile) -> Work:
-    """Of a model's operators."""
-    return mixed((u.times[0].median_ms, unit_work(graph, u.first, u.last)) for u in profile.units)
+def model_work(graph: Graph, profile: Profile, batch: int) -> Work:
+    """Of a model's operators on a batch."""
+    return mixed((u.times[0].median_ms, unit_work(graph, u.first, u.last, batch)) for u in profile.units)
 
 
 def at_pace(hop: HopCosts, calls_ms: float, usual: Pace) -> HopCosts:
     """What serving takes at the machine's usual pace.
 
-    Only what was measured in a closed loop changes: behind a pause, or in caches that others have filled, serving takes
-    the same in any minute (4 and 7 %, over an afternoon) and waits for cores and memory.
+    Only what stays in caches changes: behind a pause, or in caches that others have filled, serving waits for cores and
+    memory, and takes the same in any minute (4 and 7 %, over an afternoon). So do copies, and how far a request spreads
+    that comes behind another function's work.
 
     Args:
         hop: as measured.
@@ -167,9 +183,8 @@ def at_pace(hop: HopCosts, calls_ms: float, usual: Pace) -> HopCosts:
         usual: pace.
     """
     fields, scale = msgspec.structs.asdict(hop.warm), usual.calls_ms / calls_ms
-    copying = fields.pop("entry_mb_ms")
-    warm = HopCost(entry_mb_ms=copying, **{name: ms * scale for name, ms in fields.items()})
-    return msgspec.structs.replace(hop, warm=warm)
+    paced = {name: min(ms * scale, max(ms, getattr(hop.cold, name))) for name, ms in fields.items() if name in CALLING}
+    return msgspec.structs.replace(hop, warm=msgspec.structs.replace(hop.warm, **paced))
 
 
 def _path() -> Path:
@@ -195,7 +210,7 @@ def _small() -> tuple[list[np.ndarray], tuple[socket.socket, socket.socket]]:
 
 
 @cache
-def products(threads: int = 1) -> Callable[[], object]:
+def products(threads: int) -> Callable[[], object]:
     """Runs small products on so many threads."""
     shapes = {"a": (SIDE * threads, SIDE), "b": (SIDE, SIDE), "c": (SIDE * threads, SIDE)}
     ends = [helper.make_tensor_value_info(n, TensorProto.FLOAT, shape) for n, shape in shapes.items()]

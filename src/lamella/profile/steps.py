@@ -37,10 +37,10 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.pace import Watch, calls, mixed, unit_work
+from lamella.profile.pace import Watch, calling_ms, mixed, unit_work
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
-from lamella.profile.quiet import RETAKES, Load, quickest, quietly
+from lamella.profile.quiet import RETAKES, Load, quietly
 from lamella.profile.shards import Candidate, measure_shards
 from lamella.profile.timing import Span, border_values, time_units, told_by
 from lamella.runtime.function import Layout
@@ -75,7 +75,7 @@ class State(Document, frozen=True, kw_only=True):
 
     floor: Floor | None = None
     hop: HopCosts | None = None
-    calls_ms: float = 0.0
+    calls_ms: float | None = None
     """What short calls took while `hop` was measured."""
     products: dict[str, tuple[ProductSize, ...]] = msgspec.field(default_factory=dict)
     """Of each unit that may hold some: those that can run blocked."""
@@ -156,7 +156,7 @@ def take_floor(scratch: Path, state: State, tick: Callable[[float], None]) -> St
     """The runtime without a model, and what a hop takes."""
     looks = list[float]()
     with on_cores(1):
-        floor, hop = floor_and_hops(scratch, lambda: looks.append(quickest(calls, 1)))
+        floor, hop = floor_and_hops(scratch, lambda: looks.append(calling_ms()))
     return msgspec.structs.replace(state, floor=floor, hop=hop, calls_ms=float(np.median(looks)))
 
 
@@ -208,7 +208,7 @@ def take_times(
         )
     plain = results[0]
     known = {t.variant: t for t in state.timed}.get(variants[0])
-    works = [unit_work(graph, *span) for span in units]
+    works = [unit_work(graph, *span, variants[0].batch) for span in units]
     rounds, usual = state.rounds, state.pace
     if known:  # its times tell better than any other load how fast the machine is now
         scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)

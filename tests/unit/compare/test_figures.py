@@ -128,10 +128,12 @@ def test_used_memory_time_counts_weights_on_integers_as_those() -> None:
 
 
 def test_a_plan_takes_as_much_longer_as_its_operators_and_what_serves_it() -> None:
-    units = [Made(weights_mb=1, time_ms=5), Made(weights_mb=1, time_ms=3)]
+    units = (Made(weights_mb=1, time_ms=5), Made(weights_mb=1, time_ms=3))
     graph = graph_of(units)
     usual = Pace(4.0, 10.0, 1.0)
     profile = msgspec.structs.replace(profile_of(graph, units), pace=usual)
+    hop = msgspec.structs.replace(profile.hop, cold_mb=1e9)  # nothing touches so much: serving stays in caches
+    profile = msgspec.structs.replace(profile, hop=hop)
     rules = platform("openfaas")
     plan = make_plan(graph, profile, rules, "single", given="x")
     latency, run = plan.predicted.latency_ms, plan.functions[0].run_ms
@@ -143,4 +145,27 @@ def test_a_plan_takes_as_much_longer_as_its_operators_and_what_serves_it() -> No
     assert slow == pytest.approx((1.25 * run + added) / latency)
     assert plan_slowdown(plan, 0.0, usual, graph, profile, rules) == 1
     unpaced = msgspec.structs.replace(profile, pace=None)
-    assert plan_slowdown(plan, 0.0, Pace(5.0, 99.0, 2.0), graph, unpaced, rules) == 1
+    assert plan_slowdown(plan, 0.0, Pace(5.0, 99.0, 2.0), graph, unpaced, rules) is None
+
+
+def test_shards_side_by_side_count_as_long_as_the_last_and_a_wait_for_a_channel_at_no_pace() -> None:
+    units = (Made(weights_mb=1, time_ms=5), Made(weights_mb=1, time_ms=3))
+    graph = graph_of(units)
+    usual = Pace(4.0, 10.0, 1.0)
+    profile = msgspec.structs.replace(profile_of(graph, units), pace=usual)
+    rules = platform("aws-lambda-2021")
+    plan = make_plan(graph, profile, rules, "uniform-2", given="x")
+    added = sum(rules.through(h.channel).hop_ms(h.encoded_bytes) for h in plan.hops)
+    waits = added if rules.through(plan.hops[0].channel).hop.billed else 0.0
+    assert waits > 0  # half of it at either side of the hop, billed
+    runs = sum(f.run_ms for f in plan.functions) - waits
+    slow = plan_slowdown(plan, added, Pace(8.0, 10.0, 1.0), graph, profile, rules)
+    assert slow == pytest.approx((plan.predicted.latency_ms + runs) / plan.predicted.latency_ms)
+    together = msgspec.structs.replace(
+        plan, functions=tuple(msgspec.structs.replace(f, stage=0) for f in plan.functions), hops=()
+    )
+    for many, held in ((1, sum), (2, max)):
+        at_once = msgspec.structs.replace(together, at_once=(many,))
+        slow = plan_slowdown(at_once, 0.0, Pace(8.0, 10.0, 1.0), graph, profile, rules)
+        assert slow is not None
+        assert slow - 1 == pytest.approx(held(f.run_ms for f in plan.functions) / plan.predicted.latency_ms, rel=0.02)

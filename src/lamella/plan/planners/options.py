@@ -14,11 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lamella.errors import ConfigError
+from lamella.errors import ModelError
 from lamella.plan.choice import Choice, Join
 from lamella.plan.planners.route import Law
 from lamella.plan.planners.search import Step
 from lamella.plan.planners.sold import Sold
+from lamella.plan.planners.verdicts import MOST_EXACT, exact_rows, refuse_too_many
 from lamella.plan.pricing.arrivals import cold_share
 from lamella.plan.pricing.batching import runs_per_s
 from lamella.plan.pricing.cold import Started, start_usd, starts_usd
@@ -30,8 +31,6 @@ from lamella.plan.pricing.spread import stretch, variance_ms2
 from lamella.plan.request import Request
 from lamella.units import MB
 
-MOST_SLICES = 4_000_000
-"""Of which a gigabyte is enough to hold what they take."""
 MOST_CELLS = 40_000_000
 """Of slices between states: five gigabytes."""
 
@@ -108,12 +107,12 @@ class Options:
             request: whether there may be shards, and how many stages.
 
         Raises:
-            ConfigError: so many units that the search would take gigabytes.
+            ModelError: so many units that the search would take gigabytes.
         """
         self.model, self.request, self.law = model, request, Law.at(request.percentile)
         self.stretch = stretch(model, request.percentile)
         """Of means, for what all functions of a request share: it adds as they do."""
-        _refuse_too_many(model)
+        refuse_too_many(model, exact_rows(model), "slices with their layouts", MOST_EXACT)
         self.sold = Sold(model)
         self.cold_share = cold_share(model.platform, runs_per_s(model.batch, request))
         self.starts_billed = bool(self.cold_share) and model.platform.billing.init_billed.value
@@ -161,7 +160,7 @@ class Options:
         ends, many_ends = self._at_units(lambda state: state.join is None)
         count = many_begins[table.first] * many_ends[table.last] * len(self.sold.by_share)
         if count.sum() > MOST_CELLS:
-            raise ConfigError(
+            raise ModelError(
                 f"{self.model.graph.name} has {count.sum() / 1e6:.0f} million slices with their layouts, codecs and "
                 f"channels: more than the {MOST_CELLS / 1e6:g} million that all choices at once are searched for",
                 try_="--no-codecs, or --planner uniform-8",
@@ -280,14 +279,3 @@ class Options:
             imports_ms = self.model.profile.floor.start_ms
             usd += start_usd(self.model.platform, Started(alone.memory_mb, alone.vcpu, imports_ms, 0.0, 0.0))
         return self.cold_share * usd
-
-
-def _refuse_too_many(model: SliceModel) -> None:
-    """More slices than memory is for."""
-    rows = model.units * (model.units + 1) // 2 * len(model.layouts)
-    if rows > MOST_SLICES:
-        raise ConfigError(
-            f"{model.graph.name} has {model.units} units, which are {rows / 1e6:.1f} million slices with their "
-            f"layouts: more than the {MOST_SLICES / 1e6:g} million that all choices at once are searched for",
-            try_="--planner uniform-8, or single",
-        )

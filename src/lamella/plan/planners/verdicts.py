@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 
-from lamella.errors import ConfigError, InfeasiblePlan
+from lamella.errors import InfeasiblePlan, ModelError
 from lamella.plan.planners.planner import Candidate
 from lamella.plan.planners.search import NEAR, cheapest
 from lamella.plan.pricing.predict import SliceModel
@@ -23,6 +23,8 @@ WORTH = 0.10
 """Without an SLO a division has to save this share of the single function's cost: less is within prediction's error."""
 
 
+MOST_EXACT = 4_000_000
+"""Slices of `exact`, which holds them in arrays: a gigabyte is enough."""
 MOST_LOOKS = 500_000
 """Slices, times the sizes tried, of a planner that holds each as an object: gigabytes and minutes."""
 
@@ -31,14 +33,19 @@ def refuse_too_many(model: SliceModel, looks: int, what: str = "slices", most: i
     """Where a planner would look at more than memory and patience are for.
 
     Raises:
-        ConfigError: says how many, and what divides such models all the same.
+        ModelError: says how many, and what divides such models all the same.
     """
     if looks > most:
-        raise ConfigError(
-            f"{model.graph.name} has {model.units} units, which are {looks / 1e6:.1f} million {what} to look at: "
-            f"more than the {most / 1e6:g} million that this planner is for",
-            try_="--planner exact, uniform-8 or single",
+        raise ModelError(
+            f"{model.graph.name} has {model.units} units, which are {looks:,} {what} to look at: "
+            f"more than the {most:,} that this planner is for",
+            try_="--planner uniform-8 or single" + (", or exact" if exact_rows(model) <= MOST_EXACT else ""),
         )
+
+
+def exact_rows(model: SliceModel) -> int:
+    """Slices with their layouts, which all choices at once are searched for."""
+    return model.units * (model.units + 1) // 2 * len(model.layouts)
 
 
 def band(request: Request) -> float:

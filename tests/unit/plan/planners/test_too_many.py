@@ -2,7 +2,7 @@
 
 import pytest
 
-from lamella.errors import ConfigError
+from lamella.errors import ModelError
 from lamella.plan.planners.gillis import Gillis
 from lamella.plan.planners.greedy import LatencyGreedy
 from lamella.plan.planners.mopar import Mopar
@@ -17,6 +17,7 @@ def test_too_many_units_are_refused_with_what_divides_them(planner: Planner) -> 
     units = 1100
     assert units * (units + 1) // 2 > MOST_LOOKS
     model = model_of((Made(),) * units)
-    with pytest.raises(ConfigError, match=r"has 1100 units, which are .* million .* to look at") as refused:
+    with pytest.raises(ModelError, match=r"has 1100 units, which are .*,.* to look at") as refused:
         planner.decide(model, Request(similarity=False))
     assert "uniform-8" in str(refused.value.try_)
+    assert "exact" in str(refused.value.try_)  # which takes as many
