@@ -1,7 +1,8 @@
 """How a machine's speed drifts, and which known load sees it: `python -m benchmarks.drift`.
 
-Runs a model whole, on one thread, in turns with three known loads: a loop in a core's cache, products of 256 x 256
-matrices, and streaming through memory. Printed is how much the medians of windows of some seconds differ from each
+Runs a model whole, on one thread, in turns with four known loads: a loop in a core's cache, products of 256 x 256
+matrices, streaming through memory, and short calls. `serving` in place of a model is a request of 27 tensors to a
+function that does next to nothing. Printed is how much the medians of windows of some seconds differ from each
 other, of the model, of each load, and of the model over each load: where the last is small, that load tells how fast
 the machine is for this model. Let the machine do nothing else meanwhile.
 """
@@ -10,22 +11,40 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 
 from lamella.graph.extract import Extractor
 from lamella.graph.load import import_model
 from lamella.graph.requests import request
-from lamella.machine import this_machine
-from lamella.profile.pace import products
+from lamella.machine import on_cores, this_machine
+from lamella.profile.hops import PER_TURN, ROWS, serving, small_request
+from lamella.profile.pace import calls, products
 from lamella.profile.quiet import streaming
 from lamella.runtime.function import open_session
 from lamella.scratch import scratch
 
 WINDOWS_S = (1.0, 5.0, 10.0, 60.0)
-LOADS = ("core", "products", "streaming")
+LOADS = ("core", "products", "streaming", "calls")
+SERVING = "serving"
+TENSORS = 27
+
+
+@contextmanager
+def work(name: str) -> Iterator[Callable[[], object]]:
+    """Runs a model of the zoo whole, or a request to next to nothing."""
+    if name != SERVING:
+        yield model_run(name)
+        return
+    with tempfile.TemporaryDirectory() as space, on_cores(1):
+        request = small_request(ROWS, TENSORS)
+        with serving(Path(space), [0], request) as chain:
+            yield lambda: [chain.infer(request) for _ in range(PER_TURN)]
 
 
 def model_run(name: str) -> Callable[[], object]:
@@ -47,11 +66,11 @@ def taken_ms(work: Callable[[], object]) -> float:
 
 
 def sample(run: Callable[[], object], seconds: float) -> tuple[np.ndarray, np.ndarray]:
-    """When, s [n], and what the model and each load took, ms [n, 4], the loads on average of before and behind it."""
+    """When, s [n], and what the model and each load took, ms [n, 5], the loads on average of before and behind it."""
     core = np.full(1 << 15, 0.5, np.float32)
-    loads = (lambda: [np.sqrt(core, out=core) for _ in range(400)], products(), streaming)
-    for work in (run, *loads):
-        work()
+    loads = (lambda: [np.sqrt(core, out=core) for _ in range(400)], products(1), streaming, lambda: [calls(), calls()])
+    for warm in (run, *loads):
+        warm()
     at, rows, begun = list[float](), list[list[float]](), time.monotonic()
     while time.monotonic() - begun < seconds:
         before = [taken_ms(load) for load in loads]
@@ -80,7 +99,8 @@ def main() -> None:
     print(f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}, {machine.cpu}, {machine.cores} cores")
     print(" | ".join(["model", "window s", "model", *LOADS, *(f"over {load}" for load in LOADS)]))
     for name in asked.models.split(","):
-        at, rows = sample(model_run(name), asked.seconds)
+        with work(name) as run:
+            at, rows = sample(run, asked.seconds)
         for window_s in WINDOWS_S:
             print(" | ".join([name, f"{window_s:g}", *(f"{s:.1%}" for s in spreads(at, rows, window_s))]))
 

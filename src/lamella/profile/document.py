@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -274,9 +275,18 @@ class Rounds(msgspec.Struct, frozen=True):
     common: float
     """Standard deviation that all units of a round share: neighbours and clocks change by the second, so that a slow
     round is slow from its first unit to its last."""
-    drift: float
-    """Standard deviation of what requests take at any other time over what the rounds say: their median's own error,
-    and the machine's pace, which changes by the minute."""
+    error: float
+    """Standard error of their median."""
+
+    def drift(self, spread: float) -> float:
+        """Standard deviation of what requests take at any other time over what the rounds say.
+
+        The median's own error, and the machine's pace, which changes by the minute.
+
+        Args:
+            spread: standard deviation of that pace, from some ten seconds to any others.
+        """
+        return math.hypot(self.error, max(self.error, spread))
 
 
 EXTREMES = 4.0
@@ -298,12 +308,12 @@ class Noise(msgspec.Struct, frozen=True):
     drift: float = 0.0
 
     @classmethod
-    def of(cls, loads: Sequence[Load], rounds: Rounds | None = None) -> Noise:
+    def of(cls, loads: Sequence[Load], rounds: Rounds | None = None, spread: float = 0.0) -> Noise:
         """What it comes to; where no rounds were run, what is common follows from the load itself."""
         core, memory = zip(*loads, strict=True)
         worst = max(core) / min(core)
-        rounds = rounds or Rounds(common=(worst - 1) / EXTREMES, drift=0.0)
-        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), rounds.common, rounds.drift)
+        common, drift = (rounds.common, rounds.drift(spread)) if rounds else ((worst - 1) / EXTREMES, 0.0)
+        return cls(loads[0], loads[-1], worst, max(memory) / min(memory), common, drift)
 
 
 class PredictedBy(msgspec.Struct, frozen=True):

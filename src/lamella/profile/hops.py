@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import NormalDist
 
@@ -116,7 +116,7 @@ def _floor_and_entry(directory: Path) -> tuple[Floor, float]:
     """The floor, and what a request takes per MB that is copied in and out, ms."""
     narrow, wide = ROWS, 64 * ROWS
     beyond = [float(np.median(in_turns(directory, [[0]], rows)[0][:, 0])) for rows in (narrow, wide)]
-    chain = _functions(directory, [0], narrow, _request(narrow, 1))
+    chain = _functions(directory, [0], small_request(narrow, 1))
     with Chain(chain, ["x1"], {chain[0][0].name: Size(None, 1.0)}, limiter=Unlimited("profiling")) as served:
         cold: ColdStart = next(iter(served.start().values()))
         report = next(iter(served.instances.values())).report()
@@ -158,17 +158,20 @@ def in_turns(
         look: called before every turn.
     """
     times: list[list[list[list[float]]]] = [[] for _ in chains]
-    requests = [_request(rows, tensors[number] if tensors else 1) for number in range(len(chains))]
+    requests = [small_request(rows, tensors[number] if tensors else 1) for number in range(len(chains))]
     with ExitStack() as stack:
-        served = []
-        for number, works in enumerate(chains):
-            functions = _functions(directory / str(number), works, rows, requests[number])
-            sizes = {f.name: Size(None, 1.0) for f, _ in functions}
-            channel = channels[number] if channels else "shared-memory"
-            limiter = Unlimited("profiling")
-            chain = Chain(functions, [f"x{len(works)}"], sizes, limiter=limiter, channel=channel, store=store)
-            served.append(stack.enter_context(chain))
-            chain.start()
+        served = [
+            stack.enter_context(
+                serving(
+                    directory / str(number),
+                    works,
+                    requests[number],
+                    channel=channels[number] if channels else "shared-memory",
+                    store=store,
+                )
+            )
+            for number, works in enumerate(chains)
+        ]
         for _ in range(turns + 1):
             look()
             for found, chain, request in zip(times, served, requests, strict=True):
@@ -181,7 +184,33 @@ def in_turns(
     return [np.concatenate(found[1:]) for found in times]
 
 
-def _request(rows: int, tensors: int) -> dict[str, np.ndarray]:
+@contextmanager
+def serving(
+    directory: Path,
+    works: Sequence[int],
+    request: dict[str, np.ndarray],
+    *,
+    channel: Channel = "shared-memory",
+    store: Store | None = None,
+) -> Iterator[Chain]:
+    """A chain made for it, started, each of its stages with so many matrices.
+
+    Args:
+        directory: to work in.
+        works: matrices of each stage.
+        request: what it will be asked, as of `small_request`.
+        channel: of its hops.
+        store: for `s3`.
+    """
+    functions = _functions(directory, works, request)
+    sizes = {f.name: Size(None, 1.0) for f, _ in functions}
+    limiter = Unlimited("profiling")
+    with Chain(functions, [f"x{len(works)}"], sizes, limiter=limiter, channel=channel, store=store) as chain:
+        chain.start()
+        yield chain
+
+
+def small_request(rows: int, tensors: int) -> dict[str, np.ndarray]:
     """What the first function works on, and small tensors beside it that nobody reads."""
     return {
         "x0": np.ones((rows, WIDTH), np.float32),
@@ -194,10 +223,9 @@ def _answer(chain: Chain, request: dict[str, np.ndarray], pause_s: float) -> Ans
     return chain.infer(request)
 
 
-def _functions(
-    directory: Path, works: Sequence[int], rows: int, request: dict[str, np.ndarray]
-) -> list[tuple[Function, Path]]:
+def _functions(directory: Path, works: Sequence[int], request: dict[str, np.ndarray]) -> list[tuple[Function, Path]]:
     """A function per stage: products with 4 MB matrices, or one Relu."""
+    rows = len(request["x0"])
     functions = []
     for k, matrices in enumerate(works):
         folder = directory / f"stage-{k}"

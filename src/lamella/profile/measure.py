@@ -33,7 +33,6 @@ from lamella.limits.owner import mark
 from lamella.machine import this_machine
 from lamella.profile.document import (
     CutProfile,
-    Noise,
     Profile,
     Saving,
     Timing,
@@ -42,7 +41,7 @@ from lamella.profile.document import (
     Variant,
 )
 from lamella.profile.layouts import may_block
-from lamella.profile.pace import at_pace
+from lamella.profile.pace import History, known
 from lamella.profile.probes import COPIES_MB
 from lamella.profile.products import ProductShape, Timer, product_times, unknown
 from lamella.profile.shards import PACKED, SHARDS_VERSION, candidates, signature
@@ -64,6 +63,7 @@ from lamella.profile.steps import (
     take_times,
 )
 from lamella.profile.timing import Span
+from lamella.profile.usual import at_usual, noise, usual_pace
 from lamella.runtime.function import LOSSLESS, Layout
 
 PROFILE_VERSION = "29"
@@ -169,7 +169,7 @@ def measure(
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     progress(1.0, "done")
-    return _assemble(graph, units, cuts, _with_precisions(state, precisions))
+    return _assemble(graph, units, cuts, _with_precisions(state, precisions), known())
 
 
 def _between(progress: Progress, begun: float, end: float) -> Progress:
@@ -313,11 +313,11 @@ def _with_precisions(state: State, precisions: Sequence[Precision]) -> State:
     )
 
 
-def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) -> Profile:
+def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], measured: State, history: History) -> Profile:
+    """What was measured, as it is at the machine's usual pace."""
+    state = at_usual(graph, units, measured, history)
     assert state.floor
     assert state.hop
-    assert state.calls_ms
-    assert state.pace
     by_unit = [
         Unit(
             first=first,
@@ -350,12 +350,12 @@ def _assemble(graph: Graph, units: list[Span], cuts: list[Cut], state: State) ->
         model_hash=graph.hash,
         machine=this_machine(),
         floor=state.floor,
-        hop=at_pace(state.hop, state.calls_ms, state.pace),
-        noise=Noise.of(state.loads, state.rounds),
+        hop=state.hop,
+        noise=noise(graph, units, state, history),
         units=tuple(by_unit),
         cuts=tuple(by_cut),
         shards=tuple(s for key, found in state.shards.items() if key.startswith(f"{SHARDS_VERSION}-") for s in found),
-        pace=state.pace,
+        pace=usual_pace(measured, history),
     )
 
 

@@ -71,13 +71,16 @@ class History(Document, frozen=True, kw_only=True):
 
     buckets: tuple[Bucket, ...] = ()
 
-    def usual(self, threads: int = 1) -> Pace:
-        """The median; of at least one bucket."""
-        return median([b.pace for b in self.buckets if b.threads == threads])
+    def usual(self, threads: int = 1) -> Pace | None:
+        """The median; none where nothing is known."""
+        paces = [b.pace for b in self.buckets if b.threads == threads]
+        return median(paces) if paces else None
 
     def spread(self, work: Work, threads: int = 1) -> float:
         """Relative standard deviation of what work takes."""
         usual = self.usual(threads)
+        if not usual:
+            return 0.0
         low, high = np.percentile([b.pace.over(usual, work) for b in self.buckets if b.threads == threads], (16, 84))
         return float(high - low) / 2  # of a normal distribution; some seconds of a build beside it count for nothing
 
@@ -124,7 +127,7 @@ class Watch:
         return now
 
     def keep(self) -> History:
-        """Add what was seen to the machine's history; the history, with at least what was seen.
+        """Add what was seen to the machine's history; the history.
 
         One that cannot be read begins anew, and one that cannot be written is left as it is: it is no reason to lose
         minutes of measuring.
@@ -132,16 +135,19 @@ class Watch:
         new: dict[int, list[Pace]] = {}
         for at, one in self._seen:
             new.setdefault(int(at // BUCKET_S), []).append(one)
-        path = _path()
-        held: tuple[Bucket, ...] = ()
-        with suppress(ConfigError):
-            held = documents.read(path, History, made_by="lamella profile MODEL").buckets
         added = (Bucket(at, median(paces), self._threads) for at, paces in new.items())
-        found = {(b.at, b.threads): b for b in (*held, *added)}  # what is new comes last, whatever the clock says
+        found = {(b.at, b.threads): b for b in (*known().buckets, *added)}  # what is new comes last, whatever the clock
         kept = History(buckets=tuple(found.values())[-MOST_BUCKETS:])
         with suppress(StorageError):
-            documents.write(path, kept)
+            documents.write(_path(), kept)
         return kept
+
+
+def known() -> History:
+    """The machine's history; empty where there is none, or it cannot be read."""
+    with suppress(ConfigError):
+        return documents.read(_path(), History, made_by="lamella profile MODEL")
+    return History()
 
 
 def waits_for_memory(kinds: Iterable[str], flops: int, weight_bytes: int) -> bool:

@@ -33,11 +33,10 @@ from lamella.profile.document import (
     ShardProfile,
     UnitMemory,
     Variant,
-    Work,
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.pace import Watch, calling_ms, mixed, unit_work
+from lamella.profile.pace import Watch, calling_ms, median, unit_work
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
@@ -56,6 +55,8 @@ class Timed(msgspec.Struct, frozen=True):
     """A variant's results, one entry per unit or cut."""
 
     variant: Variant
+    pace: Pace
+    """That times are at: the median of the rounds'."""
     median_ms: tuple[float, ...]
     p95_ms: tuple[float, ...]
     saving_ms: tuple[float, ...]
@@ -82,8 +83,6 @@ class State(Document, frozen=True, kw_only=True):
     timed: tuple[Timed, ...] = ()
     rounds: Rounds | None = None
     """Of the first variant, plain."""
-    pace: Pace | None = None
-    """What times on one thread are scaled to."""
     memory: dict[str, tuple[UnitMemory, ...]] = msgspec.field(default_factory=dict)
     lives: dict[str, tuple[BatchLive, ...]] = msgspec.field(default_factory=dict)
     quotas: dict[str, tuple[QuotaTime, ...]] = msgspec.field(default_factory=dict)
@@ -209,20 +208,18 @@ def take_times(
     plain = results[0]
     known = {t.variant: t for t in state.timed}.get(variants[0])
     works = [unit_work(graph, *span, variants[0].batch) for span in units]
-    rounds, usual = state.rounds, state.pace
+    rounds, pace = state.rounds, known.pace if known else median(paces)
+    watch.keep()
     if known:  # its times tell better than any other load how fast the machine is now
         scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)
         paced = np.ones((len(plain.alone), 1)) * scales
     else:
-        history = watch.keep()
-        usual = usual if usual and threads == 1 else history.usual(threads)
-        paced = np.array([[usual.over(at, work) for work in works] for at in paces])
-        took = paced * (plain.alone if plain.paused is None else plain.paused)
-        parts = [*zip(np.median(took, axis=0).tolist(), works, strict=True), serving(graph, state)]
-        rounds = state.rounds or told_by(took, history.spread(mixed(parts), threads))
+        paced = np.array([[pace.over(at, work) for work in works] for at in paces])
+        rounds = rounds or told_by(paced * (plain.alone if plain.paused is None else plain.paused))
     timed = [
         Timed(
             variant,
+            pace,
             *_median_and_p95(times.alone * paced),
             tuple(np.median(times.savings * paced[:, :-1], axis=0).tolist()),
             tuple(np.median(times.cpu * paced, axis=0).tolist()),
@@ -233,15 +230,7 @@ def take_times(
         for variant, times in zip(variants, results, strict=True)
         if variant not in {t.variant for t in state.timed}
     ]
-    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds, pace=state.pace or usual)
-
-
-def serving(graph: Graph, state: State) -> tuple[float, Work]:
-    """What a request to the whole model takes beside its operators, ms."""
-    assert state.hop
-    hop = state.hop.warm
-    tensors = len(graph.inputs) + len(graph.outputs) - 2
-    return hop.entry_ms + hop.fixed_ms + hop.call_ms + tensors * hop.entry_tensor_ms, Work(calls=1.0)
+    return msgspec.structs.replace(state, timed=(*state.timed, *timed), rounds=rounds)
 
 
 def _median_and_p95(times: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -292,21 +292,19 @@ def standard_error(rounds: Sequence[float] | np.ndarray) -> float:
     return float(np.std(medians, ddof=1) / np.sqrt(BLOCKS) / np.mean(medians))
 
 
-def told_by(times: np.ndarray, spread: float) -> Rounds:
+def told_by(times: np.ndarray) -> Rounds:
     """What rounds tell of the machine.
 
     Their error is never below what they end at: they end when an estimate of four blocks happens to be.
 
     Args:
         times: [rounds, units], at one pace.
-        spread: relative standard deviation of the machine's pace, from some ten seconds to any others.
     """
     rounds = times.sum(axis=1)
     error = standard_error(rounds)
     if math.isinf(error):  # few and long, so that each is as good as a block
         error = MEDIAN * float(rounds.std() / (math.sqrt(len(rounds)) * rounds.mean()))
-    error = max(error, SETTLED)
-    return Rounds(common_deviation(times), math.hypot(error, max(error, spread)))
+    return Rounds(common_deviation(times), max(error, SETTLED))
 
 
 def common_deviation(alone: np.ndarray) -> float:

@@ -24,7 +24,7 @@ from lamella.profile.document import Variant
 from lamella.profile.hops import P95
 
 PREDICTION_ERROR = 0.04
-"""Of the mean latency of plans, as measured (docs/benchmarks-quality.md)."""
+"""Of the mean latency of plans, beside what the machine drifts: of 41 plans of a calm day (decision 21)."""
 
 
 def variances(model: SliceModel, variant: Variant) -> np.ndarray:
