@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,12 @@ def compare(
     asked: Planning,
     planners: Annotated[str, Parameter(help="Comma-separated.")] = ",".join(DEFAULT_PLANNERS),
     requests: Annotated[int, Parameter(help="Requests per plan.")] = 40,
+    over_s: Annotated[
+        float,
+        Parameter(
+            help="Spread rounds over so many seconds at least: a shared machine changes its speed by the second."
+        ),
+    ] = 0.0,
     inputs: Annotated[Path | None, Parameter(help="Real requests, .npz; random ones by default.")] = None,
     output: Output = None,
     report: Annotated[Path | None, Parameter(help="Where to write a page to read, .html.")] = None,
@@ -31,6 +38,8 @@ def compare(
 ) -> None:
     """Deploy each planner's plan under enforced limits, send interleaved requests, and print what they really cost."""
     positive(requests=requests)
+    if not 0 <= over_s < math.inf:
+        raise ConfigError(f"--over-s is {over_s}, it must be a number of seconds, 0 or more", try_="--over-s 60")
     check_outputs(output, report)
     if asked.max_batch > 1:
         raise ConfigError("--max-batch: compared plans take the same requests", try_="--batch 8")
@@ -42,6 +51,7 @@ def compare(
         planners=names,
         request=asked.request(graph),
         requests=requests,
+        over_s=over_s,
         inputs=load_inputs(inputs, graph, asked.batch) if inputs else None,
         command=arguments.get(),
     )

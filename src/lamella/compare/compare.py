@@ -48,6 +48,8 @@ class Settings:
     """Made already, by planner; the others' are made here."""
     requests: int = 40
     """Per plan, in rounds of four."""
+    over_s: float = 0.0
+    """Rounds begin evenly over so many seconds at least."""
     inputs: Sequence[Mapping[str, np.ndarray]] | None = None
     """The user's own requests, used in turn; random ones by default."""
     command: Sequence[str] = ()
@@ -131,6 +133,7 @@ def compare(
             draw,
             rounds=max(1, settings.requests // per_round),
             per_round=per_round,
+            over_s=settings.over_s,
             tick=lambda share: progress(0.7 + 0.3 * share, "interleaved rounds"),
         )
         for name, loss in rounds.lost.items():

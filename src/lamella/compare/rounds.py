@@ -64,6 +64,7 @@ def run_rounds(
     per_round: int,
     tick: Callable[[float], None],
     max_rejected: int | None = None,
+    over_s: float = 0.0,
 ) -> Rounds:
     """Send `per_round` fresh requests to every plan in each of `rounds` rounds.
 
@@ -77,6 +78,9 @@ def run_rounds(
     A noisy round is rejected and run again, at most `max_rejected` times in all (as many as rounds by default); after
     that noisy rounds are kept and counted apart: their figures then carry the noise, and say so.
 
+    Rounds begin evenly over `over_s` at least: a core that is shared with somebody else takes 1.65 times as long for
+    some seconds and not for others, and all rounds of a plan of a millisecond are over in ten of them.
+
     A plan that fails to answer is stopped and lost; the others go on.
     """
     limit = rounds if max_rejected is None else max_rejected
@@ -88,7 +92,9 @@ def run_rounds(
     lost: dict[str, LamellaError] = {}
     watch = Watch()
     paces: dict[str, list[Pace]] = {name: [] for name in deployments}
+    begun = time.monotonic()
     while kept < rounds and order:
+        time.sleep(max(0.0, begun + over_s * kept / rounds - time.monotonic()))
         drawn: dict[str, list[Sample]] = {}
         at: dict[str, list[Pace]] = {}
         before = known_load()

@@ -210,5 +210,5 @@ def disk_error(error: OSError, path: Path, bytes_written: int = 0) -> StorageErr
     return StorageError(
         f"cannot write {path.name}: {error.strerror or error} ({bytes_written >> 20} MB written, {free >> 20} MB free)",
         where=str(path.parent),
-        try_="free some space, or set LAMELLA_CACHE to a directory on a larger disk",
+        try_="lamella clean removes what dead runs left behind; or set LAMELLA_CACHE to a directory on a larger disk",
     )

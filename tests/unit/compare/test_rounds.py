@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -58,6 +60,21 @@ def test_noisy_rounds_that_are_kept_are_not_counted_as_rejected(
     found = run(one, cnn, monkeypatch, [NOISY] * 8, 2)
     assert (found.kept, found.rejected, found.noisy_kept) == (2, 2, 2)
     assert len(found.samples["one"]) == 2
+
+
+def test_rounds_are_spread_over_the_time_that_is_asked_for(one: dict[str, Deployment], cnn: Graph) -> None:
+    rng, ends = np.random.default_rng(0), [time.monotonic()]
+    run_rounds(
+        one,
+        lambda: request(cnn, rng),
+        rounds=3,
+        per_round=1,
+        tick=lambda share: ends.append(time.monotonic()),
+        max_rejected=0,
+        over_s=3.0,
+    )
+    assert ends[-1] - ends[0] >= 2.0  # the last one begins after two thirds
+    assert min(b - a for a, b in pairwise(ends[1:])) > 0.5
 
 
 @pytest.mark.parametrize(("short_ms", "more"), [(1e6, module.SETTLING), (0.0, 0)])
