@@ -4,12 +4,12 @@ A machine that is shared with others changes its speed by a tenth for minutes, m
 comparison can even out: medians of a minute of resnet50 differ by 8 %. They do not over what small products take in the
 same minute (1 %), whatever computes does likewise, and an LSTM with 128 MB of weights goes by what streaming through
 memory takes (`python -m benchmarks.drift`). What serving takes beside the operators, Python and the kernel, changes
-most: by 17 % from five seconds to the next, by 5 over what short calls of numpy and the kernel take. So the three are
+most: by 10 % from five seconds to the next, by 6 over what short calls of numpy and the kernel take. So the three are
 timed beside rounds, every ten seconds of them are kept in the cache, and times are those of the machine's usual pace,
 the median of all that is kept.
 
 Rejected: a loop within a core's cache, which sees a quarter of it; one load for all: products vary by 8 % where an
-LSTM varies by 4; and a loop of interpreted code for calls, which varies by more than they do (24 %).
+LSTM varies by 4; and a loop of interpreted code in place of calls, which varies by more than serving does.
 """
 
 from __future__ import annotations
