@@ -271,7 +271,7 @@ def _again(done: Sequence[Case]) -> list[str]:
     same: dict[object, dict[float, float]] = {}
     for case, _, plan in _predicted(done):
         assert case.record
-        what = tuple((f.first, f.last, f.memory_mb, f.cpu, f.predicted_run_ms) for f in plan.functions)
+        what = tuple((f.first, f.last, f.memory_mb, f.cpu) for f in plan.functions)
         same.setdefault((case.record.machine, case.model, case.platform, what), {})[case.factor] = plan.latency_ms.p50
     apart = [
         max(one, other) / min(one, other) - 1
@@ -281,8 +281,9 @@ def _again(done: Sequence[Case]) -> list[str]:
     if not apart:
         return []
     return [
-        f"The very same plan was measured in two comparisons {len(apart)} times, and took {_mean(apart):.1%} longer in "
-        f"one of them than in the other, {max(apart):.1%} at worst: that much of the errors is the machine's.",
+        f"The same slices at the same sizes were measured in two comparisons {len(apart)} times, and took "
+        f"{_mean(apart):.1%} longer in one of them than in the other, {max(apart):.1%} at worst: so much of the errors "
+        "is the machine's.",
         "",
     ]
 
