@@ -24,7 +24,7 @@ from lamella.graph.load import import_model
 from lamella.graph.requests import request
 from lamella.machine import on_cores, this_machine
 from lamella.profile.hops import PER_TURN, ROWS, serving, small_request
-from lamella.profile.pace import calls, products
+from lamella.profile.pace import calls, products, took_ms
 from lamella.profile.quiet import streaming
 from lamella.runtime.function import open_session
 from lamella.scratch import scratch
@@ -58,13 +58,6 @@ def model_run(name: str) -> Callable[[], object]:
     return lambda: session.run(None, values)
 
 
-def taken_ms(work: Callable[[], object]) -> float:
-    """Of one run."""
-    begun = time.perf_counter()
-    work()
-    return (time.perf_counter() - begun) * 1000
-
-
 def sample(run: Callable[[], object], seconds: float) -> tuple[np.ndarray, np.ndarray]:
     """When, s [n], and what the model and each load took, ms [n, 5], the loads on average of before and behind it."""
     core = np.full(1 << 15, 0.5, np.float32)
@@ -73,9 +66,9 @@ def sample(run: Callable[[], object], seconds: float) -> tuple[np.ndarray, np.nd
         warm()
     at, rows, begun = list[float](), list[list[float]](), time.monotonic()
     while time.monotonic() - begun < seconds:
-        before = [taken_ms(load) for load in loads]
-        took = taken_ms(run)
-        behind = [taken_ms(load) for load in loads]
+        before = [took_ms(load) for load in loads]
+        took = took_ms(run)
+        behind = [took_ms(load) for load in loads]
         at.append(time.monotonic() - begun)
         rows.append([took, *((a + b) / 2 for a, b in zip(before, behind, strict=True))])
     return np.array(at), np.array(rows)

@@ -256,7 +256,6 @@ def _predictions(done: Sequence[Case]) -> list[str]:
         "earlier cases had none. Where the two are alike, the machine's pace is not what predictions are off by.",
         "",
         *_again(done),
-        "",
         *_relative(done),
         f"The p95 of all of them: {_mean(late):.1%} off, {_signed(late).replace(' | ', ' on average, ')} at worst.",
         "",
@@ -307,7 +306,7 @@ def _relative(done: Sequence[Case]) -> list[str]:
 
 def _errors(plan: PlanRecord) -> _Errors:
     error = prediction_error(plan)
-    paced = (1 + error.latency) * plan.slowdown - 1 if plan.slowdown else None
+    paced = (1 + error.latency) * plan.slowdown - 1 if plan.slowdown is not None else None
     return _Errors(error.latency, paced, error.memory)
 
 

@@ -97,6 +97,24 @@ def test_what_is_off_since_the_machine_is_slower_than_it_was_is_told_apart() -> 
     assert not any("than `single` in the same rounds" in line for line in lines([alone]))
 
 
+def test_how_far_two_measurements_of_the_same_slices_differ_is_told() -> None:
+    first = case("vgg19", [plan("exact", [100], 100.0, 1.0)])
+    again = case("vgg19", [plan("exact", [100], 120.0, 1.0)], factor=3.0)
+    other = case("gcn", [plan("exact", [100], 50.0, 1.0)])
+    (said,) = [line for line in lines([first, again, other]) if "in two comparisons" in line]
+    assert "in two comparisons 1 times, and took 20.0% longer in one of them than in the other, 20.0% at worst" in said
+    assert not any("in two comparisons" in line for line in lines([first, other]))
+
+
+def test_errors_at_the_rounds_pace_are_of_the_plans_whose_pace_is_known() -> None:
+    slow = msgspec.structs.replace(ran("exact", [100], 1.0, 105.0), slowdown=1.1)
+    (row,) = [line for line in lines([case("vgg19", [slow, ran("single", [200], 2.0, 105.0)])]) if "**all**" in line]
+    assert row.startswith("| **all** | 2 | 0.0% |")
+    assert row.endswith("| 1 | 0.0% | 10.0% |")
+    (row,) = [line for line in lines([case("vgg19", [ran("exact", [100], 1.0, 105.0)])]) if "**all**" in line]
+    assert row.endswith("| 0 |  |  |")
+
+
 def test_what_is_only_planned_is_in_brackets() -> None:
     planned = Case(
         model="gcn",

@@ -310,7 +310,7 @@ def show_comparison(record: Comparison) -> None:
     on_nodes = [p for p in record.plans if p.packing]
     if on_nodes:
         out.print(_rows(NODE_COLUMNS, on_nodes))
-    paces = [p.slowdown for p in record.plans if p.slowdown]
+    paces = [p.slowdown for p in record.plans if p.slowdown is not None]
     if any(abs(pace - 1) > TELLING for pace in paces):
         low, high = (f"{pace:.0%}" for pace in (min(paces), max(paces)))
         much = low if low == high else f"{low} to {high}"

@@ -151,10 +151,10 @@ def plan_slowdown(
     if not profile.pace:
         return None
     waits = {f.name: wait for f, wait in zip(plan.functions, _waits_ms(plan, platform), strict=True)}
-    stages = zip(plan.by_stage(), plan.at_once or [1] * plan.stages, strict=True)
+    stages = zip(plan.by_stage(), plan.at_once, strict=True)
     runs = sum(makespan([f.run_ms - waits[f.name] for f in stage], many) for stage, many in stages)
     driver = max(0.0, plan.predicted.latency_ms - added - runs)
-    cold = min(1.0, graph.touched_bytes(plan.batch) / MB / profile.hop.cold_mb)
+    cold = profile.hop.coldness(graph.touched_bytes(plan.batch) / MB)
     serving = Work() if platform.paused else Work(calls=1 - cold)  # as `pace.at_pace` scales it
     parts = [(runs, model_work(graph, profile, plan.batch)), (driver, serving), (added, Work())]
     return pace.over(profile.pace, mixed(parts))

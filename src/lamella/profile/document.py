@@ -212,9 +212,13 @@ class HopCosts(msgspec.Struct, frozen=True):
     paused: HopCost
     """Behind a pause: cores and processes have to wake up, and caches are cold."""
 
+    def coldness(self, touched_mb: float) -> float:
+        """How much of the price is that in cold caches, 0 to 1, where a request touches so much memory."""
+        return min(1.0, touched_mb / self.cold_mb)
+
     def at(self, touched_mb: float) -> HopCost:
         """The price where a request touches so much memory; linear in between (measurements: decision 9)."""
-        share = min(1.0, touched_mb / self.cold_mb)
+        share = self.coldness(touched_mb)
         pairs = zip(msgspec.structs.astuple(self.warm), msgspec.structs.astuple(self.cold), strict=True)
         return HopCost(*((1 - share) * a + share * b for a, b in pairs))
 

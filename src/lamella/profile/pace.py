@@ -93,10 +93,10 @@ def pace(threads: int = 1) -> Pace:
 
     Rejected: the quickest of several runs, which hides what slows the machine every other millisecond.
     """
-    return median([Pace(took(products(threads)), took(streaming), calling_ms()) for _ in range(LOOKS)])
+    return median([Pace(took_ms(products(threads)), took_ms(streaming), calling_ms()) for _ in range(LOOKS)])
 
 
-def took(work: Callable[[], object]) -> float:
+def took_ms(work: Callable[[], object]) -> float:
     """Of one run, ms."""
     return quickest(work, 1)
 
@@ -104,7 +104,7 @@ def took(work: Callable[[], object]) -> float:
 def calling_ms() -> float:
     """Of short calls in caches that they have filled, as those of requests in a row."""
     calls()
-    return took(calls)
+    return took_ms(calls)
 
 
 def median(paces: Sequence[Pace]) -> Pace:
@@ -165,6 +165,11 @@ def unit_work(graph: Graph, first: int, last: int, batch: int) -> Work:
     return Work(streaming=1.0) if waits else Work(products=1.0)
 
 
+def works(graph: Graph, units: Iterable[tuple[int, int]], batch: int) -> list[Work]:
+    """Of each unit."""
+    return [unit_work(graph, first, last, batch) for first, last in units]
+
+
 def mixed(parts: Iterable[tuple[float, Work]]) -> Work:
     """Of several pieces of work, each with what it takes."""
     times, works = zip(*parts, strict=True)
@@ -173,7 +178,8 @@ def mixed(parts: Iterable[tuple[float, Work]]) -> Work:
 
 def model_work(graph: Graph, profile: Profile, batch: int) -> Work:
     """Of a model's operators on a batch."""
-    return mixed((u.times[0].median_ms, unit_work(graph, u.first, u.last, batch)) for u in profile.units)
+    times = [unit.times[0].median_ms for unit in profile.units]
+    return mixed(zip(times, works(graph, [(u.first, u.last) for u in profile.units], batch), strict=True))
 
 
 def at_pace(hop: HopCosts, calls_ms: float, usual: Pace) -> HopCosts:

@@ -36,7 +36,7 @@ from lamella.profile.document import (
 )
 from lamella.profile.hops import floor_and_hops
 from lamella.profile.layouts import ProductSize, product_sizes
-from lamella.profile.pace import Watch, calling_ms, median, unit_work
+from lamella.profile.pace import Watch, calling_ms, median, works
 from lamella.profile.probes import probe_int8, probe_live, probe_unit
 from lamella.profile.products import ProductShape, Timer
 from lamella.profile.quiet import RETAKES, Load, quietly
@@ -46,7 +46,6 @@ from lamella.runtime.function import Layout
 
 LEAST_MS = 1e-6
 """A clock may see no time pass."""
-
 Progress = Callable[[float, str], None]
 """Called with the share that is done, 0 to 1, and what is going on."""
 
@@ -207,14 +206,14 @@ def take_times(
         )
     plain = results[0]
     known = {t.variant: t for t in state.timed}.get(variants[0])
-    works = [unit_work(graph, *span, variants[0].batch) for span in units]
+    likes = works(graph, units, variants[0].batch)
     rounds, pace = state.rounds, known.pace if known else median(paces)
     watch.keep()
     if known:  # its times tell better than any other load how fast the machine is now
         scales = np.array(known.median_ms) / np.maximum(np.median(plain.alone, axis=0), LEAST_MS)
         paced = np.ones((len(plain.alone), 1)) * scales
     else:
-        paced = np.array([[pace.over(at, work) for work in works] for at in paces])
+        paced = np.array([[pace.over(at, work) for work in likes] for at in paces])
         rounds = rounds or told_by(paced * (plain.alone if plain.paused is None else plain.paused))
     timed = [
         Timed(

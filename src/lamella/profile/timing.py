@@ -36,7 +36,7 @@ from lamella.limits.pagecache import load
 from lamella.profile.document import Pace, Rounds, Variant
 from lamella.profile.hops import PAUSE_S
 from lamella.profile.layouts import blocked_graph, may_block
-from lamella.profile.pace import BUCKET_S, Watch, median, mixed, unit_work
+from lamella.profile.pace import BUCKET_S, Watch, median, mixed, works
 from lamella.profile.products import Timer, product_times
 from lamella.runtime.function import Layout, open_session
 from lamella.runtime.memory import populate
@@ -234,7 +234,7 @@ def time_units(
     together: list[list[list[Took]]] = [[] for _ in variants]
     passes = [[range(len(units))], [range(0, len(pairs), 2), range(1, len(pairs), 2)]]
     paused: list[list[list[Took]]] = [[] for _ in variants]
-    works = [unit_work(graph, *span, variants[0].batch) for span in units]
+    likes = works(graph, units, variants[0].batch)
     begun = time.monotonic()
     rounds_ms, looks = list[float](), list[tuple[float, Pace]]()
     for round_ in count():
@@ -262,7 +262,7 @@ def time_units(
         tick(min(1.0, max(round_ / max_rounds if short else 0.0, spent / budget_s)))
         if round_ < min_rounds or (spent <= budget_s and not (short and round_ >= max_rounds)):
             continue
-        work = mixed((took.wall_ms, one) for took, one in zip(ones[0], works, strict=True))
+        work = mixed((took.wall_ms, one) for took, one in zip(ones[0], likes, strict=True))
         slow = np.array([pace.over(looks[0][1], work) for pace in around(looks)])
         if short or spent > PATIENCE * budget_s or standard_error(rounds_ms / slow) <= SETTLED:
             break

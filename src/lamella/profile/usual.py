@@ -13,7 +13,7 @@ import numpy as np
 
 from lamella.graph.model import Graph
 from lamella.profile.document import Noise, Pace, ShardProfile, Variant, Work
-from lamella.profile.pace import History, at_pace, mixed, unit_work
+from lamella.profile.pace import History, at_pace, mixed, works
 from lamella.profile.steps import State, Timed
 from lamella.profile.timing import Span
 
@@ -40,15 +40,15 @@ def noise(graph: Graph, units: Sequence[Span], state: State, history: History) -
     """What the machine did meanwhile, and how far it varies at all."""
     assert state.rounds
     plain = state.timed[0]
-    works = [unit_work(graph, *span, plain.variant.batch) for span in units]
-    parts = [*zip(plain.paused_ms or plain.median_ms, works, strict=True), _serving(graph, state)]
+    likes = works(graph, units, plain.variant.batch)
+    parts = [*zip(plain.paused_ms or plain.median_ms, likes, strict=True), _serving(graph, state)]
     return Noise.of(state.loads, state.rounds, history.spread(mixed(parts), plain.variant.threads))
 
 
 def _factors(graph: Graph, units: Sequence[Span], timed: Timed, history: History) -> np.ndarray:
     """Of each unit."""
     variant, usual = timed.variant, history.usual(timed.variant.threads) or timed.pace
-    return np.array([usual.over(timed.pace, unit_work(graph, *span, variant.batch)) for span in units])
+    return np.array([usual.over(timed.pace, work) for work in works(graph, units, variant.batch)])
 
 
 def _scaled(timed: Timed, factors: np.ndarray) -> Timed:

@@ -1,4 +1,4 @@
-"""Times of units as they are kept: at the machine's usual pace, each by the load that is like it."""
+"""Times of units: kept at the pace of their rounds, told at the machine's usual one, each by the load that is like it."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ import pytest
 from lamella import documents
 from lamella.graph.divide import ShardSpan
 from lamella.profile import pace as module
-from lamella.profile import steps, usual
+from lamella.profile import steps
 from lamella.profile.document import HopCost, HopCosts, Pace, ShardPart, ShardProfile, Variant, Work
 from lamella.profile.pace import Bucket, History, known
 from lamella.profile.products import product_times
@@ -45,8 +45,7 @@ def taken(
         buckets = tuple(Bucket(at, USUAL, threads) for threads in (1, 2) for at in range(9))
         documents.write(module._path(), History(buckets=buckets))
     monkeypatch.setattr(steps, "time_units", lambda *_, **__: found)
-    for room in (steps, usual):
-        monkeypatch.setattr(room, "unit_work", lambda _, first, last, batch: LIKES[first, last])
+    monkeypatch.setattr(module, "unit_work", lambda _, first, last, batch: LIKES[first, last])
     cost = HopCost(entry_ms=0.0, entry_mb_ms=0.0, fixed_ms=0.0, call_ms=0.0)
     held = state or State(hop=HopCosts(warm=cost, cold=cost, cold_mb=64, paused=cost), calls_ms=1.0, loads=(LOAD, LOAD))
     return take_times(GRAPH, UNITS, [*variants], dict, tmp_path, 0.1, product_times, held, lambda _: None)
