@@ -1,4 +1,4 @@
-"""Times of units: kept at the pace of their rounds, told at the machine's usual one, each by the load that is like it."""
+"""Times of units: kept at the pace of their rounds, told at the usual one, each by the load that is like it."""
 
 from pathlib import Path
 
