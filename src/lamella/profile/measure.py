@@ -150,7 +150,7 @@ def measure(
     """
     batches, threads = sorted({1, *batches}), sorted({1, *threads})
     path = cache_path(graph)
-    anew = f"rm {path}: what it held is measured anew"
+    anew = f"rm {path} (what it held is measured anew)"
     state = documents.read(path, State, made_by=anew) if path.exists() else State()
     units, cuts = units_of(graph)
     wanted = [v for v in variants_for(graph, batches, threads, precisions) if v not in {t.variant for t in state.timed}]
